@@ -1,0 +1,1 @@
+"""Images: reading, packing, cropping, test sets."""

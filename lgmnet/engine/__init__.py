@@ -1,0 +1,1 @@
+"""How a run proceeds: loop, evaluation, saving."""

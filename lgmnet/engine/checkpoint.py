@@ -1,0 +1,232 @@
+"""Weights (safetensors, self-describing) and training states (one file, written atomically).
+
+A weights file holds the model's tensors and, as metadata, the full config, what it was trained
+on, its metrics and the hash of Φ: nothing else is needed to use it.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lgmnet.config import Config, config_from_dict
+from lgmnet.engine.building import build_model
+from lgmnet.engine.runtime import checkpoint_roots
+from lgmnet.models import SensingModel
+
+FORMAT = "lgmnet/1"
+# In a folder of weights, the first of these that exists is loaded.
+WEIGHT_FILES = ("model.safetensors", "best.safetensors", "ema.safetensors", "last.safetensors")
+
+
+class CheckpointError(ValueError):
+    """A weights or state file that cannot be used; the message says why and what to do."""
+
+
+class Weights:
+    """A weights file: where it is, the config of its model, and its other metadata."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.metadata = _read_metadata(path)
+        self.config: Config = config_from_dict(json.loads(self.metadata["config"]))
+
+    @property
+    def name(self) -> str:
+        """The folder's name for the usual file names, else the file's."""
+        return self.path.parent.name if self.path.name in WEIGHT_FILES else self.path.stem
+
+    def load(self) -> SensingModel:
+        """The model in float32, on the CPU, in evaluation mode."""
+        state = read_tensors(self.path)
+        model = build_model(self.config, state.get("operator.matrix"))
+        load_state(model, state, str(self.path))
+        return model.eval()
+
+
+def load(name: str | Path) -> SensingModel:
+    """A model with its weights, by name (``"lgm_net_tiny_r0.10"``), folder or file.
+
+    Returns:
+        The model in evaluation mode, on the CPU: ``measure``, ``reconstruct``, or call it.
+
+    Raises:
+        CheckpointError: there are no such weights, or they are damaged.
+    """
+    return find_weights(name).load()
+
+
+def find_weights(name: str | Path) -> Weights:
+    """Weights by file, by folder, or by name below ``checkpoints/``."""
+    candidates = [Path(name), *(root / name for root in checkpoint_roots())]
+    for candidate in candidates:
+        if candidate.is_file():
+            return Weights(candidate)
+        for file in WEIGHT_FILES:
+            if (candidate / file).is_file():
+                return Weights(candidate / file)
+    known = sorted({p.parent.name for r in checkpoint_roots() for p in r.glob("*/*.safetensors")})
+    looked = ", ".join(str(c) for c in candidates)
+    raise CheckpointError(
+        f"there are no weights '{name}' (looked at {looked}); shipped are: "
+        f"{', '.join(known) or 'none'}"
+    )
+
+
+def save_weights(
+    path: Path,
+    model: SensingModel,
+    config: Config,
+    metadata: Mapping[str, str] | None = None,
+    precision: torch.dtype = torch.float32,
+) -> None:
+    """Write a self-describing weights file, atomically.
+
+    Args:
+        metadata: further entries, such as training data, step and metrics.
+        precision: type of the stored tensors; loading gives float32 again.
+    """
+    state = {k: v.detach().cpu().to(precision).contiguous() for k, v in model.state_dict().items()}
+    full = {
+        "format": FORMAT,
+        "config": json.dumps(config.as_dict()),
+        "phi_sha256": model.operator.fingerprint(),  # type: ignore[operator]
+        **(metadata or {}),
+    }
+    write_atomically(path, lambda temporary: save_file(state, temporary, full))
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a weights file, in float32."""
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(_damaged(path, error)) from None
+    return {key: tensor.float() for key, tensor in tensors.items()}
+
+
+def load_state(model: SensingModel, state: Mapping[str, Tensor], source: str) -> None:
+    """Load tensors that fit exactly, or say which does not.
+
+    Raises:
+        CheckpointError: names or shapes differ.
+    """
+    own = model.state_dict()
+    for key, tensor in own.items():
+        if key not in state:
+            raise CheckpointError(f"{source} has no tensor {key} {tuple(tensor.shape)}")
+        if state[key].shape != tensor.shape:
+            raise CheckpointError(
+                f"{key} in {source} has shape {tuple(state[key].shape)}, but the model needs "
+                f"{tuple(tensor.shape)}; the weights belong to another network, ratio or block "
+                "size"
+            )
+    extra = sorted(set(state) - set(own))
+    if extra:
+        raise CheckpointError(
+            f"{source} holds {len(extra)} tensors that the model does not have, such as "
+            f"{extra[0]}; the weights belong to another network"
+        )
+    model.load_state_dict(dict(state))
+
+
+def save_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Write a training state; the previous one stays until the new one is complete."""
+    write_atomically(path, lambda temporary: torch.save(dict(state), temporary))
+
+
+def load_training_state(path: Path, config: Config) -> dict[str, Any]:
+    """Read a training state made with the same network and sampling.
+
+    Raises:
+        CheckpointError: none there, damaged, or of another model.
+    """
+    if not path.is_file():
+        raise CheckpointError(
+            f"there is no state {path} to resume from; start without --resume, or name the run "
+            "folder with --output"
+        )
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types for a damaged file
+        raise CheckpointError(_damaged(path, error)) from None
+    saved = config_from_dict(json.loads(state["config"]))
+    for section in ("model", "sampling"):
+        theirs, ours = getattr(saved, section), getattr(config, section)
+        if theirs != ours:
+            raise CheckpointError(
+                f"{path} was trained with {theirs}, but the config says {ours}; resume with the "
+                "config of the run folder"
+            )
+    return state
+
+
+def load_foreign(path: Path) -> dict[str, Tensor]:
+    """Tensors of somebody else's pickle, read without running anything it contains.
+
+    Raises:
+        CheckpointError: no file, damaged, or more than tensors in it.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"there is no file {path}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(
+            f"{path} cannot be read as tensors only ({type(error).__name__}); it is damaged, or a "
+            "pickle that would run code, which is never loaded here"
+        ) from None
+    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise CheckpointError(f"{path} holds {type(content).__name__}, expected a dict of tensors")
+    return content
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a temporary file, then give it its name: never half a file.
+
+    Raises:
+        CheckpointError: it cannot be written; what was at ``path`` is still there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        os.replace(temporary, path)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        kept = "; the previous file is untouched" if path.exists() else ""
+        raise CheckpointError(f"cannot write {path} ({error}){kept}; is the disk full?") from None
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _read_metadata(path: Path) -> dict[str, str]:
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(_damaged(path, error)) from None
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} is no weights file of lgmnet (format {metadata.get('format')}); import "
+            "published weights with scripts/import_weights.py"
+        )
+    return metadata
+
+
+def _damaged(path: Path, error: Exception) -> str:
+    return f"{path} is damaged or cut short ({type(error).__name__}: {str(error)[:200]})"

@@ -1,0 +1,97 @@
+"""What a run leaves behind to be read: console, log.jsonl, TensorBoard."""
+
+import json
+import platform
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+from tqdm import tqdm
+
+from lgmnet.engine.runtime import PROJECT
+from lgmnet.operators import BlockSampling
+
+
+class RunLog:
+    """Writes each record to ``log.jsonl`` and TensorBoard, and a line to the progress bar.
+
+    A record is appended, so a resumed run continues its log. Other processes than the main one
+    write nothing.
+    """
+
+    def __init__(self, folder: Path, total: float, start: float, active: bool = True) -> None:
+        self.active = active
+        if not active:
+            return
+        from torch.utils.tensorboard import SummaryWriter  # takes a second to import
+
+        self._file = (folder / "log.jsonl").open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(folder / "tensorboard"))
+        form = "{desc} {percentage:3.0f}% |{bar}| {elapsed}<{remaining} {postfix}"
+        self._bar = tqdm(total=total, initial=start, desc=folder.name, bar_format=form)
+
+    def record(self, step: int, kind: str, values: dict[str, Any]) -> None:
+        """One line of ``log.jsonl``; numbers go to TensorBoard under ``kind/``."""
+        if not self.active:
+            return
+        clock = time.strftime("%Y-%m-%dT%H:%M:%S")
+        self._file.write(json.dumps({"step": step, "kind": kind, "time": clock, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            if isinstance(value, int | float):
+                self._board.add_scalar(f"{kind}/{name}", value, step)
+
+    def progress(self, done: float, line: str) -> None:
+        if self.active:
+            self._bar.set_postfix_str(line, refresh=False)
+            self._bar.update(done - self._bar.n)
+
+    def say(self, text: str) -> None:
+        if self.active:
+            self._bar.write(text)
+
+    def image(self, step: int, name: str, image: Tensor | np.ndarray) -> None:
+        """A grey picture ``(H, W)`` in [0, 1], in TensorBoard."""
+        if self.active:
+            self._board.add_image(name, np.clip(np.asarray(image), 0, 1), step, dataformats="HW")
+
+    def close(self) -> None:
+        if self.active:
+            self._bar.close()
+            self._board.close()
+            self._file.close()
+
+
+def phi_tiles(operator: BlockSampling, count: int = 64) -> Tensor:
+    """The first rows of Φ as ``B x B`` pictures in a grid, each scaled to [0, 1]."""
+    rows = operator.matrix.detach()[:count].float().cpu()
+    side = int(len(rows) ** 0.5)
+    rows = rows[: side * side]
+    low, high = rows.amin(1, keepdim=True), rows.amax(1, keepdim=True)
+    rows = (rows - low) / (high - low).clamp_min(1e-12)
+    return rearrange(rows, "(r c) (h w) -> (r h) (c w)", r=side, h=operator.block_size)
+
+
+def provenance() -> dict[str, str]:
+    """Commit and versions, so that a number can be traced."""
+    try:
+        commit = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=PROJECT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = "unknown"
+    return {
+        "commit": commit,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+    }

@@ -1,0 +1,54 @@
+"""What training minimises, with every term named."""
+
+import torch
+from torch import Tensor
+
+from lgmnet.models import Reconstruction
+from lgmnet.operators import BlockSampling, LinearOperator
+
+# ε of the Charbonnier loss √(e² + ε²), in the unit of the image.
+CHARBONNIER_EPSILON = 1e-3
+
+
+def distance(image: Tensor, target: Tensor, kind: str) -> Tensor:
+    """Mean over all pixels: ``mse``, ``l1`` or ``charbonnier``."""
+    error = image - target
+    if kind == "mse":
+        return error.square().mean()
+    if kind == "l1":
+        return error.abs().mean()
+    if kind == "charbonnier":
+        return (error.square() + CHARBONNIER_EPSILON**2).sqrt().mean()
+    raise ValueError(f"unknown loss '{kind}', expected mse, l1 or charbonnier")
+
+
+def orthogonality(operator: LinearOperator) -> Tensor:
+    """Mean of (ΦΦᵀ − I)² over the m x m entries (FSOINet)."""
+    if not isinstance(operator, BlockSampling):
+        raise ValueError(f"{type(operator).__name__} has no sampling matrix to orthogonalise")
+    gram = operator.matrix @ operator.matrix.T
+    return (gram - torch.eye(len(gram)).to(gram)).square().mean()
+
+
+def total_loss(
+    reconstruction: Reconstruction,
+    target: Tensor,
+    operator: LinearOperator,
+    kind: str = "mse",
+    measurement_weight: float = 0.0,
+    orthogonality_weight: float = 0.0,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss and its weighted terms by name.
+
+    The measurement term is the mean of (Φx̂ − Φx)², without noise.
+
+    Shapes:
+        target: ``(batch, 1, H, W)`` in [0, 1], float32.
+    """
+    image = reconstruction.image.to(target.dtype)
+    terms = {kind: distance(image, target, kind), **reconstruction.penalties}
+    if measurement_weight:
+        terms["measurement"] = measurement_weight * operator(image - target).square().mean()
+    if orthogonality_weight:
+        terms["orthogonality"] = orthogonality_weight * orthogonality(operator)
+    return torch.stack(list(terms.values())).sum(), terms

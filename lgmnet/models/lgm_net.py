@@ -1,0 +1,313 @@
+"""LGM-Net: feature-domain unfolding with learned gradient mapping, across a U-Net."""
+
+import re
+from collections.abc import Iterable, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lgmnet.models.base import MODELS, Reconstruction, UnfoldingNetwork
+from lgmnet.models.lgm_net_options import (
+    AEGR_INPUTS,
+    AVF_BRANCHES,
+    AVF_DOWN,
+    AVF_UP,
+    DATA_STEPS,
+    Z_REFINEMENTS,
+    choose,
+)
+from lgmnet.operators import LinearOperator
+from lgmnet.unfolding.blocks import ResidualBlock, conv1x1, conv3x3
+
+
+class FDIM(nn.Module):
+    """One iteration on the pair (X, Z) at one scale: data step (AEGR), then prior (NSM).
+
+    Shapes:
+        x, z:   ``(batch, channels, H/scale, W/scale)``.
+        prior:  Φᵀy, pixel-unshuffled: ``(batch, scale², H/scale, W/scale)``.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        prior_channels: int,
+        scale: int,
+        *,
+        data_step: str,
+        aegr_inputs: tuple[str, ...],
+        aegr_refine: bool,
+        aegr_skip: bool,
+        z_refine: str,
+        single: bool,
+    ) -> None:
+        super().__init__()
+        self.refine_z = choose("z_refine", z_refine, Z_REFINEMENTS)(channels)
+        step = choose("data_step", data_step, DATA_STEPS)
+        options = {"inputs": aegr_inputs} if data_step == "aegr" else {}
+        self.data_step = step(channels, scale, **options)
+        blocks = (ResidualBlock(channels), ResidualBlock(channels)) if aegr_refine else ()
+        self.refine_x = nn.Sequential(*blocks) if blocks else None
+        self.aegr_skip = aegr_skip
+        self.single = single
+        self.prior = nn.Sequential(
+            conv1x1(channels, prior_channels),
+            ResidualBlock(prior_channels),
+            ResidualBlock(prior_channels),
+            conv1x1(prior_channels, channels),
+        )
+
+    def forward(
+        self, x: Tensor, z: Tensor, operator: LinearOperator, back_projection: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        step = self.data_step(x, self.refine_z(z), operator, back_projection)
+        if self.refine_x is not None:
+            step = step + self.refine_x(step)
+        if self.aegr_skip:
+            step = step + x
+        z = step + self.prior(step)
+        return (z, z) if self.single else (step, z)
+
+
+class Chain(nn.Module):
+    """``count`` FDIM iterations at one scale; with ``shared`` the same one again and again."""
+
+    def __init__(self, iterations: Iterable[FDIM], count: int) -> None:
+        super().__init__()
+        self.iterations = nn.ModuleList(iterations)
+        self.count = count
+
+    def forward(
+        self, x: Tensor, z: Tensor, operator: LinearOperator, back_projection: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        for k in range(self.count):
+            x, z = self.iterations[k % len(self.iterations)](x, z, operator, back_projection)
+        return x, z
+
+
+@MODELS.register("lgm_net")
+class LGMNet(UnfoldingNetwork):
+    """LGM-Net: feature pairs (X, Z), updated by learned gradients, through a U-Net.
+
+    Half-quadratic splitting of ½‖Φx − y‖² + λΨ(z) with z = x, lifted to features: instead of
+    the fixed sum of x, ΦᵀΦx, z and Φᵀy that a gradient step is, a small network (AEGR) makes
+    the update of X from the four; a residual network (NSM) updates Z; AVF passes the pair
+    between scales.
+
+    The defaults are the published network. The other values are its ablations:
+
+    Args:
+        D: FDIM iterations at each scale on the way down and up.
+        dim, dimf: width of the NSM and of the features, at full resolution.
+        scales: resolutions of the U-Net, 1 to 3; 1 is plain unfolding on features.
+        mid_factor: the coarsest scale runs ``mid_factor * D`` iterations.
+        data_step: ``aegr``, ``gd_feature``, ``gd_pixel``, ``prl_sigmoid``, ``gin``, ``hqs``.
+        aegr_inputs: which of ``x``, ``gram``, ``z``, ``phity`` AEGR sees.
+        aegr_refine: refine the fused features by two residual blocks.
+        aegr_skip: add X to the update of X.
+        z_refine: what Z passes before AEGR: ``rb``, ``plain`` (no skip, as drawn), ``none``.
+        variables: ``dual``, or ``single`` for Z ≡ X.
+        avf_down: ``avf``, ``strided2``, ``strided4``, ``maxpool``, ``avgpool``, ``unshuffle``.
+        avf_branches: which of ``pool``, ``2``, ``4``, ``8`` AVF-D concatenates.
+        avf_up: ``tconv``, ``shuffle``, ``bilinear``.
+        level1_skip: which variables skip the coarsest scale: ``both``, ``x``, ``none``.
+        outer_skip: ``x`` adds the first features before the last convolution, or ``none``.
+        share_iterations: ``none``; ``iterations``, one FDIM per chain; ``levels``, the way up
+            uses the weights of the way down.
+        phity_skip: add Φᵀy to the output and start the last convolution at zero, so that an
+            untrained network returns Φᵀy.
+
+    Shapes:
+        measurement ``(batch, m, H/B, W/B)`` -> image ``(batch, 1, H, W)``.
+
+    Paper:     LGM-Net, IEEE Transactions on Multimedia, 2026.
+    Differences from the original: the operator is an argument, not a module global; the
+    residual block in the refinement of Z follows the public code, not the figure.
+    """
+
+    def __init__(
+        self,
+        D: int = 4,
+        dim: int = 8,
+        dimf: int = 8,
+        scales: int = 3,
+        mid_factor: int = 2,
+        data_step: str = "aegr",
+        aegr_inputs: tuple[str, ...] = AEGR_INPUTS,
+        aegr_refine: bool = True,
+        aegr_skip: bool = False,
+        z_refine: str = "rb",
+        variables: str = "dual",
+        avf_down: str = "avf",
+        avf_branches: tuple[str, ...] = AVF_BRANCHES,
+        avf_up: str = "tconv",
+        level1_skip: str = "both",
+        outer_skip: str = "x",
+        share_iterations: str = "none",
+        phity_skip: bool = False,
+    ) -> None:
+        super().__init__()
+        for name, value, known in (
+            ("scales", scales, (1, 2, 3)),
+            ("variables", variables, ("dual", "single")),
+            ("level1_skip", level1_skip, ("both", "x", "none")),
+            ("outer_skip", outer_skip, ("x", "none")),
+            ("share_iterations", share_iterations, ("none", "iterations", "levels")),
+        ):
+            choose(name, value, {k: k for k in known})
+        for name, size in (("D", D), ("dim", dim), ("dimf", dimf), ("mid_factor", mid_factor)):
+            if size < 1:
+                raise ValueError(f"lgm_net: {name} is {size}, expected at least 1")
+        self.single = variables == "single"
+        self.level1_skip, self.outer_skip, self.phity_skip = level1_skip, outer_skip, phity_skip
+
+        def chain(level: int, count: int) -> Chain:
+            scale = 2**level
+            distinct = 1 if share_iterations == "iterations" else count
+            stages = [
+                FDIM(
+                    dimf * scale**2,
+                    dim * scale**2,
+                    scale,
+                    data_step=data_step,
+                    aegr_inputs=tuple(str(name) for name in aegr_inputs),
+                    aegr_refine=aegr_refine,
+                    aegr_skip=aegr_skip,
+                    z_refine=z_refine,
+                    single=self.single,
+                )
+                for _ in range(distinct)
+            ]
+            return Chain(stages, count)
+
+        pair = 1 if self.single else 2
+        down = choose("avf_down", avf_down, AVF_DOWN)
+        up = choose("avf_up", avf_up, AVF_UP)
+        branches = {"branches": tuple(str(b) for b in avf_branches)} if avf_down == "avf" else {}
+        widths = [dimf * 4**level for level in range(scales - 1)]
+
+        self.start_z = conv3x3(1, 1)
+        self.lift = conv3x3(2, pair * dimf)
+        self.down_chains = nn.ModuleList(chain(level, D) for level in range(scales - 1))
+        self.down_fusions = nn.ModuleList(down(c, 4 * c * pair, **branches) for c in widths)
+        self.mid_chain = chain(scales - 1, mid_factor * D)
+        self.up_fusions = nn.ModuleList(up(4 * c, c * pair) for c in reversed(widths))
+        levels = () if share_iterations == "levels" else reversed(range(scales - 1))
+        self.up_chains = nn.ModuleList(chain(level, D) for level in levels)
+        self.refine = nn.Sequential(ResidualBlock(dimf), ResidualBlock(dimf))
+        self.project = conv3x3(dimf, 1)
+        if phity_skip:
+            nn.init.zeros_(self.project.weight)
+            nn.init.zeros_(self.project.bias)  # type: ignore[arg-type]
+
+    def forward(self, measurement: Tensor, operator: LinearOperator) -> Reconstruction:
+        start = operator.adjoint(measurement)
+        x, z = self._pair(self.lift(torch.cat([start, self.start_z(start)], dim=1)))
+        x_first = x
+        # Φᵀy at every scale, in the number format of the features.
+        priors = [
+            F.pixel_unshuffle(start.type_as(x), 2**level)
+            for level in range(len(self.down_chains) + 1)
+        ]
+
+        skips = []
+        for level, (chain, fuse) in enumerate(
+            zip(self.down_chains, self.down_fusions, strict=True)
+        ):
+            x, z = chain(x, z, operator, priors[level])
+            x, z = self._pair(fuse(self._sum(x, z)))
+            skips.append((x, z))
+
+        x, z = self.mid_chain(x, z, operator, priors[-1])
+
+        up_chains = self.up_chains if len(self.up_chains) else reversed(self.down_chains)
+        levels = reversed(range(len(self.down_chains)))
+        for level, fuse, chain in zip(levels, self.up_fusions, up_chains, strict=True):
+            x, z = self._pair(fuse(self._sum(x, z)))
+            x, z = chain(x, z, operator, priors[level])
+            if level > 0:
+                x, z = self._skip(x, z, *skips[level - 1])
+
+        features = self.refine(x) + z
+        if self.outer_skip == "x":
+            features = features + x_first
+        image = self.project(features)
+        return Reconstruction(start + image if self.phity_skip else image)
+
+    def stages(self) -> Iterable[FDIM]:
+        for chain in (*self.down_chains, self.mid_chain, *self.up_chains):
+            yield from chain.iterations
+
+    def _pair(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        if self.single:
+            return features, features
+        x, z = features.chunk(2, dim=1)
+        return x, z
+
+    def _sum(self, x: Tensor, z: Tensor) -> Tensor:
+        return x if self.single else x + z
+
+    def _skip(self, x: Tensor, z: Tensor, x_down: Tensor, z_down: Tensor) -> tuple[Tensor, Tensor]:
+        if self.level1_skip == "none":
+            return x, z
+        x_new = x + x_down
+        if self.single:
+            return x_new, x_new
+        return x_new, z + z_down if self.level1_skip == "both" else z
+
+
+# Names in the authors' files -> names here, applied in this order.
+PUBLISHED_NAMES = (
+    (r"^z0\.", "start_z."),
+    (r"^body\.conv_first\.", "lift."),
+    (r"^body\.conv_last\.", "project."),
+    (r"^body\.kd\.", "refine."),
+    (r"^body\.mid\.hqsM\.", "mid_chain.iterations."),
+    (r"^body\.down(\d)\.hqsD\.", r"down_chains.\1.iterations."),
+    (r"^body\.down(\d)\.hqsD1\.conv\.", r"down_fusions.\1.branches.1."),
+    (r"^body\.down(\d)\.hqsD1\.conv3\.", r"down_fusions.\1.branches.2."),
+    (r"^body\.down(\d)\.hqsD1\.conv5\.", r"down_fusions.\1.branches.3."),
+    (r"^body\.down(\d)\.hqsD1\.merge\.", r"down_fusions.\1.merge."),
+    (r"^body\.up(\d)\.hqsU\.0\.", r"up_fusions.\1."),
+    (r"^body\.up(\d)\.hqsU1\.", r"up_chains.\1.iterations."),
+    (r"(iterations\.\d+)\.z\.", r"\1.refine_z."),
+    (r"(iterations\.\d+)\.G\.", r"\1.data_step.fuse."),
+    (r"(iterations\.\d+)\.init\.", r"\1.refine_x."),
+    (r"(iterations\.\d+)\.body\.", r"\1.prior."),
+)
+
+
+def from_published(state: Mapping[str, Tensor]) -> tuple[dict[str, int], Tensor, dict[str, Tensor]]:
+    """Translate the authors' weights: ``(options of LGMNet, Φ (m, 1024), its state)``.
+
+    D, dim and dimf are read from the tensors.
+
+    Raises:
+        ValueError: the file is not one of LGM-Net.
+    """
+    if state and all(key.startswith("module.") for key in state):
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+    probe = "body.mid.hqsM.0.body.0.weight"
+    missing = [k for k in ("Phi_weight", "body.conv_first.weight", probe) if k not in state]
+    if missing:
+        raise ValueError(
+            f"this is no LGM-Net file: it has no tensor {missing[0]} "
+            f"(its first tensors: {', '.join(list(state)[:4]) or 'none'})"
+        )
+    iterations = {m[1] for key in state if (m := re.match(r"body\.down1\.hqsD\.(\d+)\.", key))}
+    options = {
+        "D": len(iterations),
+        "dim": state[probe].shape[0] // 16,
+        "dimf": state["body.conv_first.weight"].shape[0] // 2,
+    }
+    matrix = state["Phi_weight"].flatten(1)
+    return options, matrix, {_rename(k): v for k, v in state.items() if k != "Phi_weight"}
+
+
+def _rename(key: str) -> str:
+    for pattern, name in PUBLISHED_NAMES:
+        key = re.sub(pattern, name, key)
+    # Ours count levels from 0 in the order of execution; theirs from 1, by resolution.
+    key = re.sub(r"^(down_\w+)\.([12])", lambda m: f"{m[1]}.{int(m[2]) - 1}", key)
+    return re.sub(r"^(up_\w+)\.([12])", lambda m: f"{m[1]}.{2 - int(m[2])}", key)

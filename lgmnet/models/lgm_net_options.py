@@ -1,0 +1,202 @@
+"""The parts of LGM-Net that an ablation exchanges: the published ones first in each table.
+
+Data steps take ``(x, z, operator, back_projection)`` as described in `lgm_net.FDIM` and
+return the new X. Fusions between scales take the sum of X and Z.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lgmnet.operators import LinearOperator
+from lgmnet.unfolding.blocks import ResidualBlock, conv1x1, conv3x3
+
+AEGR_INPUTS = ("x", "gram", "z", "phity")
+AVF_BRANCHES = ("pool", "2", "4", "8")
+
+
+def choose(option: str, value: Any, known: Mapping[Any, Any]) -> Any:
+    """``known[value]``, or an error that lists what is known."""
+    if value not in known:
+        listed = ", ".join(str(k) for k in known)
+        raise ValueError(f"lgm_net: {option} is '{value}', expected one of {listed}")
+    return known[value]
+
+
+def check_subset(option: str, values: tuple[str, ...], known: tuple[str, ...]) -> None:
+    if not values or not set(values) <= set(known):
+        raise ValueError(
+            f"lgm_net: {option} is {list(values)}, expected at least one of {', '.join(known)}"
+        )
+
+
+class AEGR(nn.Module):
+    """Adaptive endogenous gradient reconstruction: one fused map of [X, ΦᵀΦX, Z, Φᵀy]."""
+
+    def __init__(self, channels: int, scale: int, inputs: tuple[str, ...] = AEGR_INPUTS) -> None:
+        super().__init__()
+        check_subset("aegr_inputs", inputs, AEGR_INPUTS)
+        self.inputs = inputs
+        self.scale = scale
+        width = sum(scale**2 if name == "phity" else channels for name in inputs)
+        # Nothing between the two: together they are one linear map.
+        self.fuse = nn.Sequential(conv3x3(width, channels), conv1x1(channels, channels))
+
+    def forward(
+        self, x: Tensor, z: Tensor, operator: LinearOperator, back_projection: Tensor
+    ) -> Tensor:
+        parts = {"x": x, "z": z, "phity": back_projection}
+        if "gram" in self.inputs:
+            parts["gram"] = operator.gram(x, self.scale)
+        return self.fuse(torch.cat([parts[n] for n in AEGR_INPUTS if n in self.inputs], dim=1))
+
+
+class FeatureGradient(nn.Module):
+    """``X − ρ(ΦᵀΦX − Φᵀy) − μ(X − Z)``, every channel taken as an image."""
+
+    def __init__(self, channels: int, scale: int) -> None:
+        super().__init__()
+        self.images = channels // scale**2
+        self.scale = scale
+        self.rho = nn.Parameter(torch.tensor(0.5))
+        self.mu = nn.Parameter(torch.tensor(0.5))
+
+    def forward(
+        self, x: Tensor, z: Tensor, operator: LinearOperator, back_projection: Tensor
+    ) -> Tensor:
+        target = back_projection.repeat(1, self.images, 1, 1)
+        gradient = operator.gram(x, self.scale) - target
+        return x - self.rho * gradient - self.mu * (x - z)
+
+
+class PixelGradient(nn.Module):
+    """A gradient step on one image projected from X, its change lifted back to features."""
+
+    def __init__(self, channels: int, scale: int) -> None:
+        super().__init__()
+        self.scale = scale
+        self.rho = nn.Parameter(torch.tensor(0.5))
+        self.mu = nn.Parameter(torch.tensor(0.5))
+        self.to_image = conv3x3(channels, scale**2)
+        self.to_features = conv3x3(scale**2, channels)
+
+    def forward(
+        self, x: Tensor, z: Tensor, operator: LinearOperator, back_projection: Tensor
+    ) -> Tensor:
+        gradient = operator.gram(self.to_image(x), self.scale) - back_projection
+        return x - self.to_features(self.rho * gradient) - self.mu * (x - z)
+
+
+class SigmoidRange(nn.Module):
+    """``X − σ(conv[X, ΦᵀΦX, Φᵀy])``, the step of PRL, LGM-Net's ancestor."""
+
+    def __init__(self, channels: int, scale: int) -> None:
+        super().__init__()
+        self.scale = scale
+        self.fuse = conv3x3(2 * channels + scale**2, channels)
+
+    def forward(
+        self, x: Tensor, z: Tensor, operator: LinearOperator, back_projection: Tensor
+    ) -> Tensor:
+        parts = [x, operator.gram(x, self.scale), back_projection]
+        return x - torch.sigmoid(self.fuse(torch.cat(parts, dim=1)))
+
+
+class GradientInformed(nn.Module):
+    """[X, s·gradient, Z] fused by convolutions: the network sees the gradient, takes no step."""
+
+    def __init__(self, channels: int, scale: int) -> None:
+        super().__init__()
+        self.images = channels // scale**2
+        self.scale = scale
+        self.step = nn.Parameter(torch.tensor(0.5))
+        self.fuse = nn.Sequential(conv3x3(3 * channels, channels), conv1x1(channels, channels))
+
+    def forward(
+        self, x: Tensor, z: Tensor, operator: LinearOperator, back_projection: Tensor
+    ) -> Tensor:
+        target = back_projection.repeat(1, self.images, 1, 1)
+        gradient = self.step * (operator.gram(x, self.scale) - target)
+        return self.fuse(torch.cat([x, gradient, z], dim=1))
+
+
+class QuadraticStep(nn.Module):
+    """``(ΦᵀΦ + μI)⁻¹(Φᵀy + μZ)``, every channel taken as an image; μ = softplus(weight)."""
+
+    def __init__(self, channels: int, scale: int) -> None:
+        super().__init__()
+        self.images = channels // scale**2
+        self.scale = scale
+        self.weight = nn.Parameter(torch.tensor(0.5))
+
+    def forward(
+        self, x: Tensor, z: Tensor, operator: LinearOperator, back_projection: Tensor
+    ) -> Tensor:
+        def images(features: Tensor) -> Tensor:
+            return F.pixel_shuffle(features, self.scale).flatten(0, 1).unsqueeze(1)
+
+        target = images(back_projection.repeat(1, self.images, 1, 1))
+        solution = operator.solve(images(z), F.softplus(self.weight), target)
+        return F.pixel_unshuffle(solution.unflatten(0, (len(x), -1)).squeeze(2), self.scale)
+
+
+class MultiKernelDown(nn.Module):
+    """AVF-D: max-pooling and strided convolutions of three sizes, concatenated and merged."""
+
+    def __init__(self, inputs: int, outputs: int, branches: tuple[str, ...] = AVF_BRANCHES) -> None:
+        super().__init__()
+        check_subset("avf_branches", branches, AVF_BRANCHES)
+        self.branches = nn.ModuleList()
+        for name in (n for n in AVF_BRANCHES if n in branches):
+            if name == "pool":
+                self.branches.append(nn.MaxPool2d(2))
+            else:
+                self.branches.append(strided(inputs, 4 * inputs, int(name)))
+        width = sum(inputs if name == "pool" else 4 * inputs for name in branches)
+        self.merge = conv1x1(width, outputs)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.merge(torch.cat([branch(features) for branch in self.branches], dim=1))
+
+
+def strided(inputs: int, outputs: int, kernel: int) -> nn.Conv2d:
+    """Convolution that halves height and width; the kernel is even."""
+    return nn.Conv2d(inputs, outputs, kernel, stride=2, padding=kernel // 2 - 1)
+
+
+DATA_STEPS = {
+    "aegr": AEGR,
+    "gd_feature": FeatureGradient,
+    "gd_pixel": PixelGradient,
+    "prl_sigmoid": SigmoidRange,
+    "gin": GradientInformed,
+    "hqs": QuadraticStep,
+}
+
+Z_REFINEMENTS = {
+    "rb": ResidualBlock,
+    "plain": lambda c: nn.Sequential(conv3x3(c, c), nn.ReLU(), conv3x3(c, c)),
+    "none": lambda c: nn.Identity(),
+}
+
+# (inputs, outputs) -> module that halves the resolution.
+AVF_DOWN = {
+    "avf": MultiKernelDown,
+    "strided2": lambda i, o: strided(i, o, 2),
+    "strided4": lambda i, o: strided(i, o, 4),
+    "maxpool": lambda i, o: nn.Sequential(nn.MaxPool2d(2), conv1x1(i, o)),
+    "avgpool": lambda i, o: nn.Sequential(nn.AvgPool2d(2), conv1x1(i, o)),
+    "unshuffle": lambda i, o: nn.Sequential(nn.PixelUnshuffle(2), conv1x1(4 * i, o)),
+}
+
+# (inputs, outputs) -> module that doubles the resolution.
+AVF_UP = {
+    "tconv": lambda i, o: nn.ConvTranspose2d(i, o, 2, stride=2),
+    "shuffle": lambda i, o: nn.Sequential(conv1x1(i, 4 * o), nn.PixelShuffle(2)),
+    "bilinear": lambda i, o: nn.Sequential(
+        nn.Upsample(scale_factor=2, mode="bilinear"), conv3x3(i, o)
+    ),
+}

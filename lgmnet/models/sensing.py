@@ -1,0 +1,43 @@
+"""Operator, noise and network as one module."""
+
+from torch import Tensor, nn
+
+from lgmnet.models.base import Reconstruction, UnfoldingNetwork
+from lgmnet.operators import LinearOperator
+from lgmnet.operators.noise import add_noise
+
+
+class SensingModel(nn.Module):
+    """image -> y -> reconstruction.
+
+    One module, so that a learned Φ trains, synchronises and saves with the network.
+
+    Args:
+        operator: Φ.
+        network: what rebuilds the image.
+        noise_std: standard deviation of the measurement noise, in the unit of y.
+    """
+
+    def __init__(
+        self, operator: LinearOperator, network: UnfoldingNetwork, noise_std: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.operator = operator
+        self.network = network
+        self.noise_std = noise_std
+
+    def measure(self, image: Tensor, name: str | None = None) -> Tensor:
+        """y = Φx + n of images ``(batch, 1, H, W)`` in [0, 1]; see `BlockSampling` for y.
+
+        Args:
+            name: name of the image, which fixes the noise; see `add_noise`.
+        """
+        return add_noise(self.operator(image), self.noise_std, name)
+
+    def reconstruct(self, measurement: Tensor) -> Tensor:
+        """The image ``(batch, 1, H, W)`` rebuilt from y, not clipped."""
+        return self.network(measurement, self.operator).image
+
+    def forward(self, image: Tensor) -> Reconstruction:
+        """Measure and rebuild: what training needs."""
+        return self.network(self.measure(image), self.operator)

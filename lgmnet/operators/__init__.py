@@ -1,0 +1,6 @@
+"""What is measured: linear operators, their matrices and their noise."""
+
+from lgmnet.operators.base import OPERATORS, LinearOperator
+from lgmnet.operators.block_sampling import BlockSampling
+
+__all__ = ["OPERATORS", "BlockSampling", "LinearOperator"]

@@ -1,0 +1,138 @@
+"""Block compressive sensing: the same small Φ on every block of an image."""
+
+import hashlib
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from lgmnet.operators.base import OPERATORS, LinearOperator, in_full_precision
+
+
+@OPERATORS.register("block_sampling")
+class BlockSampling(LinearOperator):
+    """Measure every ``B x B`` block of an image with the same matrix Φ.
+
+    Φ has shape ``(m, B²)``, its columns in row-major pixel order. It is applied as ``m``
+    filters with stride ``B``, so blocks are never cut out and an image of any size in whole
+    blocks is measured at once.
+
+    Shapes:
+        image:        ``(batch, 1, H, W)``, luma in [0, 1]; H and W are multiples of B.
+        measurement:  ``(batch, m, H/B, W/B)``, in the unit of the image times that of Φ.
+
+    Args:
+        matrix: Φ, ``(m, B²)``.
+        block_size: side B of a block, in pixels.
+        learned: whether Φ is trained with the network or stays as it is.
+
+    Raises:
+        ValueError: the matrix does not fit the block, or an image or a measurement does not
+            fit the operator.
+
+    Source:
+        L. Gan, "Block compressed sensing of natural images", DSP 2007.
+    """
+
+    matrix: Tensor
+
+    def __init__(self, matrix: Tensor, block_size: int = 32, learned: bool = True) -> None:
+        super().__init__()
+        check_matrix(matrix, block_size)
+        self.block_size = block_size
+        if learned:
+            self.matrix = nn.Parameter(matrix.clone())
+        else:
+            self.register_buffer("matrix", matrix.clone())
+
+    @property
+    def multiple(self) -> int:
+        return self.block_size
+
+    @property
+    def measurements(self) -> int:
+        """Numbers measured per block, m."""
+        return self.matrix.shape[0]
+
+    @property
+    def kernel(self) -> Tensor:
+        """Φ as filters, ``(m, 1, B, B)``."""
+        return rearrange(self.matrix, "m (h w) -> m 1 h w", h=self.block_size)
+
+    def measurement_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        return self.measurements, height // self.block_size, width // self.block_size
+
+    @in_full_precision
+    def forward(self, image: Tensor) -> Tensor:
+        check_image(image, self.block_size)
+        return F.conv2d(image, self.kernel, stride=self.block_size)
+
+    @in_full_precision
+    def adjoint(self, measurement: Tensor) -> Tensor:
+        if measurement.ndim != 4 or measurement.shape[1] != self.measurements:
+            raise ValueError(
+                f"the measurement has shape {tuple(measurement.shape)}, expected "
+                f"(batch, {self.measurements}, H/{self.block_size}, W/{self.block_size})"
+            )
+        return F.conv_transpose2d(measurement, self.kernel, stride=self.block_size)
+
+    @in_full_precision
+    def solve(self, image: Tensor, weight: Tensor | float, back_projection: Tensor) -> Tensor:
+        """See `LinearOperator.solve`; by the matrix inversion lemma, one m x m system per Φ."""
+        if not float(weight) > 0:
+            raise ValueError(f"the weight of a quadratic step is {float(weight)}, expected > 0")
+        target = back_projection + weight * image
+        gram = self.matrix @ self.matrix.T
+        factor = torch.linalg.cholesky(gram + weight * torch.eye(len(gram)).to(gram))
+        measured = self(target)
+        solution = torch.cholesky_solve(rearrange(measured, "b m h w -> m (b h w)"), factor)
+        solution = rearrange(solution, "m (b h w) -> b m h w", b=len(measured), h=measured.shape[2])
+        return (target - self.adjoint(solution)) / weight
+
+    def lipschitz(self) -> float:
+        return float(torch.linalg.matrix_norm(self.matrix.detach().double(), 2) ** 2)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of Φ as float32: two operators measure alike if and only if these agree."""
+        array = self.matrix.detach().float().cpu().contiguous().numpy()
+        return hashlib.sha256(array.tobytes()).hexdigest()
+
+    def extra_repr(self) -> str:
+        m, n = self.matrix.shape
+        b = self.block_size
+        kind = "learned" if isinstance(self.matrix, nn.Parameter) else "fixed"
+        return f"{kind} Φ ({m}, {n}): (batch, 1, H, W) -> (batch, {m}, H/{b}, W/{b})"
+
+
+def check_matrix(matrix: Tensor, block_size: int) -> None:
+    pixels = block_size**2
+    if matrix.ndim != 2 or matrix.shape[1] != pixels:
+        columns = matrix.shape[-1]
+        side = round(columns**0.5)
+        hint = f"pass block_size={side} or " if side * side == columns else "pass "
+        raise ValueError(
+            f"the sampling matrix has shape {tuple(matrix.shape)}, but a {block_size} x "
+            f"{block_size} block has {pixels} pixels and needs (m, {pixels}); "
+            f"{hint}the matrix made for this block size"
+        )
+    if matrix.shape[0] > pixels:
+        raise ValueError(
+            f"the sampling matrix has {matrix.shape[0]} rows for {pixels} pixels; "
+            "compressive sensing measures at most one number per pixel"
+        )
+
+
+def check_image(image: Tensor, multiple: int) -> None:
+    """Raise unless ``image`` is ``(batch, 1, H, W)`` in whole blocks of side ``multiple``."""
+    if image.ndim != 4 or image.shape[1] != 1:
+        raise ValueError(
+            f"the image has shape {tuple(image.shape)}, expected (batch, 1, H, W): one luma "
+            "channel; see lgmnet.data.color for colour images"
+        )
+    for name, side in zip(("height", "width"), image.shape[2:], strict=True):
+        if side == 0 or side % multiple:
+            raise ValueError(
+                f"image {name} {side} is not a multiple of the block size {multiple}; "
+                "use pad_to_block before measuring and crop_back after"
+            )

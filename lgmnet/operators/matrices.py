@@ -1,0 +1,121 @@
+"""Where a sampling matrix Φ comes from: random, learned from blocks, or a file."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# Rows of the 33 x 33 matrices published with ISTA-Net: neither floor nor round of 1089·ratio.
+TABLE33 = {
+    0.01: 10, 0.04: 43, 0.1: 109, 0.2: 218, 0.25: 272, 0.3: 327, 0.4: 436, 0.5: 545,
+}  # fmt: skip
+
+
+def measurement_count(ratio: float, block_size: int, rounding: str = "ceil") -> int:
+    """Numbers measured per block, m.
+
+    Args:
+        ratio: measurements per pixel, 0 < ratio <= 1.
+        rounding: ``ceil`` (LGM-Net, DGU-Net), ``floor`` (CPP-Net, OCTUF), ``round``, or
+            ``table33``, the published matrices of 33 x 33 blocks.
+    """
+    pixels = block_size**2
+    # Products such as 1024 * 0.55 miss the integer by 1e-13; ceil must not see that.
+    exact = round(ratio * pixels, 9)
+    if rounding == "table33":
+        if block_size != 33 or ratio not in TABLE33:
+            raise ValueError(
+                f"rounding 'table33' holds block size 33 and ratios {sorted(TABLE33)}, not "
+                f"block size {block_size} and ratio {ratio}; use ceil, floor or round"
+            )
+        return TABLE33[ratio]
+    rules: dict[str, Callable[[float], int]] = {
+        "ceil": math.ceil, "floor": math.floor, "round": round,
+    }  # fmt: skip
+    if rounding not in rules:
+        raise ValueError(
+            f"unknown rounding '{rounding}', expected one of {', '.join(rules)}, table33"
+        )
+    return max(1, rules[rounding](exact))
+
+
+def xavier(m: int, pixels: int, generator: torch.Generator | None = None) -> Tensor:
+    """Normal entries of variance 2 / (m + pixels): the published start of LGM-Net's Φ."""
+    return torch.randn(m, pixels, generator=generator) * math.sqrt(2 / (m + pixels))
+
+
+def gaussian(m: int, pixels: int, generator: torch.Generator | None = None) -> Tensor:
+    """Normal entries of variance 1 / pixels: rows of expected norm one."""
+    return torch.randn(m, pixels, generator=generator) / math.sqrt(pixels)
+
+
+def orthonormal(m: int, pixels: int, generator: torch.Generator | None = None) -> Tensor:
+    """A Gaussian matrix with its rows made orthonormal, ΦΦᵀ = I."""
+    columns = torch.randn(pixels, m, generator=generator, dtype=torch.float64)
+    return torch.linalg.qr(columns).Q.T.float().contiguous()
+
+
+def pca(blocks: Tensor, m: int) -> Tensor:
+    """The m leading principal directions of training blocks, strongest first; ΦΦᵀ = I.
+
+    The blocks are not centred: the strongest direction is close to the mean, and Φ has to
+    measure it.
+
+    Shapes:
+        blocks: ``(count, pixels)``, luma in [0, 1].
+    """
+    if len(blocks) < blocks.shape[1]:
+        raise ValueError(
+            f"{len(blocks)} blocks cannot span {blocks.shape[1]} pixels; use at least "
+            f"{blocks.shape[1]} training blocks"
+        )
+    wide = blocks.double()
+    directions = torch.linalg.eigh(wide.T @ wide).eigenvectors  # ascending
+    return directions.flip(1)[:, :m].T.float().contiguous()
+
+
+def load_matrix(path: Path) -> Tensor:
+    """Φ, ``(m, pixels)`` in float32, from .npy, .npz, .mat or .safetensors.
+
+    A file with several arrays must name one of them ``phi``, ``Phi`` or ``matrix``.
+    """
+    if not path.is_file():
+        raise ValueError(f"there is no sampling matrix at {path}; give an existing file")
+    arrays = _read_arrays(path)
+    names: list[str] = [name for name in ("phi", "Phi", "matrix") if name in arrays]
+    if not names and len(arrays) == 1:
+        names = list(arrays)
+    if not names:
+        raise ValueError(
+            f"{path} holds {', '.join(sorted(arrays)) or 'no array'}; name the sampling matrix "
+            "'phi' or 'matrix'"
+        )
+    matrix = np.asarray(arrays[names[0]])
+    if matrix.ndim != 2 or not np.issubdtype(matrix.dtype, np.floating):
+        raise ValueError(
+            f"'{names[0]}' in {path} has shape {matrix.shape} and type {matrix.dtype}, expected "
+            "a real matrix (m, pixels)"
+        )
+    if not np.isfinite(matrix).all():
+        raise ValueError(f"'{names[0]}' in {path} has entries that are not finite")
+    return torch.from_numpy(matrix.astype(np.float32))
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    if path.suffix == ".npy":
+        return {"matrix": np.load(path, allow_pickle=False)}
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as archive:
+            return dict(archive)
+    if path.suffix == ".mat":
+        from scipy.io import loadmat
+
+        return {k: v for k, v in loadmat(path).items() if not k.startswith("__")}
+    if path.suffix == ".safetensors":
+        from safetensors.numpy import load_file
+
+        return load_file(path)
+    raise ValueError(f"{path} is no .npy, .npz, .mat or .safetensors file")

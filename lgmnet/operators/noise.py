@@ -1,0 +1,24 @@
+"""Noise of a measurement, kept apart from the operator: Φ stays linear."""
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+
+def add_noise(measurement: Tensor, std: float, name: str | None = None) -> Tensor:
+    """y = Φx + n with white Gaussian n.
+
+    Args:
+        std: standard deviation of n, in the unit of y. Zero returns ``measurement`` itself.
+        name: name of the image. With it the noise is the same in every run, on every device;
+            without it the global random state is used, as in training.
+    """
+    if std == 0:
+        return measurement
+    if name is None:
+        return measurement + std * torch.randn_like(measurement)
+    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(measurement.shape, generator=generator)
+    return measurement + std * noise.to(measurement)

@@ -1,0 +1,62 @@
+"""Name -> constructor, with an error that helps."""
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"`` for the known word closest to ``word``, or nothing."""
+    matches = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean '{matches[0]}'?" if matches else ""
+
+
+class Registry(Generic[T]):
+    """A list of constructors by name. A name can be taken only once.
+
+    Args:
+        kind: what is registered, for messages: ``"model"``.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._constructors: dict[str, Callable[..., T]] = {}
+
+    def register(self, name: str) -> Callable[[type[T]], type[T]]:
+        def decorate(constructor: type[T]) -> type[T]:
+            if name in self._constructors:
+                raise ValueError(f"{self.kind} '{name}' is registered already")
+            self._constructors[name] = constructor
+            return constructor
+
+        return decorate
+
+    def names(self) -> list[str]:
+        return sorted(self._constructors)
+
+    def get(self, name: str) -> Callable[..., T]:
+        if name not in self._constructors:
+            raise ValueError(
+                f"unknown {self.kind} '{name}'{nearest(name, self.names())} "
+                f"(known: {', '.join(self.names())})"
+            )
+        return self._constructors[name]
+
+    def create(self, name: str, **options: object) -> T:
+        """Build what ``name`` stands for.
+
+        Raises:
+            ValueError: the name is unknown, or its constructor has no such option.
+        """
+        constructor = self.get(name)
+        known = list(inspect.signature(constructor).parameters)
+        for option in options:
+            if option not in known:
+                raise ValueError(
+                    f"{self.kind} '{name}' has no option '{option}'{nearest(option, known)} "
+                    f"(it has: {', '.join(known)})"
+                )
+        return constructor(**options)
