@@ -1,0 +1,13 @@
+"""Deep-unfolding image compressive sensing: LGM-Net and the networks it is compared with.
+
+>>> import lgmnet
+>>> model = lgmnet.load("lgm_net_tiny_r0.10")
+>>> y = model.measure(image)             # image (batch, 1, H, W) in [0, 1], whole blocks
+>>> rebuilt = model.reconstruct(y)       # the same shape
+>>> rebuilt = model(image).image         # both at once
+"""
+
+from lgmnet.engine.checkpoint import load
+
+__version__ = "0.1.0"
+__all__ = ["load"]

@@ -20,6 +20,7 @@ from lgmnet.config import Config, config_from_dict
 from lgmnet.engine.building import build_model
 from lgmnet.engine.runtime import checkpoint_roots
 from lgmnet.models import SensingModel
+from lgmnet.operators.matrices import fingerprint
 
 FORMAT = "lgmnet/1"
 # In a folder of weights, the first of these that exists is loaded.
@@ -97,7 +98,7 @@ def save_weights(
     full = {
         "format": FORMAT,
         "config": json.dumps(config.as_dict()),
-        "phi_sha256": model.operator.fingerprint(),  # type: ignore[operator]
+        "phi_sha256": fingerprint(state["operator.matrix"]),
         **(metadata or {}),
     }
     write_atomically(path, lambda temporary: save_file(state, temporary, full))

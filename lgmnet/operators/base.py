@@ -3,11 +3,13 @@
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.amp import is_autocast_available
 
 from lgmnet.registry import Registry
 
@@ -71,7 +73,8 @@ def in_full_precision(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
     @functools.wraps(method)
     def wrapped(self: LinearOperator, tensor: Tensor, *arguments: object) -> Tensor:
         reduced = tensor.dtype in (torch.bfloat16, torch.float16)
-        with torch.autocast(tensor.device.type, enabled=False):
+        kind = tensor.device.type
+        with torch.autocast(kind, enabled=False) if is_autocast_available(kind) else nullcontext():
             result = method(self, tensor.float() if reduced else tensor, *arguments)
         return result.to(tensor.dtype)
 

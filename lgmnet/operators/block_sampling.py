@@ -1,13 +1,12 @@
 """Block compressive sensing: the same small Φ on every block of an image."""
 
-import hashlib
-
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from lgmnet.operators.base import OPERATORS, LinearOperator, in_full_precision
+from lgmnet.operators.matrices import fingerprint
 
 
 @OPERATORS.register("block_sampling")
@@ -94,9 +93,8 @@ class BlockSampling(LinearOperator):
         return float(torch.linalg.matrix_norm(self.matrix.detach().double(), 2) ** 2)
 
     def fingerprint(self) -> str:
-        """SHA-256 of Φ as float32: two operators measure alike if and only if these agree."""
-        array = self.matrix.detach().float().cpu().contiguous().numpy()
-        return hashlib.sha256(array.tobytes()).hexdigest()
+        """See `matrices.fingerprint`."""
+        return fingerprint(self.matrix)
 
     def extra_repr(self) -> str:
         m, n = self.matrix.shape

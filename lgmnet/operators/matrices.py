@@ -1,5 +1,6 @@
 """Where a sampling matrix Φ comes from: random, learned from blocks, or a file."""
 
+import hashlib
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -75,6 +76,12 @@ def pca(blocks: Tensor, m: int) -> Tensor:
     wide = blocks.double()
     directions = torch.linalg.eigh(wide.T @ wide).eigenvectors  # ascending
     return directions.flip(1)[:, :m].T.float().contiguous()
+
+
+def fingerprint(matrix: Tensor) -> str:
+    """SHA-256 of Φ as float32: operators of one block size measure alike when these agree."""
+    array = matrix.detach().float().cpu().contiguous().numpy()
+    return hashlib.sha256(array.tobytes()).hexdigest()
 
 
 def load_matrix(path: Path) -> Tensor:

@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Sets everything up on a fresh machine, then runs lint, format, types and tests.
+set -euo pipefail
+source "$(dirname "$0")/setup.sh"
+ruff check .
+ruff format --check .
+mypy
+python -m pytest "$@"

@@ -1,0 +1,41 @@
+"""Measure an image with the Φ of some weights: what a compressive camera would send."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from lgmnet.data.color import luma
+from lgmnet.data.images import read_pixels
+from lgmnet.engine.checkpoint import find_weights
+from lgmnet.engine.measurement import measure_image, save_measurement
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="example: python scripts/measure.py photo.png --output y.safetensors",
+    )
+    parser.add_argument("image", type=Path, help="8-bit grey or colour; its luma is measured")
+    parser.add_argument("--weights", default="lgm_net_tiny_r0.10", help="name, folder or file")
+    parser.add_argument("--output", type=Path, required=True, help="a .safetensors file")
+    parser.add_argument("--noise-std", type=float, default=0.0, help="in the unit of y")
+    arguments = parser.parse_args()
+    try:
+        weights = find_weights(arguments.weights)
+        model = weights.load()
+        model.noise_std = arguments.noise_std
+        plane = luma(read_pixels(arguments.image))
+        measurement = measure_image(model, weights, plane, arguments.image.stem)
+        save_measurement(arguments.output, measurement)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"measure.py: {error}", file=sys.stderr)
+        return 1
+    count = measurement.values.numel()
+    print(
+        f"{plane.size:,} pixels -> {count:,} numbers ({count / plane.size:.1%}): {arguments.output}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

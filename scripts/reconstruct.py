@@ -1,0 +1,34 @@
+"""Rebuild an image from a measurement file, with the weights it was measured with."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from lgmnet.data.images import to_uint8, write_image
+from lgmnet.engine.checkpoint import find_weights
+from lgmnet.engine.measurement import load_measurement, reconstruct_image
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="example: python scripts/reconstruct.py y.safetensors --output out.png",
+    )
+    parser.add_argument("measurement", type=Path, help="a file that scripts/measure.py wrote")
+    parser.add_argument("--weights", default="lgm_net_tiny_r0.10", help="name, folder or file")
+    parser.add_argument("--output", type=Path, required=True, help="an image file, such as out.png")
+    arguments = parser.parse_args()
+    try:
+        weights = find_weights(arguments.weights)
+        measurement = load_measurement(arguments.measurement)
+        image = reconstruct_image(weights.load(), weights, measurement)
+        write_image(arguments.output, to_uint8(image))
+    except (ValueError, FileNotFoundError) as error:
+        print(f"reconstruct.py: {error}", file=sys.stderr)
+        return 1
+    print(f"{image.shape[0]} x {image.shape[1]} pixels written to {arguments.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

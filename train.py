@@ -1,0 +1,65 @@
+"""Train one unfolding network at one sampling ratio.
+
+The run (resolved config, log, checkpoints, metrics) is written to one folder.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from lgmnet.config import load_config
+from lgmnet.engine import runtime
+from lgmnet.engine.preflight import preflight
+from lgmnet.engine.training import NonFiniteLoss, train
+
+EXAMPLES = """examples:
+  python train.py configs/quickstart.yaml
+  python train.py configs/lgm_net.yaml sampling.ratio=0.25 data.train=data/coco2017/train2017
+  python train.py configs/lgm_net.yaml --resume
+  torchrun --nproc-per-node 4 train.py configs/lgm_net.yaml
+"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config", type=Path, help="YAML file under configs/")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="override config entries; an unknown key is an error",
+    )
+    parser.add_argument(
+        "--output", type=Path, help="run folder (default: runs/<config name>_r<ratio>)"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="continue from last.pt in the run folder"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print config, data, sizes, cost and speed, and stop"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
+    arguments = parser.parse_intermixed_args()
+    try:
+        config = load_config(arguments.config, arguments.overrides)
+        name = f"{arguments.config.stem}_r{config.sampling.ratio:.2f}"
+        folder = arguments.output or Path("runs") / name
+        with runtime.start(arguments.device) as here:
+            if arguments.dry_run:
+                return preflight(config, here)
+            if not arguments.resume and (folder / "last.pt").exists():
+                raise ValueError(
+                    f"{folder} holds a run already; add --resume to continue it, or choose "
+                    "another folder with --output"
+                )
+            stopped_by = train(config, folder, here, arguments.resume)
+    except (ValueError, FileNotFoundError, NonFiniteLoss) as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return 1
+    return 128 + stopped_by if stopped_by else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
