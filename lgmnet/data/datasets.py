@@ -82,7 +82,7 @@ def find_folder(name: str, roots: Sequence[Path]) -> Path:
     looked = ", ".join(str(c) for c in candidates)
     raise ImageError(
         f"there are no images '{name}' (looked at {looked}); give a path, or run "
-        f"python scripts/prepare_data.py {Path(name).name}"
+        f"python scripts/prepare_data.py {Path(name).parts[0]}"
     )
 
 

@@ -91,7 +91,7 @@ class PixelGradient(nn.Module):
 
 
 class SigmoidRange(nn.Module):
-    """``X − σ(conv[X, ΦᵀΦX, Φᵀy])``, the step of PRL, LGM-Net's ancestor."""
+    """``Z − σ(conv[Z, ΦᵀΦZ, Φᵀy])``, the step of PRL, whose single variable the prior has passed."""
 
     def __init__(self, channels: int, scale: int) -> None:
         super().__init__()
@@ -101,8 +101,8 @@ class SigmoidRange(nn.Module):
     def forward(
         self, x: Tensor, z: Tensor, operator: LinearOperator, back_projection: Tensor
     ) -> Tensor:
-        parts = [x, operator.gram(x, self.scale), back_projection]
-        return x - torch.sigmoid(self.fuse(torch.cat(parts, dim=1)))
+        parts = [z, operator.gram(z, self.scale), back_projection]
+        return z - torch.sigmoid(self.fuse(torch.cat(parts, dim=1)))
 
 
 class GradientInformed(nn.Module):

@@ -79,8 +79,8 @@ class BlockSampling(LinearOperator):
     @in_full_precision
     def solve(self, image: Tensor, weight: Tensor | float, back_projection: Tensor) -> Tensor:
         """See `LinearOperator.solve`; by the matrix inversion lemma, one m x m system per Φ."""
-        if not float(weight) > 0:
-            raise ValueError(f"the weight of a quadratic step is {float(weight)}, expected > 0")
+        if not weight > 0:
+            raise ValueError(f"the weight of a quadratic step is {weight}, expected > 0")
         target = back_projection + weight * image
         gram = self.matrix @ self.matrix.T
         factor = torch.linalg.cholesky(gram + weight * torch.eye(len(gram)).to(gram))

@@ -91,7 +91,10 @@ def load_matrix(path: Path) -> Tensor:
     """
     if not path.is_file():
         raise ValueError(f"there is no sampling matrix at {path}; give an existing file")
-    arrays = _read_arrays(path)
+    try:
+        arrays = _read_arrays(path)
+    except Exception as error:  # each reader raises types of its own for a damaged file
+        raise ValueError(f"{path} cannot be read as a sampling matrix ({error})") from None
     names: list[str] = [name for name in ("phi", "Phi", "matrix") if name in arrays]
     if not names and len(arrays) == 1:
         names = list(arrays)

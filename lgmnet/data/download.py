@@ -1,0 +1,397 @@
+"""Fetch the data sets listed in ``data/checksums``: download or copy, verify, install.
+
+``<name>.tsv`` lists one data set: either images, or zip archives that hold them.
+
+    file           path inside the folder of the data set, or name of a zip archive
+    url            where it is downloaded from; empty when no address is known
+    sha256         of the file; empty when unknown
+    pixels_sha256  of the decoded pixels, for a ``.bmp`` that is stored as ``.png``
+
+Files are collected in ``.<name>.partial`` and archives unpacked in ``.<name>.unpacking``, both
+beside the final folder, and renamed when everything is there and verified: a data set is never
+half installed. An interrupted download continues where it stopped. A checksum that is not in
+the list is recorded in ``<name>.sha256`` (as sha256sum writes it) and compared from then on.
+"""
+
+import csv
+import difflib
+import errno
+import hashlib
+import os
+import shutil
+import stat
+import time
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from urllib.error import HTTPError, URLError
+from urllib.parse import unquote, urlsplit
+from urllib.request import Request, urlopen
+
+import cv2
+from tqdm import tqdm
+
+COLUMNS = ["file", "url", "sha256", "pixels_sha256"]
+TIMEOUT_S = 30.0
+ATTEMPTS = 4
+PAUSE_S = 2.0  # before the second attempt; longer before each further one
+PASSING_ERRORS = (URLError, HTTPException, ConnectionError, TimeoutError)
+PASSING_STATUS = {408, 425, 429, 500, 502, 503, 504}  # HTTP states worth another attempt
+DAMAGED_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+BLOCK_BYTES = 1 << 20
+BAR_BYTES = 20_000_000  # a single file gets a progress bar of its own from this size
+
+Recorded = dict[str, str]
+"""Checksums that are not in the list, file -> SHA-256; completed while files are verified."""
+
+
+class DownloadError(Exception):
+    """Something the user can act on; the message is one line."""
+
+
+class ChecksumError(DownloadError):
+    """A file is there, but it is not the expected one."""
+
+
+class ArchiveError(DownloadError):
+    """An archive is damaged, or would write outside its folder."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a list; see the top of this file for the fields."""
+
+    file: str
+    url: str
+    sha256: str
+    pixels_sha256: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One list: its comments, the first of which is a description, and its files."""
+
+    name: str
+    comments: tuple[str, ...]
+    entries: tuple[Entry, ...]
+
+    @property
+    def is_packed(self) -> bool:
+        return self.entries[0].file.endswith(".zip")
+
+
+def dataset_names(lists: Path) -> list[str]:
+    return sorted((path.stem for path in lists.glob("*.tsv")), key=str.lower)
+
+
+def find_dataset(name: str, lists: Path) -> Dataset:
+    """Read ``<name>.tsv`` in the folder ``lists``; an unknown name is an error."""
+    names = dataset_names(lists)
+    if name in names:
+        return read_dataset(lists / f"{name}.tsv")
+    same = [known for known in names if known.lower() == name.lower()]
+    near = same or difflib.get_close_matches(name, names, n=1)
+    hint = f"; did you mean '{near[0]}'?" if near else ""
+    raise DownloadError(f"unknown data set '{name}'{hint} (known: {', '.join(names)})")
+
+
+def read_dataset(path: Path) -> Dataset:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    comments = tuple(line.lstrip("# ") for line in lines if line.startswith("#"))
+    reader = csv.DictReader((line for line in lines if not line.startswith("#")), delimiter="\t")
+    entries = tuple(Entry(*(row.get(column) or "" for column in COLUMNS)) for row in reader)
+    if reader.fieldnames != COLUMNS or not entries:
+        raise DownloadError(f"{path}: expected files under the columns {', '.join(COLUMNS)}")
+    return Dataset(path.stem, comments, entries)
+
+
+def file_sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def pixels_sha256(path: Path) -> str:
+    """SHA-256 of ``{H}x{W}x3`` and the decoded bytes (BGR, 8 bit); gray has equal channels."""
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        return "unknown (not an image)"
+    shape = "x".join(str(size) for size in image.shape)
+    return hashlib.sha256(shape.encode() + image.tobytes()).hexdigest()
+
+
+def verify(path: Path, entry: Entry, recorded: Recorded) -> None:
+    """Raise ChecksumError unless ``path`` holds ``entry``; record a checksum nobody knew."""
+    expected = entry.sha256 or recorded.get(entry.file)
+    actual = file_sha256(path)
+    if actual == expected:
+        return
+    if entry.pixels_sha256:
+        pixels = pixels_sha256(path)
+        if pixels != entry.pixels_sha256:
+            raise ChecksumError(
+                f"{path}: the SHA-256 of its pixels is {pixels}, expected {entry.pixels_sha256}"
+            )
+    elif expected:
+        raise ChecksumError(f"{path}: its SHA-256 is {actual}, expected {expected}")
+    else:
+        recorded[entry.file] = actual
+
+
+def _read_record(path: Path) -> Recorded:
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return {line[66:]: line[:64] for line in lines}
+
+
+def _write_record(path: Path, recorded: Recorded) -> None:
+    new = path.with_name(f"{path.name}.new")
+    lines = [f"{checksum}  {file}\n" for file, checksum in sorted(recorded.items())]
+    new.write_text("".join(lines), encoding="utf-8")
+    os.replace(new, path)
+
+
+def download(url: str, part: Path) -> None:
+    """Download ``url`` into ``part``, after the bytes that are already there."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return _continue_download(url, part)
+        except PASSING_ERRORS as error:
+            if isinstance(error, HTTPError) and error.code not in PASSING_STATUS:
+                raise DownloadError(f"{url}: {error}; use a local copy, --from DIR") from error
+            problem = error
+        if attempt < ATTEMPTS:
+            time.sleep(PAUSE_S * attempt)
+    raise DownloadError(
+        f"{url}: {problem} ({ATTEMPTS} attempts); run the same command again to continue, "
+        "or use a local copy, --from DIR"
+    )
+
+
+def _continue_download(url: str, part: Path) -> None:
+    have = part.stat().st_size if part.exists() else 0
+    headers = {"User-Agent": "lgmnet"} | ({"Range": f"bytes={have}-"} if have else {})
+    try:
+        response = urlopen(Request(url, headers=headers), timeout=TIMEOUT_S)
+    except HTTPError as error:
+        error.close()
+        if error.code == 416 and have:
+            return  # nothing comes after these bytes; the checksum tells whether they are right
+        raise
+    with response:
+        _write_body(response, part, have)
+
+
+def _write_body(response: HTTPResponse, part: Path, have: int) -> None:
+    start = have if response.status == 206 else 0  # a server without ranges sends all of it
+    if start and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+        raise ConnectionError(f"the server did not send the range from byte {start}")
+    length = int(response.headers.get("Content-Length", 0))
+    _require_space(part.parent, length)
+    hide = True if length < BAR_BYTES else None  # None: hidden where there is no terminal
+    with (
+        tqdm(total=start + length, initial=start, unit="B", unit_scale=True, disable=hide) as bar,
+        part.open("ab" if start else "wb") as stream,
+    ):
+        while block := response.read(BLOCK_BYTES):
+            stream.write(block)
+            bar.update(len(block))
+    size = part.stat().st_size
+    if length and size != start + length:
+        raise ConnectionError(f"the connection broke off after {size} of {start + length} bytes")
+
+
+def _download_verified(entry: Entry, final: Path, recorded: Recorded) -> None:
+    """Download ``entry``; it is named ``final`` only after its checksum was found right."""
+    part = final.with_name(f"{final.name}.part")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    if not (entry.sha256 or entry.pixels_sha256 or recorded.get(entry.file)):
+        part.unlink(missing_ok=True)  # nothing would tell whether old and new bytes fit together
+    resumed = part.exists()
+    while True:
+        download(entry.url, part)
+        try:
+            verify(part, entry, recorded)
+            break
+        except ChecksumError as error:
+            part.unlink()
+            if not resumed:
+                raise ChecksumError(f"{error}; what {entry.url} sent was discarded") from error
+            resumed = False  # the part may have been of an older version: once from the start
+    _store(part, final)
+    part.unlink(missing_ok=True)
+
+
+def _store(verified: Path, final: Path) -> None:
+    """Copy a verified file, or rename a download; a bmp becomes a png where that is wanted."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    new = final.with_name(f"{final.name}.new")
+    if final.suffix == ".png" and verified.read_bytes().startswith(b"BM"):
+        image = cv2.imread(str(verified), cv2.IMREAD_UNCHANGED)
+        assert image is not None, "its pixels were verified"
+        new.write_bytes(cv2.imencode(".png", image)[1].tobytes())
+    elif verified.suffix == ".part":
+        new = verified
+    else:
+        shutil.copyfile(verified, new)
+    os.replace(new, final)
+
+
+def _find_local(dataset: Dataset, entry: Entry, source: Path, recorded: Recorded) -> Path:
+    """The first file under ``source`` with a name and the checksum of ``entry``."""
+    problem: DownloadError | None = None
+    for candidate in _candidates(dataset, entry, source):
+        try:
+            verify(candidate, entry, recorded)
+            return candidate
+        except ChecksumError as error:
+            problem = problem or error
+    raise problem or DownloadError(
+        f"{entry.file} is neither in {source} nor in its folders {dataset.name} and "
+        f"train/{dataset.name}" + ("; without --from it is downloaded" if entry.url else "")
+    )
+
+
+def _candidates(dataset: Dataset, entry: Entry, source: Path) -> Iterator[Path]:
+    folders = [source / dataset.name, source, source / "train" / dataset.name]
+    if entry.sha256 or entry.pixels_sha256:  # the checksum tells equal names apart: any folder
+        folders += sorted([*source.glob("*/"), *source.glob("train/*/")])
+    url_name = PurePosixPath(unquote(urlsplit(entry.url).path)).name
+    names = [entry.file, PurePosixPath(entry.file).name, url_name]
+    for folder in folders:
+        yield from (folder / name for name in names if (folder / name).is_file())
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack a zip file into ``folder``; one that would write outside it is refused whole."""
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            members = [m for m in opened.infolist() if not m.filename.startswith("__MACOSX/")]
+            for member in members:
+                _refuse_unsafe(member, archive)
+            _require_space(folder.parent, sum(member.file_size for member in members))
+            for member in tqdm(members, desc=f"unpack {archive.name}", disable=None):
+                opened.extract(member, folder)
+    except DAMAGED_ZIP as error:
+        raise ArchiveError(f"{archive} cannot be unpacked: {error}; get it again") from error
+
+
+def _refuse_unsafe(member: zipfile.ZipInfo, archive: Path) -> None:
+    path = PureWindowsPath(member.filename)  # knows / and \, drives and roots
+    outside = path.drive or path.root or ".." in path.parts
+    if outside or stat.S_ISLNK(member.external_attr >> 16):
+        raise ArchiveError(
+            f"{archive}: its member '{member.filename}' is a link or lies outside the folder; "
+            "nothing was unpacked, get the archive from another place"
+        )
+
+
+def install(dataset: Dataset, root: Path, source: Path | None = None) -> str:
+    """Put a data set into ``root/<name>``, from the internet or from the folder ``source``.
+
+    A complete one is left alone; nothing that is already there is changed or removed.
+    Returns one line that says what was done; raises DownloadError with one that says why not.
+    """
+    target = (root / dataset.name).resolve()  # a link to a folder elsewhere is followed
+    record = root / f"{dataset.name}.sha256"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        recorded = _read_record(record)
+        known = len(recorded)
+        done = _install(dataset, target, source, recorded)
+        if new := len(recorded) - known:
+            _write_record(record, recorded)
+            done += f"; no checksum was known for {new}, their own are recorded in {record}"
+    except OSError as error:
+        hint = "; make room and run the same command again" if error.errno in DISK_FULL else ""
+        cause = f"{error.filename or target}: {error.strerror or error}"
+        raise DownloadError(f"{cause}{hint}") from error
+    return done
+
+
+def _install(dataset: Dataset, target: Path, source: Path | None, recorded: Recorded) -> str:
+    if dataset.is_packed and target.is_dir() and any(target.iterdir()):
+        return f"left alone, it is in {target}"  # renamed there when it was complete
+    absent = [e for e in dataset.entries if not _is_present(target / e.file, e, recorded)]
+    if not absent:
+        return f"complete, {len(dataset.entries)} files in {target}"
+    staging = target.with_name(f".{dataset.name}.partial")
+    bar = tqdm(absent, desc=dataset.name, unit="file", disable=None)
+    files = [_fetch(dataset, entry, staging, source, recorded) for entry in bar]
+    if dataset.is_packed:
+        _publish_unpacked(files, staging, target)
+    else:
+        _publish(staging, target)
+    return f"installed {len(absent)} files in {target}"
+
+
+def _is_present(path: Path, entry: Entry, recorded: Recorded) -> bool:
+    if not path.exists():
+        return False
+    try:
+        verify(path, entry, recorded)
+    except ChecksumError as error:
+        raise ChecksumError(f"{error}; move it away and run the command again") from error
+    return True
+
+
+def _fetch(
+    dataset: Dataset, entry: Entry, staging: Path, source: Path | None, recorded: Recorded
+) -> Path:
+    """Put a verified file into ``staging``; an archive in ``source`` is used where it lies."""
+    final = staging / entry.file
+    if _is_present(final, entry, recorded):  # put there by a run that was interrupted later
+        return final
+    if source is not None:
+        found = _find_local(dataset, entry, source, recorded)
+        if not dataset.is_packed:
+            _store(found, final)
+        return found
+    if not entry.url:
+        note = " ".join(dataset.comments[1:])
+        raise DownloadError(f"{entry.file} must be got by hand, then use --from DIR. {note}")
+    _download_verified(entry, final, recorded)
+    return final
+
+
+def _publish(staging: Path, target: Path) -> None:
+    for leftover in [*staging.rglob("*.part"), *staging.rglob("*.new")]:
+        leftover.unlink()
+    if not target.exists():
+        os.replace(staging, target)
+        return
+    for path in sorted(path for path in staging.rglob("*") if path.is_file()):
+        final = target / path.relative_to(staging)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(path, final)
+    shutil.rmtree(staging)
+
+
+def _publish_unpacked(archives: list[Path], staging: Path, target: Path) -> None:
+    """Unpack into a folder beside ``target`` and rename it; one common top folder is left out."""
+    unpacking = staging.with_suffix(".unpacking")
+    shutil.rmtree(unpacking, ignore_errors=True)  # left by a run that was killed
+    try:
+        for archive in archives:
+            unpack(archive, unpacking)
+        inside = list(unpacking.iterdir())
+        single = len(inside) == 1 and inside[0].is_dir()
+        os.replace(inside[0] if single else unpacking, target)
+    except ArchiveError:
+        shutil.rmtree(staging, ignore_errors=True)  # a download that can never be installed
+        raise
+    finally:
+        shutil.rmtree(unpacking, ignore_errors=True)
+    shutil.rmtree(staging, ignore_errors=True)
+
+
+def _require_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        problem = f"disk full, {needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free"
+        raise OSError(errno.ENOSPC, problem, str(folder))

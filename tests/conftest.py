@@ -1,0 +1,73 @@
+"""Shared pieces of the tests: the reference data, tiny models and tiny image folders."""
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from lgmnet.config import Config, config_from_dict
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    if item.get_closest_marker("shared") and not reference_data():
+        # CI sets this where the data must be there: a skipped golden test would go unnoticed.
+        if os.environ.get("LGMNET_REQUIRE_SHARED"):
+            pytest.fail("LGMNET_DATA does not name the reference data, which are required here")
+        pytest.skip("needs the reference data; set LGMNET_DATA to their folder")
+
+
+def reference_data() -> Path | None:
+    folder = Path(os.environ.get("LGMNET_DATA", "/nonexistent"))
+    return folder if (folder / "reference").is_dir() else None
+
+
+@pytest.fixture
+def reference() -> Path:
+    folder = reference_data()
+    assert folder is not None, "mark the test with pytest.mark.shared"
+    return folder / "reference"
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+def smooth_image(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """A uint8 image with structure at several scales, different for every seed."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.uniform(0, 255, (max(2, height // 16), max(2, width // 16)))
+    image = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    return np.clip(image + rng.normal(0, 4, (height, width)), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Path:
+    """Six grey images of different sizes, two in a subfolder."""
+    folder = tmp_path / "images"
+    (folder / "more").mkdir(parents=True)
+    for k, (height, width) in enumerate([(64, 96), (100, 64), (80, 80)] * 2):
+        sub = "more/" if k > 3 else ""
+        cv2.imwrite(str(folder / f"{sub}image{k}.png"), smooth_image(height, width, k))
+    return folder
+
+
+def tiny_config(folder: Path | str = "builtin", **changes: dict) -> Config:
+    """An LGM-Net of a few thousand parameters on 32 x 32 crops."""
+    tree: dict = {
+        "model": {"name": "lgm_net", "D": 1, "dim": 2, "dimf": 2, "scales": 2},
+        "sampling": {"ratio": 0.1},
+        "data": {"train": [str(folder)], "patch_size": 32, "workers": 0},
+        "training": {
+            "epochs": 1, "steps_per_epoch": 6, "batch_size": 4, "rate": 1e-3, "log_every": 2,
+            "schedule": "cosine",
+        },
+    }  # fmt: skip
+    for section, values in changes.items():
+        tree[section] = {**tree.get(section, {}), **values}
+    return config_from_dict(tree)

@@ -1,0 +1,310 @@
+"""PSNR and SSIM against values made by hand, by scikit-image and by published weights."""
+
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.lib.stride_tricks import sliding_window_view
+from skimage.metrics import structural_similarity
+from torch import Tensor
+from torch.nn.functional import conv2d, pad, relu
+
+from lgmnet.data.color import luma
+from lgmnet.data.datasets import open_test_set
+from lgmnet.metrics import PROTOCOLS, Protocol, Score, find_protocol, psnr, score, ssim, summarise
+
+PAPER = PROTOCOLS["paper"]
+
+
+def pair(*shape: int) -> tuple[np.ndarray, np.ndarray]:
+    """A reconstruction that is not rounded, and its image; both within 20..235."""
+    source = np.random.default_rng(0)
+    target = source.integers(30, 225, shape or (24, 37)).astype(np.float64)
+    return target + source.normal(0, 3, target.shape).clip(-10, 10), target
+
+
+# Values by hand.
+
+
+@pytest.mark.parametrize(("error", "expected"), [(1, 48.1308), (-5, 34.1514), (25.5, 20.0)])
+def test_psnr_of_the_same_error_everywhere(error, expected):
+    target = np.full((10, 12), 100.0)
+
+    assert score(target + error, target).psnr == pytest.approx(expected, abs=1e-4)
+
+
+def test_psnr_of_an_error_in_a_quarter_of_the_pixels():
+    """mse = 8² / 4 = 16, so 20 log₁₀(255 / 4) dB; the mean of the error would give 42.1 dB."""
+    target = np.full((10, 12), 100.0)
+    image = target.copy()
+    image[:5, :6] += 8
+
+    result = score(image, target)
+
+    assert result.mse == 16
+    assert result.psnr == pytest.approx(20 * math.log10(255 / 4), abs=1e-12)
+
+
+def test_identical_images_have_infinite_psnr_and_ssim_one():
+    _, target = pair()
+
+    assert score(target, target) == Score(math.inf, 1.0, 0.0)
+    assert psnr(0) == math.inf
+
+
+def test_ssim_of_constant_images_is_the_luminance_term():
+    """(2 a b + C₁) / (a² + b² + C₁) with C₁ = (0.01 · 255)²."""
+    a, b, c = 100.0, 140.0, (0.01 * 255) ** 2
+    result = score(np.full((16, 20), a), np.full((16, 20), b))
+
+    assert result.ssim == pytest.approx((2 * a * b + c) / (a * a + b * b + c), abs=1e-12)
+    assert score(np.zeros((16, 20)), np.zeros((16, 20))).ssim == 1
+
+
+def test_bytes_do_not_wrap_around():
+    black, white = np.zeros((9, 9), np.uint8), np.full((9, 9), 255, np.uint8)
+
+    assert score(black, white).psnr == 0
+    assert score(white, black).mse == 255**2
+
+
+def test_colour_is_scored_over_all_three_channels():
+    image, target = pair(16, 20, 3)
+    image[:, :, :2] = target[:, :, :2]
+    grey = score(image[:, :, 2], target[:, :, 2])
+
+    result = score(image, target)
+
+    assert result.mse == pytest.approx(grey.mse / 3)
+    assert result.ssim == pytest.approx((2 + grey.ssim) / 3)
+
+
+# SSIM.
+
+
+def ssim_by_formula(x: np.ndarray, y: np.ndarray, weights: np.ndarray, unbiased: bool) -> float:
+    """Wang et al. (2004), eq. 13, averaged over the windows that lie inside the image."""
+    windows = [sliding_window_view(image, weights.shape) for image in (x, y)]
+
+    def mean(values):
+        return (values * weights).sum((-1, -2))
+
+    factor = weights.size / (weights.size - 1) if unbiased else 1
+    means = [mean(w) for w in windows]
+    variances = [factor * (mean(w**2) - m**2) for w, m in zip(windows, means, strict=True)]
+    covariance = factor * (mean(windows[0] * windows[1]) - means[0] * means[1])
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    top = (2 * means[0] * means[1] + c1) * (2 * covariance + c2)
+    return float(np.mean(top / ((means[0] ** 2 + means[1] ** 2 + c1) * (sum(variances) + c2))))
+
+
+def test_ssim_is_that_of_scikit_image_with_its_defaults():
+    image, target = pair()
+    expected = structural_similarity(image, target, data_range=255)
+
+    assert score(image, target).ssim == pytest.approx(expected, abs=1e-12)
+
+
+def test_ssim_follows_its_formula_in_a_uniform_window_of_seven():
+    image, target = pair()
+    expected = ssim_by_formula(image, target, np.full((7, 7), 1 / 49), unbiased=True)
+
+    assert ssim(image, target) == pytest.approx(expected, abs=1e-10)
+
+
+def test_ssim_follows_its_formula_in_a_gaussian_window_of_eleven():
+    image, target = pair()
+    bell = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
+    weights = np.outer(bell, bell) / bell.sum() ** 2
+
+    result = score(image, target, PROTOCOLS["gaussian"]).ssim
+
+    assert result == pytest.approx(ssim_by_formula(image, target, weights, False), abs=1e-10)
+
+
+def test_ssim_of_an_image_smaller_than_the_window_is_nan():
+    assert math.isnan(ssim(np.zeros((6, 30)), np.zeros((6, 30))))
+    assert math.isnan(ssim(np.zeros((30, 10)), np.zeros((30, 10)), gaussian=True))
+    assert ssim(np.zeros((7, 30)), np.zeros((7, 30))) == 1
+
+
+# Protocols.
+
+
+def test_clip_removes_what_lies_outside_0_to_255():
+    target = np.array([[0.0, 255.0]])
+    image = np.array([[-20.0, 300.0]])
+
+    assert score(image, target, Protocol(clip=True)).mse == 0
+    assert score(image, target, Protocol(clip=False)).mse == (20**2 + 45**2) / 2
+
+
+def test_quantise_rounds_or_truncates_or_does_neither():
+    target = np.full((8, 8), 101.0)
+    image = target - 0.4
+
+    assert score(image, target, Protocol(quantise="none")).mse == pytest.approx(0.16)
+    assert score(image, target, Protocol(quantise="round")).mse == 0
+    assert score(image, target, Protocol(quantise="truncate")).mse == 1
+
+
+def test_border_removes_so_many_pixels_on_each_side():
+    target = np.full((20, 30), 100.0)
+    image = target.copy()
+    image[[3, -4]] += 50
+    image[:, [3, -4]] += 50
+
+    assert score(image, target, Protocol(border=4)) == Score(math.inf, 1.0, 0.0)
+    inside = score(image, target, Protocol(border=3))
+    assert inside.mse > 0
+    assert inside.ssim < 1
+
+
+def test_limited_range_adds_the_ratio_of_the_ranges_in_decibels():
+    image, target = pair()
+    gain = 20 * math.log10(255 / 219)
+
+    difference = score(image, target, PROTOCOLS["limited"]).psnr - score(image, target).psnr
+
+    assert gain == pytest.approx(1.3219, abs=1e-4)
+    assert difference == pytest.approx(gain, abs=1e-9)
+
+
+def test_a_set_scores_the_mean_psnr_or_the_psnr_of_the_mean_error():
+    scores = [Score(psnr(mse), ssim, mse) for mse, ssim in ((1.0, 0.9), (100.0, 0.5))]
+
+    mean, pooled = summarise(scores), summarise(scores, PROTOCOLS["pooled"])
+
+    assert mean.psnr == pytest.approx(20 * math.log10(255) - 10)
+    assert pooled.psnr == pytest.approx(10 * math.log10(255**2 / 50.5))
+    for result in (mean, pooled):
+        assert (result.ssim, result.mse) == (pytest.approx(0.7), 50.5)
+
+
+def test_an_identical_image_leaves_the_pooled_psnr_finite():
+    scores = [Score(math.inf, 1.0, 0.0), Score(psnr(8.0), 0.5, 8.0)]
+
+    assert summarise(scores).psnr == math.inf
+    assert summarise(scores, PROTOCOLS["pooled"]).psnr == pytest.approx(psnr(4.0))
+
+
+def test_the_first_protocol_is_that_of_the_published_tables():
+    """Clipped, not rounded, whole image, full range: nothing else."""
+    assert find_protocol("paper") == Protocol(
+        clip=True,
+        quantise="none",
+        border=0,
+        limited_range=False,
+        pooled=False,
+        gaussian_ssim=False,
+        always_pad=False,
+    )
+
+
+# Errors.
+
+
+def test_another_shape_is_refused_with_both_shapes():
+    with pytest.raises(ValueError, match=r"\(8, 9\).*\(9, 8\)"):
+        score(np.zeros((8, 9)), np.zeros((9, 8)))
+
+
+def test_an_unknown_protocol_names_the_nearest():
+    with pytest.raises(ValueError, match=r"unknown protocol 'papr'; did you mean 'paper'\?"):
+        find_protocol("papr")
+
+
+# Published weights.
+
+RATIO, SIDE, PHASES = 10, 33, 9
+
+
+@pytest.fixture(scope="module")
+def reference() -> Path:
+    folder = Path(os.environ.get("LGMNET_DATA", ""))
+    if "LGMNET_DATA" not in os.environ:
+        pytest.skip("LGMNET_DATA names no folder of reference data")
+    for name in ("Set11", "reference/istanet"):
+        if not (folder / name).is_dir():
+            pytest.skip(f"LGMNET_DATA has no {name}")
+    return folder
+
+
+class ISTANetPlus:
+    """The released network on blocks ``(n, 33²)``, in plain torch."""
+
+    def __init__(self, folder: Path) -> None:
+        from scipy.io import loadmat
+
+        matrices = folder / "sampling_matrix"
+        phi = loadmat(matrices / f"phi_0_{RATIO}_1089.mat")["phi"]
+        start = loadmat(matrices / f"Initialization_Matrix_{RATIO}.mat")["Qinit"]
+        self.phi, self.start = torch.from_numpy(phi).float(), torch.from_numpy(start).float()
+        name = f"CS_ISTA_Net_plus_layer_{PHASES}_group_1_ratio_{RATIO}_lr_0.0001"
+        path = folder / "model" / name / "net_params_200.pkl"
+        self.weights = torch.load(path, map_location="cpu", weights_only=True)
+
+    def __call__(self, blocks: Tensor) -> Tensor:
+        measurement = blocks @ self.phi.T
+        x = measurement @ self.start.T
+        for k in range(PHASES):
+            prefix = f"module.fcs.{k}."
+            w = {n.removeprefix(prefix): v for n, v in self.weights.items() if prefix in n}
+            gradient = (x @ self.phi.T - measurement) @ self.phi
+            r = (x - w["lambda_step"] * gradient).view(-1, 1, SIDE, SIDE)
+            code = conv2d(r, w["conv_D"], padding=1)
+            code = relu(conv2d(code, w["conv1_forward"], padding=1))
+            code = conv2d(code, w["conv2_forward"], padding=1)
+            code = code.sign() * relu(code.abs() - w["soft_thr"])
+            code = relu(conv2d(code, w["conv1_backward"], padding=1))
+            code = conv2d(code, w["conv2_backward"], padding=1)
+            x = (r + conv2d(code, w["conv_G"], padding=1)).flatten(1)
+        return x
+
+
+@torch.inference_mode()
+def rebuild(network: ISTANetPlus, plane: np.ndarray) -> np.ndarray:
+    """Pad with zeros, always, and rebuild each block by itself; 0..255, not clipped."""
+    height, width = plane.shape
+    rows, columns = height // SIDE + 1, width // SIDE + 1
+    image = torch.from_numpy(plane).float() / 255
+    image = pad(image, (0, columns * SIDE - width, 0, rows * SIDE - height))
+    blocks = image.view(rows, SIDE, columns, SIDE).transpose(1, 2).reshape(-1, SIDE**2)
+    rebuilt = torch.cat([network(part) for part in blocks.split(16)])
+    rebuilt = rebuilt.view(rows, columns, SIDE, SIDE).transpose(1, 2).flatten(2).flatten(0, 1)
+    return rebuilt[:height, :width].double().numpy() * 255
+
+
+@pytest.mark.shared
+def test_released_ista_net_plus_scores_on_set11_as_measured_under_every_protocol(reference):
+    """PSNR and SSIM at 10 %: where the rules of scoring are wrong, a row is off."""
+    network = ISTANetPlus(reference / "reference" / "istanet")
+    targets = [luma(image.pixels) for image in open_test_set("Set11", [reference])]
+    images = [rebuild(network, target) for target in targets]
+
+    results = {
+        name: summarise(
+            [score(x, target, rules) for x, target in zip(images, targets, strict=True)], rules
+        )
+        for name, rules in PROTOCOLS.items()
+    }
+
+    assert len(images) == 11
+    table = {name: result.psnr for name, result in results.items()}
+    assert {name: table[name] for name in PSNR_TABLE} == pytest.approx(PSNR_TABLE, abs=1e-3)
+    assert results["paper"].ssim == pytest.approx(0.8036, abs=1e-4)
+    assert results["gaussian"].ssim == pytest.approx(0.7998, abs=1e-4)
+
+
+PSNR_TABLE = {
+    "paper": 26.4856,
+    "ista33": 26.4856,
+    "rounded": 26.4825,
+    "truncated": 26.4604,
+    "border4": 26.5563,
+    "pooled": 25.5506,
+    "limited": 27.8075,
+}

@@ -1,0 +1,109 @@
+"""What every registered network must do, at small settings."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from scipy.fft import dct
+
+from lgmnet.models import MODELS, SensingModel
+from lgmnet.operators import BlockSampling, matrices
+from tests.conftest import smooth_image
+
+SMALL = {"lgm_net": {"D": 1, "dim": 4, "dimf": 4}}
+
+
+def small_model(name, block_size=32):
+    matrix = matrices.orthonormal(20, block_size**2)
+    return SensingModel(BlockSampling(matrix, block_size), MODELS.create(name, **SMALL[name]))
+
+
+@pytest.fixture(params=MODELS.names())
+def model(request):
+    return small_model(request.param).eval()
+
+
+def test_image_keeps_its_shape(model):
+    image = torch.rand(2, 1, 64, 96)
+    assert model(image).image.shape == image.shape
+
+
+def test_every_parameter_gets_a_gradient(model):
+    model(torch.rand(2, 1, 64, 64)).image.square().mean().backward()
+    without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not without
+
+
+def test_same_input_gives_the_same_output(model):
+    image = torch.rand(1, 1, 64, 64)
+    assert torch.equal(model(image).image, model(image).image)
+
+
+def test_one_image_is_rebuilt_as_in_a_batch(model):
+    images = torch.rand(3, 1, 64, 64)
+    alone = torch.cat([model(images[k : k + 1]).image for k in range(3)])
+    torch.testing.assert_close(model(images).image, alone, rtol=1e-5, atol=1e-6)
+
+
+def test_measure_and_reconstruct_are_the_two_halves(model):
+    image = torch.rand(1, 1, 64, 64)
+    assert torch.equal(model.reconstruct(model.measure(image)), model(image).image)
+
+
+def test_models_can_be_copied_and_pickled(model):
+    image = torch.rand(1, 1, 64, 64)
+    expected = model(image).image
+    assert torch.equal(copy.deepcopy(model)(image).image, expected)
+    assert torch.equal(pickle.loads(pickle.dumps(model))(image).image, expected)
+
+
+def test_noise_changes_the_measurement_by_its_standard_deviation(model):
+    image = torch.rand(1, 1, 128, 128)
+    clean = model.measure(image)
+    model.noise_std = 0.2
+    noisy = model.measure(image, "name")
+    assert float((noisy - clean).detach().std()) == pytest.approx(0.2, rel=0.15)
+
+
+def test_stages_are_modules_of_the_network(model):
+    modules = set(model.network.modules())
+    stages = list(model.network.stages())
+    assert stages
+    assert all(stage in modules for stage in stages)
+
+
+@pytest.mark.parametrize("name", MODELS.names())
+def test_one_batch_can_be_learned_by_heart(name):
+    """Only the network learns. Φ takes the 64 lowest frequencies of a block."""
+    cosines = dct(np.eye(32), norm="ortho")[:8]
+    matrix = torch.from_numpy(np.kron(cosines, cosines)).float()
+    operator = BlockSampling(matrix, learned=False)
+    model = SensingModel(operator, MODELS.create(name, **SMALL[name]))
+    images = np.stack([smooth_image(64, 64, k) for k in range(2)])
+    images = torch.from_numpy(images)[:, None].float() / 255
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    for _ in range(150):
+        loss = (model(images).image - images).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert float(loss.detach()) < 0.1 * float(images.var())
+
+
+@pytest.mark.gpu
+def test_gpu_and_cpu_agree(model):
+    image = torch.rand(1, 1, 64, 64)
+    expected = model(image).image
+    result = copy.deepcopy(model).cuda()(image.cuda()).image.cpu()
+    torch.testing.assert_close(result, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.gpu
+def test_bf16_on_the_gpu_stays_close(model):
+    image = torch.rand(1, 1, 64, 64).cuda()
+    model = copy.deepcopy(model).cuda()
+    with torch.autocast("cuda", torch.bfloat16):
+        reduced = model(image).image.float()
+    assert float((reduced - model(image).image).abs().max()) < 0.05

@@ -1,0 +1,252 @@
+import threading
+
+import numpy as np
+import pytest
+import torch
+from scipy.io import savemat
+
+from lgmnet.models import LGMNet, SensingModel
+from lgmnet.operators import OPERATORS, BlockSampling, matrices
+from lgmnet.operators.noise import add_noise
+
+SETTINGS = {"block_sampling": {"matrix": matrices.xavier(5, 16), "block_size": 4}}
+
+
+def small_operator(name):
+    return OPERATORS.create(name, **SETTINGS[name])
+
+
+def image_for(operator, channels=1, batch=2):
+    # Not square, to catch swapped axes.
+    sides = 2 * operator.multiple, 3 * operator.multiple
+    return torch.randn(batch, channels, *sides, dtype=torch.float64)
+
+
+@pytest.fixture(params=OPERATORS.names())
+def operator(request):
+    return small_operator(request.param).double()
+
+
+def test_adjoint_is_the_transpose(operator):
+    """⟨Φx, y⟩ = ⟨x, Φᵀy⟩."""
+    image = image_for(operator)
+    measurement = torch.randn_like(operator(image))
+    left = (operator(image) * measurement).sum()
+    right = (image * operator.adjoint(measurement)).sum()
+    torch.testing.assert_close(left, right, rtol=1e-10, atol=0)
+
+
+def test_measuring_is_linear(operator):
+    a, b = image_for(operator), image_for(operator)
+    torch.testing.assert_close(operator(2 * a - 3 * b), 2 * operator(a) - 3 * operator(b))
+
+
+def test_measurement_has_the_promised_shape(operator):
+    image = image_for(operator)
+    assert operator(image).shape[1:] == operator.measurement_shape(*image.shape[2:])
+
+
+@pytest.mark.parametrize("scale", [1, 2, 4])
+def test_gram_of_features_is_the_gram_of_each_image(operator, scale):
+    images = image_for(operator, channels=3)
+    expected = torch.cat(
+        [operator.adjoint(operator(images[:, k : k + 1])) for k in range(3)], dim=1
+    )
+    features = torch.nn.functional.pixel_unshuffle(images, scale)
+    gram = torch.nn.functional.pixel_shuffle(operator.gram(features, scale), scale)
+    torch.testing.assert_close(gram, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("weight", [0.01, 1.0, 30.0])
+def test_solve_satisfies_the_normal_equations(operator, weight):
+    image = image_for(operator)
+    target = operator.adjoint(operator(image_for(operator)))
+    solution = operator.solve(image, weight, target)
+    left = operator.gram(solution) + weight * solution
+    torch.testing.assert_close(left, target + weight * image, rtol=1e-9, atol=1e-10)
+
+
+def test_gradients_reach_phi_through_every_method(operator):
+    image = image_for(operator)
+    for result in (
+        operator(image),
+        operator.adjoint(operator(image).detach()),
+        operator.solve(image, 0.5, image),
+    ):
+        operator.zero_grad()
+        result.square().sum().backward()
+        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in operator.parameters())
+
+
+def test_lipschitz_bounds_the_gram(operator):
+    image = image_for(operator)
+    bound = operator.lipschitz()
+    operator.requires_grad_(False)
+    for _ in range(200):  # power iteration
+        image = operator.gram(image)
+        largest = image.norm()
+        image = image / largest
+    assert float(largest) == pytest.approx(bound, rel=1e-3)
+
+
+def test_block_sampling_equals_the_matrix_on_each_block():
+    operator = BlockSampling(matrices.gaussian(7, 25), block_size=5).double()
+    image = torch.randn(1, 1, 10, 15, dtype=torch.float64)
+    block = image[0, 0, 5:10, 10:15].reshape(-1)  # row-major pixels of block (1, 2)
+    torch.testing.assert_close(operator(image)[0, :, 1, 2], operator.matrix @ block)
+
+
+def test_autocast_leaves_the_measurement_in_full_precision():
+    operator = BlockSampling(matrices.orthonormal(20, 1024))
+    image = torch.rand(1, 1, 32, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = operator(image)
+    assert inside.dtype == torch.float32
+    torch.testing.assert_close(inside, operator(image), rtol=0, atol=0)
+
+
+def test_fixed_phi_is_no_parameter_but_is_saved():
+    operator = BlockSampling(matrices.orthonormal(4, 16), block_size=4, learned=False)
+    assert not list(operator.parameters())
+    assert "matrix" in operator.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (torch.rand(1, 1, 250, 256), "height 250 is not a multiple of the block size 32"),
+        (torch.rand(1, 1, 64, 33), "width 33"),
+        (torch.rand(1, 3, 64, 64), "one luma channel"),
+        (torch.rand(64, 64), "expected \\(batch, 1, H, W\\)"),
+        (torch.rand(1, 1, 0, 64), "height 0"),
+    ],
+)
+def test_an_image_that_does_not_fit_is_refused(image, message):
+    with pytest.raises(ValueError, match=message):
+        BlockSampling(matrices.xavier(3, 1024))(image)
+
+
+def test_a_measurement_of_another_ratio_is_refused():
+    with pytest.raises(ValueError, match=r"expected \(batch, 3, "):
+        BlockSampling(matrices.xavier(3, 1024)).adjoint(torch.rand(1, 4, 2, 2))
+
+
+def test_a_matrix_for_another_block_size_is_refused_with_the_right_one():
+    with pytest.raises(ValueError, match="pass block_size=33"):
+        BlockSampling(torch.zeros(10, 1089), block_size=32)
+
+
+def test_repr_names_the_shapes():
+    text = repr(BlockSampling(matrices.xavier(103, 1024)))
+    assert "learned Φ (103, 1024): (batch, 1, H, W) -> (batch, 103, H/32, W/32)" in text
+
+
+@pytest.mark.parametrize(
+    ("ratio", "rounding", "block", "m"),
+    [
+        (0.01, "ceil", 32, 11), (0.04, "ceil", 32, 41), (0.1, "ceil", 32, 103),
+        (0.25, "ceil", 32, 256), (0.5, "ceil", 32, 512), (0.3, "floor", 32, 307),
+        (0.04, "floor", 32, 40), (0.1, "round", 32, 102), (0.01, "table33", 33, 10),
+        (0.04, "table33", 33, 43), (0.1, "table33", 33, 109), (0.5, "table33", 33, 545),
+        (0.01, "ceil", 33, 11), (1.0, "ceil", 32, 1024), (0.0001, "floor", 32, 1),
+    ],
+)  # fmt: skip
+def test_measurement_counts(ratio, rounding, block, m):
+    """The table of published roundings, and its ends."""
+    assert matrices.measurement_count(ratio, block, rounding) == m
+
+
+def test_table33_refuses_other_blocks_and_ratios():
+    with pytest.raises(ValueError, match="block size 33"):
+        matrices.measurement_count(0.1, 32, "table33")
+    with pytest.raises(ValueError, match="0.15"):
+        matrices.measurement_count(0.15, 33, "table33")
+
+
+def test_xavier_has_the_published_spread():
+    assert float(matrices.xavier(103, 1024).std()) == pytest.approx((2 / 1127) ** 0.5, rel=0.02)
+
+
+def test_orthonormal_rows():
+    matrix = matrices.orthonormal(103, 1024).double()
+    torch.testing.assert_close(matrix @ matrix.T, torch.eye(103).double(), rtol=0, atol=1e-6)
+
+
+def test_pca_finds_the_strong_directions_in_order():
+    basis = matrices.orthonormal(3, 16)
+    coefficients = torch.randn(5000, 3) * torch.tensor([9.0, 3.0, 1.0])
+    found = matrices.pca(coefficients @ basis + 0.01 * torch.randn(5000, 16), 3)
+    agreement = (found @ basis.T).abs()
+    torch.testing.assert_close(agreement, torch.eye(3), rtol=0, atol=0.05)
+
+
+def test_pca_of_too_few_blocks_is_refused():
+    with pytest.raises(ValueError, match="at least 16 training blocks"):
+        matrices.pca(torch.rand(10, 16), 3)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".mat", ".safetensors"])
+def test_a_matrix_survives_every_file_format(tmp_path, suffix):
+    matrix = np.random.default_rng(0).normal(size=(3, 16))
+    path = tmp_path / f"phi{suffix}"
+    if suffix == ".npy":
+        np.save(path, matrix)
+    elif suffix == ".npz":
+        np.savez(path, phi=matrix, other=np.zeros(2))
+    elif suffix == ".mat":
+        savemat(path, {"phi": matrix})
+    else:
+        from safetensors.numpy import save_file
+
+        save_file({"matrix": matrix}, path)
+    np.testing.assert_array_equal(matrices.load_matrix(path).numpy(), matrix.astype(np.float32))
+
+
+def test_unusable_matrix_files_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="there is no sampling matrix"):
+        matrices.load_matrix(tmp_path / "none.npy")
+    np.save(tmp_path / "vector.npy", np.zeros(4))
+    with pytest.raises(ValueError, match=r"shape \(4,\)"):
+        matrices.load_matrix(tmp_path / "vector.npy")
+    np.savez(tmp_path / "two.npz", a=np.zeros((2, 2)), b=np.zeros((2, 2)))
+    with pytest.raises(ValueError, match="name the sampling matrix"):
+        matrices.load_matrix(tmp_path / "two.npz")
+    np.save(tmp_path / "nan.npy", np.full((2, 4), np.nan))
+    with pytest.raises(ValueError, match="not finite"):
+        matrices.load_matrix(tmp_path / "nan.npy")
+    (tmp_path / "broken.npy").write_bytes(b"no array")
+    with pytest.raises(ValueError, match="broken.npy"):
+        matrices.load_matrix(tmp_path / "broken.npy")
+
+
+def test_named_noise_is_the_same_in_every_run_and_differs_between_images():
+    clean = torch.zeros(1, 5, 8, 8)
+    first = add_noise(clean, 0.1, "Monarch")
+    torch.manual_seed(99)
+    assert torch.equal(first, add_noise(clean, 0.1, "Monarch"))
+    assert not torch.equal(first, add_noise(clean, 0.1, "Parrots"))
+    assert float(first.std()) == pytest.approx(0.1, rel=0.15)
+    assert add_noise(clean, 0.0) is clean
+
+
+def test_two_threads_with_different_phi_do_not_disturb_each_other():
+    """The public code keeps Φ in a module global; here nothing is shared."""
+    network = LGMNet(D=1, dim=2, dimf=2, scales=2).eval()
+    models = [SensingModel(BlockSampling(matrices.xavier(m, 1024)), network) for m in (20, 60)]
+    image = torch.rand(1, 1, 64, 64)
+    with torch.no_grad():
+        expected = [model(image).image for model in models]
+    wrong = []
+
+    def work(k):
+        for _ in range(10):
+            with torch.no_grad():
+                if not torch.equal(models[k](image).image, expected[k]):
+                    wrong.append(k)
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
