@@ -60,7 +60,7 @@ def comparison(results: Mapping[str, Any]) -> str:
         known = published(results["network"], name, results["ratio"], results["protocol"])
         seconds = [image["seconds"] for image in data["images"].values()]
         row = [name, str(len(data["images"])), number(data["psnr"], 2), number(data["ssim"], 4)]
-        if known:
+        if known and data["psnr"] is not None:
             row += [number(known.psnr, 2), f"{data['psnr'] - known.psnr:+.2f}"]
             sources.add(f"published: {known.method}, trained on {known.training} ({known.source})")
         else:

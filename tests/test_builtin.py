@@ -11,8 +11,8 @@ from lgmnet.data.color import luma
 from lgmnet.data.datasets import open_test_set, open_training_images
 from lgmnet.data.images import read_pixels
 
-# Thumbnails of different scenes correlate by less; the motorcycle pair by 0.9 and more.
-SAME_SCENE = 0.8
+# Thumbnails of different scenes correlate by 0.59 at most, the motorcycle pair by 0.86.
+SAME_SCENE = 0.75
 
 
 @pytest.fixture(scope="module")

@@ -206,6 +206,18 @@ def test_the_whole_image_is_a_ratio(load):
         ("- a", r"holds no keys and values"),
         ("a: [", r"is no valid YAML"),
     ],
+    ids=[
+        "no sampling",
+        "empty sampling",
+        "no model",
+        "sampling is a number",
+        "training is off",
+        "ratio is a word",
+        "per_ratio for a word",
+        "per_ratio is a list",
+        "a list",
+        "no YAML",
+    ],
 )
 def test_a_broken_file_is_explained(load, text, message):
     with pytest.raises(ConfigError, match=message):

@@ -413,7 +413,7 @@ def test_an_unknown_name_names_the_nearest(
 ) -> None:
     assert SCRIPT.main(["set_11", "bsd68", "--to", str(tmp_path)]) == 1
     errors = capsys.readouterr().err.splitlines()
-    assert "did you mean 'Set11'? (known: BSD68, " in errors[0]
+    assert "did you mean 'Set11'? (known: BSD100, BSD68, " in errors[0]
     assert "did you mean 'BSD68'?" in errors[1]
     assert errors[2:] == ["failed: set_11, bsd68"]
 

@@ -28,7 +28,7 @@ def folder(tmp_path):
     (root / "a").mkdir(parents=True)
     for k, name in enumerate(NAMES[:3]):
         cv2.imwrite(str(root / name), noise(30 + k, 41 - 3 * k, seed=k))
-    cv2.imwrite(str(root / NAMES[3]), noise(20, 66, seed=9).reshape(20, 22, 3))
+    cv2.imwrite(str(root / NAMES[3]), noise(20, 99, seed=9).reshape(20, 33, 3))
     return root
 
 
@@ -64,7 +64,7 @@ def test_a_store_holds_the_decoded_luma_by_relative_name(folder, tmp_path):
     store = PackedImages(tmp_path / "new" / "x.luma")
 
     assert store.names == NAMES
-    assert store.sizes == [(30, 41), (31, 38), (32, 35), (20, 22)]
+    assert store.sizes == [(30, 41), (31, 38), (32, 35), (20, 33)]
     for k, name in enumerate(NAMES):
         np.testing.assert_array_equal(store.read(k), read_training_luma(folder / name))
 
@@ -75,7 +75,7 @@ def test_small_images_are_left_out_when_a_store_is_opened_for_training(folder, t
 
     assert images.names == NAMES[:3]
     assert list(rejected) == ["c.png"]
-    assert "too small: 20 x 22" in rejected["c.png"]
+    assert "too small: 20 x 33" in rejected["c.png"]
     np.testing.assert_array_equal(images.read(2), read_training_luma(folder / "b.png"))
 
 
@@ -209,7 +209,7 @@ def footer_length(store: bytes, length: int) -> bytes:
         lambda store: store + b"\n",
         lambda store: store[:20] + b"x" + store[20:],
         lambda store: store[:20] + store[21:],
-        lambda store: store.replace(b'"b.png", 32', b'"b.png", 23'),
+        lambda store: store.replace(b'"b.png", 32, 35', b'"b.png", 35, 32'),
         lambda store: store.replace(MAGIC, b"LGMLUMA9"),
         lambda store: footer_length(store, len(store)),
         lambda store: footer_length(store, 2**63),

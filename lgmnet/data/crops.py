@@ -119,6 +119,7 @@ def loaded_batches(
         pin_memory=device.type == "cuda",
         worker_init_fn=_start_worker if workers else None,
         persistent_workers=workers > 0,
+        generator=torch.Generator(),  # the global random state is left to the noise
     )
     for batch, modes in loader:
         yield dihedral(batch.to(device, non_blocking=True), modes)

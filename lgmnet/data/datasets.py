@@ -47,7 +47,7 @@ class Subset:
         return self.images.read(self.keep[index])
 
 
-class TestImage(NamedTuple):
+class NamedImage(NamedTuple):
     """Name and exact pixels: grey ``(H, W)`` or BGR ``(H, W, 3)``, uint8."""
 
     name: str
@@ -64,9 +64,9 @@ class TestSet:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __iter__(self) -> Iterator[TestImage]:
+    def __iter__(self) -> Iterator[NamedImage]:
         for path in self.paths:
-            yield TestImage(path.stem, read_pixels(path))
+            yield NamedImage(path.stem, read_pixels(path))
 
 
 def find_folder(name: str, roots: Sequence[Path]) -> Path:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lgmnet import metrics
 from lgmnet.data import color
-from lgmnet.data.datasets import TestImage, TrainingImages
+from lgmnet.data.datasets import NamedImage, TrainingImages
 from lgmnet.data.transforms import crop_back, pad_to_block
 from lgmnet.engine.runtime import Runtime
 from lgmnet.metrics import Protocol, Score
@@ -39,7 +39,7 @@ class Result(NamedTuple):
 
 def evaluate(
     model: SensingModel,
-    images: Iterable[TestImage],
+    images: Iterable[NamedImage],
     runtime: Runtime,
     rules: Rules = PAPER,
 ) -> Iterator[Result]:
@@ -90,7 +90,7 @@ def validate(
     was_training = model.training
     model.eval()
     count = min(limit, len(images.names))
-    samples = (TestImage(images.names[k], np.array(images.read(k))) for k in range(count))
+    samples = (NamedImage(images.names[k], np.array(images.read(k))) for k in range(count))
     scores = []
     for k, result in enumerate(evaluate(model, samples, runtime)):
         scores.append(result.score)

@@ -67,6 +67,12 @@ class Runtime:
         torch.distributed.broadcast(tensor, 0)
         return float(tensor.item())
 
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        """The mean over all processes, entry by entry."""
+        if self.processes > 1:
+            torch.distributed.all_reduce(values)
+        return values / self.processes
+
     def any_process(self, flag: bool) -> bool:
         """Whether the flag is set in any process."""
         if self.processes == 1:

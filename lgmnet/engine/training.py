@@ -116,7 +116,7 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
             at.elapsed, clock = at.elapsed + now - clock, now
 
             if at.step % settings.log_every == 0:
-                loss_mean, norm_mean = drain(pending, at.step, config, folder)
+                loss_mean, norm_mean = drain(pending, at.step, config, folder, here)
                 now = time.perf_counter()
                 speed = settings.log_every * settings.batch_size / (now - logged)
                 logged = now
@@ -139,10 +139,10 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
             elif here.processes == 1 and stop.received:
                 break
             if settings.validate_every and at.step % settings.validate_every == 0:
-                drain(pending, at.step, config, folder)
+                drain(pending, at.step, config, folder, here)
                 saver.validate_and_save(at)
 
-        drain(pending, at.step, config, folder)
+        drain(pending, at.step, config, folder, here)
         if here.any_process(bool(stop.received)):
             saver.save_state(at)
             log.say(f"stopped by a signal after step {at.step}; continue with --resume")
@@ -241,18 +241,19 @@ def backward(
 
 
 def drain(
-    pending: list[tuple[Tensor, Tensor]], step: int, config: Config, folder: Path
+    pending: list[tuple[Tensor, Tensor]], step: int, config: Config, folder: Path, here: Runtime
 ) -> tuple[float, float]:
     """Mean loss and gradient norm of the steps since the last call, which are checked here.
 
-    Reading a loss waits for the device, so steps are checked together.
+    Reading a loss waits for the device, so steps are checked together. All processes see the
+    mean of their losses, so they stop together.
 
     Raises:
         NonFiniteLoss: one of them was not finite.
     """
     if not pending:
         return math.nan, math.nan
-    losses = torch.stack([loss for loss, _ in pending]).tolist()
+    losses = here.mean(torch.stack([loss for loss, _ in pending])).tolist()
     norms = torch.stack([norm for _, norm in pending]).tolist()
     first = step - len(pending)
     pending.clear()

@@ -91,7 +91,7 @@ class PixelGradient(nn.Module):
 
 
 class SigmoidRange(nn.Module):
-    """``Z − σ(conv[Z, ΦᵀΦZ, Φᵀy])``, the step of PRL, whose single variable the prior has passed."""
+    """``Z − σ(conv[Z, ΦᵀΦZ, Φᵀy])``, the step of PRL, whose one variable has passed the prior."""
 
     def __init__(self, channels: int, scale: int) -> None:
         super().__init__()

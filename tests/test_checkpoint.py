@@ -1,0 +1,195 @@
+import json
+import pickle
+
+import pytest
+import torch
+
+import lgmnet
+from lgmnet.engine import checkpoint
+from lgmnet.engine.building import build_model, initial_matrix
+from lgmnet.engine.checkpoint import CheckpointError, find_weights, save_state, save_weights
+from lgmnet.operators import BlockSampling, matrices
+from tests.conftest import tiny_config
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A model and the file it was saved to."""
+    config = tiny_config()
+    model = build_model(config)
+    path = tmp_path / "mine" / "model.safetensors"
+    save_weights(path, model, config, {"step": "7"})
+    return model, path
+
+
+def test_weights_alone_rebuild_the_model(saved):
+    model, path = saved
+    image = torch.rand(1, 1, 32, 64)
+    loaded = lgmnet.load(path)
+    assert not loaded.training
+    assert torch.equal(loaded(image).image, model(image).image)
+
+
+def test_weights_are_found_by_folder_file_and_name(saved, monkeypatch):
+    _, path = saved
+    assert find_weights(path).path == path
+    assert find_weights(path.parent).path == path
+    monkeypatch.setattr(checkpoint, "checkpoint_roots", lambda: [path.parents[1]])
+    found = find_weights("mine")
+    assert (found.path, found.name) == (path, "mine")
+
+
+def test_metadata_say_what_the_weights_are(saved):
+    model, path = saved
+    metadata = checkpoint.Weights(path).metadata
+    assert metadata["step"] == "7"
+    assert metadata["phi_sha256"] == model.operator.fingerprint()
+    assert json.loads(metadata["config"])["sampling"]["ratio"] == 0.1
+
+
+def test_the_hash_of_phi_belongs_to_the_stored_precision(tmp_path):
+    config = tiny_config()
+    path = tmp_path / "model.safetensors"
+    save_weights(path, build_model(config), config, precision=torch.bfloat16)
+    weights = checkpoint.Weights(path)
+    assert weights.load().operator.fingerprint() == weights.metadata["phi_sha256"]
+
+
+def test_unknown_weights_list_the_shipped_ones(saved, monkeypatch):
+    monkeypatch.setattr(checkpoint, "checkpoint_roots", lambda: [saved[1].parents[1]])
+    with pytest.raises(CheckpointError, match="no weights 'yours'.*shipped are: mine"):
+        lgmnet.load("yours")
+
+
+@pytest.mark.parametrize("keep", [0, 5, 200, -10])
+def test_a_truncated_file_is_refused(saved, keep):
+    path = saved[1]
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(CheckpointError, match="damaged or cut short"):
+        lgmnet.load(path)
+
+
+def test_a_foreign_safetensors_file_is_refused(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="no weights file of lgmnet"):
+        lgmnet.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("network.lift.weight"), "has no tensor network.lift.weight"),
+        (lambda s: s.update({"network.extra": torch.zeros(1)}), "such as network.extra"),
+        (
+            lambda s: s.update({"network.lift.bias": torch.zeros(9)}),
+            r"network.lift.bias .* shape \(9,\), but the model needs \(4,\)",
+        ),
+    ],
+)
+def test_a_tensor_that_does_not_fit_is_named(change, message):
+    model = build_model(tiny_config())
+    state = model.state_dict()
+    change(state)
+    with pytest.raises(CheckpointError, match=message):
+        checkpoint.load_state(model, state, "file")
+
+
+def test_weights_of_another_ratio_are_refused():
+    model = build_model(tiny_config())
+    other = build_model(tiny_config(sampling={"ratio": 0.25}))
+    with pytest.raises(CheckpointError, match="another network, ratio or block"):
+        checkpoint.load_state(model, other.state_dict(), "file")
+
+
+def test_a_pickle_that_runs_code_is_never_run(tmp_path):
+    marker = tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(marker), "w"))
+
+    (tmp_path / "evil.pkl").write_bytes(pickle.dumps({"a": Evil()}))
+    torch.save({"a": Evil()}, tmp_path / "evil.pt")
+    for name in ("evil.pkl", "evil.pt"):
+        with pytest.raises(CheckpointError, match="never loaded"):
+            checkpoint.load_foreign(tmp_path / name)
+    assert not marker.exists()
+
+
+def test_foreign_files_must_hold_tensors(tmp_path):
+    torch.save([torch.zeros(1)], tmp_path / "list.pt")
+    with pytest.raises(CheckpointError, match="expected a dict of tensors"):
+        checkpoint.load_foreign(tmp_path / "list.pt")
+    with pytest.raises(CheckpointError, match="there is no file"):
+        checkpoint.load_foreign(tmp_path / "none.pt")
+
+
+def test_a_damaged_state_is_refused(tmp_path):
+    (tmp_path / "last.pt").write_bytes(b"PK\x03\x04 cut")
+    with pytest.raises(CheckpointError, match="damaged or cut short"):
+        checkpoint.load_training_state(tmp_path / "last.pt", tiny_config())
+
+
+def test_a_full_disk_leaves_the_previous_state(tmp_path, monkeypatch):
+    path = tmp_path / "last.pt"
+    save_state(path, {"step": 1})
+
+    def full(*arguments):
+        arguments[1].write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.torch, "save", full)
+    with pytest.raises(CheckpointError, match="previous file is untouched; is the disk full"):
+        save_state(path, {"step": 2})
+    assert torch.load(path, weights_only=True) == {"step": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_a_matrix_file_of_another_ratio_names_its_own(tmp_path):
+    import numpy as np
+
+    from lgmnet.config import ConfigError
+
+    np.save(tmp_path / "phi.npy", matrices.orthonormal(256, 1024).numpy())
+    config = tiny_config(sampling={"phi_init": str(tmp_path / "phi.npy")})
+    with pytest.raises(ConfigError, match=r"256 numbers per block \(ratio 0.2500\).*asks for 103"):
+        build_model(config)
+    config = tiny_config(sampling={"phi_init": str(tmp_path / "phi.npy"), "ratio": 0.25})
+    assert isinstance(build_model(config).operator, BlockSampling)
+
+
+def test_pca_is_the_start_that_best_keeps_images():
+    """Φᵀ Φx of unseen blocks is closer to x from the PCA of images than from random rows."""
+    from lgmnet.data.crops import sample_blocks
+    from lgmnet.engine.building import open_data
+
+    config = tiny_config(data={"exclude": ["moon.png"]})
+    images = open_data(config).train
+    test = sample_blocks(open_data(tiny_config()).train, 32, 500, seed=5)
+    errors = {}
+    for start in ("pca", "orthonormal"):
+        sampling = tiny_config(sampling={"phi_init": start}).sampling
+        matrix = initial_matrix(sampling, images)
+        errors[start] = float((test - test @ matrix.T @ matrix).square().mean())
+    assert errors["pca"] < 0.2 * errors["orthonormal"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": {"name": "lgm_nett"}}, "unknown model 'lgm_nett'; did you mean 'lgm_net'?"),
+        ({"model": {"depth": 4}}, "has no option 'depth'"),
+        ({"model": {"D": "many"}}, "model.D is 'many', expected int"),
+        ({"model": {"scales": 7}}, "scales is '7'"),
+        ({"sampling": {"phi_init": "identity"}}, "expected xavier, gaussian"),
+        ({"sampling": {"phi_init": "none.mat"}}, "there is no sampling matrix at none.mat"),
+        ({"sampling": {"rounding": "table33"}}, "block size 33"),
+    ],
+)
+def test_settings_that_cannot_be_built_are_explained(changes, message):
+    from lgmnet.config import ConfigError
+
+    with pytest.raises(ConfigError, match=message.replace("?", r"\?")):
+        build_model(tiny_config(**changes))

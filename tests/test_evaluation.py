@@ -1,0 +1,141 @@
+import json
+import math
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from lgmnet import report
+from lgmnet.data.datasets import NamedImage, open_test_set
+from lgmnet.data.images import ImageError
+from lgmnet.engine.building import build_model
+from lgmnet.engine.evaluation import Rules, evaluate
+from lgmnet.engine.runtime import Runtime
+from lgmnet.metrics import PROTOCOLS
+from lgmnet.models import Reconstruction, SensingModel, UnfoldingNetwork
+from lgmnet.operators import BlockSampling
+from tests.conftest import smooth_image, tiny_config
+
+CPU = Runtime(torch.device("cpu"))
+
+
+class Transpose(UnfoldingNetwork):
+    """Returns Φᵀy: exact when Φ is the identity."""
+
+    def forward(self, measurement, operator):
+        return Reconstruction(operator.adjoint(measurement))
+
+    def stages(self):
+        return []
+
+
+@pytest.fixture
+def identity():
+    """A camera that measures every pixel of 8 x 8 blocks: rebuilt images must be exact."""
+    return SensingModel(BlockSampling(torch.eye(64), 8), Transpose()).eval()
+
+
+def run(model, pixels, **rules):
+    return next(iter(evaluate(model, [NamedImage("name", pixels)], CPU, Rules(**rules))))
+
+
+@pytest.mark.parametrize("size", [(8, 8), (250, 250), (33, 97), (7, 9), (1, 1)])
+@pytest.mark.parametrize("padding", ["zeros", "replicate"])
+def test_every_size_comes_back_whole_and_in_place(identity, size, padding):
+    pixels = smooth_image(*size)
+    result = run(identity, pixels, padding=padding)
+    assert result.pixels.shape == size
+    np.testing.assert_allclose(result.pixels, pixels, atol=1e-4)
+
+
+def test_always_padding_adds_blocks_that_are_cropped_again(identity):
+    seen = []
+    identity.operator.register_forward_hook(lambda m, i, o: seen.append(i[0].shape[2:]))
+    pixels = smooth_image(16, 24)
+    run(identity, pixels)
+    result = run(identity, pixels, protocol=PROTOCOLS["ista33"])
+    assert [tuple(s) for s in seen] == [(16, 24), (24, 32)]
+    np.testing.assert_allclose(result.pixels, pixels, atol=1e-4)
+
+
+def test_colour_is_scored_as_luma_or_channel_by_channel(identity):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (24, 16, 3), dtype=np.uint8)
+    grey = run(identity, pixels)
+    np.testing.assert_allclose(
+        grey.pixels, cv2.cvtColor(pixels, cv2.COLOR_BGR2YCrCb)[:, :, 0], atol=1e-4
+    )
+    colour = run(identity, pixels, color="rgb")
+    assert colour.pixels.shape == pixels.shape
+    np.testing.assert_allclose(colour.pixels, pixels, atol=1e-4)
+
+
+def test_noise_depends_on_the_image_name_alone(identity):
+    identity.noise_std = 0.05
+    pixels = smooth_image(32, 32)
+    first = run(identity, pixels).pixels
+    torch.manual_seed(12345)
+    np.testing.assert_array_equal(run(identity, pixels).pixels, first)
+    assert np.std(first - pixels) == pytest.approx(0.05 * 255, rel=0.1)
+    other = next(iter(evaluate(identity, [NamedImage("other", pixels)], CPU))).pixels
+    assert not np.array_equal(other, first)
+
+
+def test_scores_are_those_of_the_pixels():
+    model = build_model(tiny_config()).eval()
+    pixels = smooth_image(40, 50)
+    result = run(model, pixels)
+    error = np.clip(result.pixels, 0, 255) - pixels.astype(np.float64)
+    assert result.score.psnr == pytest.approx(10 * math.log10(255**2 / np.mean(error**2)))
+    assert result.seconds > 0
+
+
+def test_a_missing_test_set_says_where_it_was_sought(tmp_path):
+    with pytest.raises(ImageError, match=r"looked at Set99.*prepare_data\.py Set99"):
+        open_test_set("Set99", [tmp_path])
+
+
+def test_a_test_set_is_found_by_name_path_and_file(tmp_path):
+    (tmp_path / "Mine").mkdir()
+    cv2.imwrite(str(tmp_path / "Mine" / "b.png"), smooth_image(8, 8))
+    cv2.imwrite(str(tmp_path / "Mine" / "a.png"), smooth_image(8, 8))
+    for name in ("Mine", str(tmp_path / "Mine")):
+        found = open_test_set(name, [tmp_path])
+        assert found.name == "Mine"
+        assert [image.name for image in found] == ["a", "b"]
+    assert len(open_test_set(str(tmp_path / "Mine" / "a.png"), [])) == 1
+
+
+def results(psnr=30.0):
+    images = {"a": {"psnr": psnr, "ssim": 0.9, "seconds": 0.5}}
+    return {"network": "lgm_net", "ratio": 0.1, "protocol": "paper",
+            "datasets": {"Set11": {"psnr": psnr, "ssim": 0.9, "images": images},
+                         "mine": {"psnr": psnr, "ssim": 0.9, "images": images}}}  # fmt: skip
+
+
+def test_the_comparison_shows_published_values_only_where_they_apply():
+    lines = report.comparison(results()).splitlines()
+    assert "| 31.78 |" in " ".join(lines[2].split()).replace("| ", "| ")
+    assert "-1.78" in lines[2]
+    assert lines[3].split("|")[5].strip() == "-"
+    assert "COCO2017" in lines[4]
+    assert report.published("lgm_net", "Set11", 0.1, "rounded") is None
+    assert report.published("lgm_net", "Set11", 0.2, "paper") is None
+
+
+def test_published_values_are_transcribed():
+    values = {ratio: report.published("lgm_net", "Set11", ratio, "paper") for ratio in (0.01, 0.5)}
+    assert (values[0.01].psnr, values[0.01].ssim) == (22.71, 0.6450)
+    assert (values[0.5].psnr, values[0.5].ssim) == (41.62, 0.9841)
+    assert report.published("lgm_net", "Urban100", 0.1, "paper").psnr == 29.76
+
+
+def test_metrics_files_hold_every_image_and_no_infinity(tmp_path):
+    report.write_results(tmp_path, results(math.inf))
+    content = json.loads((tmp_path / "metrics.json").read_text())
+    assert content["datasets"]["Set11"]["psnr"] is None
+    rows = (tmp_path / "metrics.csv").read_text().splitlines()
+    assert rows[0] == "dataset,image,psnr,ssim,seconds"
+    assert len(rows) == 3
+    assert "-" in report.comparison(json.loads((tmp_path / "metrics.json").read_text()))

@@ -1,0 +1,80 @@
+"""The arrows of the house: who may import whom."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "lgmnet"
+
+LEAVES = {"config", "data", "metrics", "complexity", "report", "registry"}
+# Room -> rooms of lgmnet that it may import besides itself.
+ARROWS = {
+    "registry": set(),
+    "config": {"registry"},
+    "data": set(),
+    "metrics": {"registry"},
+    "complexity": set(),
+    "report": set(),
+    "operators": {"registry"},
+    "unfolding": {"operators", "registry"},
+    "models": {"operators", "unfolding", "registry"},
+    "losses": {"models", "operators"},
+    "engine": {"losses", "models", "operators", "data", "metrics", "config", "complexity"},
+    "__init__": {"engine"},
+}
+
+
+def room(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported_rooms(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module == "lgmnet":
+            names = [f"lgmnet.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names = [node.module]
+        else:
+            continue
+        for name in names:
+            if name.startswith("lgmnet."):
+                yield name.split(".")[1]
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_follow_the_arrows(path):
+    allowed = ARROWS[room(path)] | {room(path)}
+    assert set(imported_rooms(path)) <= allowed
+
+
+def test_only_the_runtime_reads_the_environment():
+    for path in FILES:
+        if "environ" in path.read_text(encoding="utf-8"):
+            assert path.name == "runtime.py", f"{path} reads the environment"
+
+
+def test_no_file_is_longer_than_400_lines():
+    long = [p.name for p in FILES if len(p.read_text(encoding="utf-8").splitlines()) > 400]
+    assert not long
+
+
+def test_import_is_quick_and_light():
+    """Beyond torch: under two seconds, and neither TensorBoard nor torchvision nor matplotlib."""
+    code = (
+        "import sys, time, torch; start = time.perf_counter(); import lgmnet; "
+        "print(time.perf_counter() - start); "
+        "print([m for m in ('tensorboard', 'torchvision', 'matplotlib') if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    seconds, heavy = run.stdout.splitlines()
+    assert float(seconds) < 2
+    assert heavy == "[]"

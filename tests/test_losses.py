@@ -1,0 +1,53 @@
+import pytest
+import torch
+
+from lgmnet.losses import CHARBONNIER_EPSILON, distance, orthogonality, total_loss
+from lgmnet.models import Reconstruction
+from lgmnet.operators import BlockSampling, matrices
+
+
+def test_distances_by_hand():
+    image, target = torch.tensor([0.0, 0.5]), torch.tensor([0.0, 0.1])
+    assert float(distance(image, target, "mse")) == pytest.approx(0.16 / 2)
+    assert float(distance(image, target, "l1")) == pytest.approx(0.4 / 2)
+    epsilon = CHARBONNIER_EPSILON
+    expected = (epsilon + (0.16 + epsilon**2) ** 0.5) / 2
+    assert float(distance(image, target, "charbonnier")) == pytest.approx(expected)
+
+
+def test_unknown_loss_is_refused():
+    with pytest.raises(ValueError, match="expected mse, l1 or charbonnier"):
+        distance(torch.zeros(1), torch.zeros(1), "ssim")
+
+
+def test_orthogonality_is_zero_for_orthonormal_rows_alone():
+    rows = matrices.orthonormal(4, 16)
+    assert float(orthogonality(BlockSampling(rows, 4)).detach()) < 1e-12
+    doubled = BlockSampling(2 * rows, 4)  # ΦΦᵀ = 4 I, so 3² on the diagonal of 4 x 4
+    assert float(orthogonality(doubled).detach()) == pytest.approx(9 * 4 / 16)
+
+
+def test_every_term_is_named_and_weighted():
+    operator = BlockSampling(2 * matrices.orthonormal(4, 16), 4)
+    target = torch.rand(1, 1, 8, 8)
+    image = target + 0.1
+    reconstruction = Reconstruction(image, {"symmetry": torch.tensor(0.25)})
+    total, terms = total_loss(reconstruction, target, operator, "mse", 0.5, 0.01)
+    assert set(terms) == {"mse", "symmetry", "measurement", "orthogonality"}
+    residual = operator(image) - operator(target)
+    torch.testing.assert_close(terms["measurement"], 0.5 * residual.square().mean())
+    torch.testing.assert_close(terms["orthogonality"], 0.01 * orthogonality(operator))
+    torch.testing.assert_close(total, sum(terms.values()))
+
+
+def test_terms_of_weight_zero_are_not_computed():
+    operator = BlockSampling(matrices.orthonormal(4, 16), 4)
+    image = torch.rand(1, 1, 8, 8)
+    assert set(total_loss(Reconstruction(image), image, operator)[1]) == {"mse"}
+
+
+def test_the_orthogonality_term_reaches_phi():
+    operator = BlockSampling(2 * matrices.orthonormal(4, 16), 4)
+    image = torch.rand(1, 1, 8, 8)
+    total_loss(Reconstruction(image), image, operator, orthogonality_weight=1.0)[0].backward()
+    assert operator.matrix.grad.abs().sum() > 0

@@ -1,0 +1,162 @@
+"""The commands of README, run as a user runs them."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from lgmnet.config import load_config
+from lgmnet.engine.building import build_model
+from lgmnet.engine.checkpoint import Weights, save_weights
+from tests.conftest import smooth_image, tiny_config
+
+PROJECT = Path(__file__).parents[1]
+
+
+def command(*arguments, check=True, **options):
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)], cwd=PROJECT, capture_output=True, text=True,
+        timeout=120, check=check, **options,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def weights(tmp_path):
+    config = tiny_config(model={"phity_skip": True}, sampling={"phi_init": "orthonormal"})
+    save_weights(tmp_path / "w" / "model.safetensors", build_model(config), config)
+    return tmp_path / "w"
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "photo.png"
+    cv2.imwrite(str(path), smooth_image(50, 70))
+    return path
+
+
+def test_measure_then_reconstruct_equals_test(weights, photo, tmp_path):
+    y, out = tmp_path / "y.safetensors", tmp_path / "out.png"
+    command("scripts/measure.py", photo, "--weights", weights, "--output", y)
+    command("scripts/reconstruct.py", y, "--weights", weights, "--output", out)
+    command("test.py", weights, "--data", photo, "--output", tmp_path / "r", "--save-images")
+    rebuilt = cv2.imread(str(out), cv2.IMREAD_UNCHANGED)
+    assert rebuilt.shape == (50, 70)
+    saved = cv2.imread(str(tmp_path / "r" / "photo" / "photo.png"), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(rebuilt, saved)
+    metrics = json.loads((tmp_path / "r" / "metrics.json").read_text())
+    assert set(metrics["datasets"]["photo"]["images"]) == {"photo"}
+    assert metrics["protocol"] == "paper"
+
+
+def test_a_measurement_of_another_phi_is_refused(weights, photo, tmp_path):
+    config = tiny_config(sampling={"phi_init": "gaussian"})
+    save_weights(tmp_path / "other" / "model.safetensors", build_model(config), config)
+    y = tmp_path / "y.safetensors"
+    command("scripts/measure.py", photo, "--weights", weights, "--output", y)
+    failed = command(
+        "scripts/reconstruct.py", y, "--weights", tmp_path / "other",
+        "--output", tmp_path / "out.png", check=False,
+    )  # fmt: skip
+    assert failed.returncode == 1
+    assert "another Φ" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert not (tmp_path / "out.png").exists()
+
+
+def run_main(script, arguments, monkeypatch):
+    """Run a script's main() in this process: a second faster than a new one."""
+    spec = importlib.util.spec_from_file_location(Path(script).stem + "_script", PROJECT / script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+    return module.main()
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "message"),
+    [
+        ("test.py", ["nothing"], "there are no weights 'nothing'"),
+        ("test.py", ["WEIGHTS", "--data", "Set99"], "there are no images 'Set99'"),
+        ("test.py", ["WEIGHTS", "--protocol", "papers"], "did you mean 'paper'"),
+        ("test.py", ["WEIGHTS", "--color", "hsv"], "expected one of luma, rgb"),
+        ("train.py", ["configs/none.yaml"], "there is no config file"),
+        ("train.py", ["configs/quickstart.yaml", "sampling.ratio=10"], "for 10 % of the pixels"),
+        ("train.py", ["configs/quickstart.yaml", "sampling.ration=0.1"], "did you mean 'ratio'"),
+        ("train.py", ["configs/quickstart.yaml", "data.train=none"], "there are no images 'none'"),
+        ("train.py", ["configs/quickstart.yaml", "--resume", "--output", "none"], "no state"),
+        ("scripts/measure.py", ["none.png", "--weights", "WEIGHTS", "--output", "y"], "none.png"),
+        ("scripts/reconstruct.py", ["none", "--weights", "WEIGHTS", "--output", "x.png"],
+         "there is no measurement none"),
+        ("scripts/import_weights.py", ["lgm_net", "none.pkl", "--output", "x"], "no file none.pkl"),
+    ],
+)  # fmt: skip
+def test_mistakes_get_one_line(script, arguments, message, weights, monkeypatch, capsys):
+    monkeypatch.chdir(PROJECT)
+    arguments = [str(weights) if a == "WEIGHTS" else a for a in arguments]
+    assert run_main(script, arguments, monkeypatch) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith(Path(script).name)
+    assert error.count("\n") == 1
+
+
+def test_a_run_that_is_there_is_not_overwritten(tmp_path, monkeypatch, capsys):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "last.pt").write_bytes(b"")
+    monkeypatch.chdir(PROJECT)
+    arguments = ["configs/quickstart.yaml", "--output", tmp_path / "run"]
+    assert run_main("train.py", arguments, monkeypatch) == 1
+    assert "add --resume" in capsys.readouterr().err
+
+
+def test_interrupting_a_run_saves_it(tmp_path, image_folder):
+    config = tiny_config(image_folder, data={"workers": 1}, training={"epochs": 100000})
+    (tmp_path / "config.yaml").write_text(config.as_yaml())
+    run = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "train.py", str(tmp_path / "config.yaml"), "--output", str(run)],
+        cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    log = run / "log.jsonl"
+    while not (log.exists() and '"train"' in log.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: the loader process gets it too
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT, err
+    assert "continue with --resume" in out
+    assert "Traceback" not in err
+    assert torch.load(run / "last.pt", weights_only=True)["step"] >= 2
+
+
+def test_dry_run_prints_the_plan_and_trains_nothing(tmp_path):
+    done = command("train.py", "configs/quickstart.yaml", "--dry-run", "--output", tmp_path / "run")
+    assert "ratio: 0.1" in done.stdout
+    assert "steps/s" in done.stdout
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.shared
+def test_published_weights_are_imported(reference, tmp_path):
+    source = reference / "lgmnet" / "lgmnet_r010_D1_dim4.pkl"
+    done = command("scripts/import_weights.py", "lgm_net", source, "--output", tmp_path / "w")
+    assert "D = 1, dim = 4, dimf = 4" in done.stdout
+    assert "ratio 0.1" in done.stdout
+    weights = Weights(tmp_path / "w" / "model.safetensors")
+    assert weights.config == load_config(tmp_path / "w" / "config.yaml")
+    other = reference / "prl" / "prl_r010_N1_f4.pkl"
+    failed = command(
+        "scripts/import_weights.py", "lgm_net", other, "--output", tmp_path / "x", check=False
+    )
+    assert "no LGM-Net file" in failed.stderr
+    assert not (tmp_path / "x").exists()

@@ -1,0 +1,290 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from lgmnet.config import ConfigError
+from lgmnet.data.images import ImageError
+from lgmnet.engine import checkpoint, runtime
+from lgmnet.engine.building import open_data
+from lgmnet.engine.ema import WeightAverage
+from lgmnet.engine.preflight import preflight
+from lgmnet.engine.runtime import Runtime
+from lgmnet.engine.training import NonFiniteLoss, Position, rate_factor, train
+from tests.conftest import tiny_config
+
+CPU = Runtime(torch.device("cpu"))
+PROJECT = Path(__file__).parents[1]
+
+
+def records(folder, kind):
+    lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    return [r for r in map(json.loads, lines) if r["kind"] == kind]
+
+
+def final(folder):
+    return checkpoint.read_tensors(folder / "last.safetensors")
+
+
+def train_steps(config, folder, last, monkeypatch, resume=False):
+    """Run as a signal after step ``last`` would leave it."""
+    from lgmnet.engine import training
+
+    original = training.backward
+
+    def counted(wrapped, model, batch, settings, here):
+        counted.steps += 1
+        if counted.steps == last:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(wrapped, model, batch, settings, here)
+
+    counted.steps = 0
+    monkeypatch.setattr(training, "backward", counted)
+    result = train(config, folder, CPU, resume)
+    monkeypatch.setattr(training, "backward", original)
+    return result
+
+
+def test_a_run_leaves_everything_that_repeats_it(image_folder, tmp_path):
+    config = tiny_config(image_folder, training={"ema": 0.9}, data={"validation": ""})
+    assert train(config, tmp_path / "run", CPU) == 0
+    present = {path.name for path in (tmp_path / "run").iterdir()}
+    assert present == {
+        "config.yaml", "log.jsonl", "tensorboard", "last.pt", "last.safetensors",
+        "ema.safetensors",
+    }  # fmt: skip
+    lines = records(tmp_path / "run", "train")
+    assert [line["step"] for line in lines] == [2, 4, 6]
+    assert {"loss", "rate", "gradient_norm", "images_per_second", "memory_mib"} <= set(lines[0])
+    assert {"commit", "torch", "images"} <= set(records(tmp_path / "run", "start")[0])
+    weights = checkpoint.find_weights(tmp_path / "run")
+    assert weights.config == config
+    assert weights.metadata["step"] == "6"
+
+
+@pytest.mark.parametrize("source", ["files", "device"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_stopped_and_resumed_equals_uninterrupted(
+    image_folder, tmp_path, monkeypatch, source, workers
+):
+    """To the last bit: weights, average, optimizer, noise and data position."""
+    if source == "device" and workers:
+        pytest.skip("this source has no workers")
+    config = tiny_config(
+        image_folder,
+        data={"source": source, "workers": workers},
+        training={"ema": 0.9},
+        sampling={"noise_std": 0.01},
+    )
+    train(config, tmp_path / "whole", CPU)
+    assert train_steps(config, tmp_path / "parts", 3, monkeypatch) == signal.SIGTERM
+    assert not (tmp_path / "parts" / "last.safetensors").exists()
+    train(config, tmp_path / "parts", CPU, resume=True)
+    for name in ("last", "ema"):
+        whole, parts = (
+            checkpoint.read_tensors(tmp_path / run / f"{name}.safetensors")
+            for run in ("whole", "parts")
+        )
+        assert all(torch.equal(whole[key], parts[key]) for key in whole)
+
+
+def test_source_and_workers_do_not_change_the_result(image_folder, tmp_path):
+    runs = [("files", 0), ("files", 2), ("device", 0)]
+    for source, workers in runs:
+        config = tiny_config(image_folder, data={"source": source, "workers": workers})
+        train(config, tmp_path / f"{source}{workers}", CPU)
+    first, *others = (final(tmp_path / f"{source}{workers}") for source, workers in runs)
+    for other in others:
+        assert all(torch.equal(first[key], other[key]) for key in first)
+
+
+def test_accumulation_gives_the_same_step(image_folder, tmp_path):
+    for parts in (1, 4):
+        config = tiny_config(image_folder, training={"accumulate": parts})
+        train(config, tmp_path / str(parts), CPU)
+    one, four = final(tmp_path / "1"), final(tmp_path / "4")
+    for key in one:
+        torch.testing.assert_close(one[key], four[key], rtol=1e-4, atol=1e-5)
+
+
+def test_recomputation_changes_nothing_but_memory(image_folder, tmp_path):
+    for recompute in (False, True):
+        config = tiny_config(image_folder, training={"recompute": recompute, "ema": 0.9})
+        train(config, tmp_path / str(recompute), CPU)
+    kept, again = final(tmp_path / "False"), final(tmp_path / "True")
+    assert all(torch.equal(kept[key], again[key]) for key in kept)
+
+
+def test_training_lowers_the_loss_and_keeps_the_best(image_folder, tmp_path):
+    held = tmp_path / "held.txt"
+    held.write_text("image4.png\n")
+    config = tiny_config(
+        image_folder,
+        data={"validation": str(held), "source": "device"},
+        model={"phity_skip": True},
+        sampling={"phi_init": "xavier"},
+        training={"epochs": 10, "steps_per_epoch": 10, "validate_every": 25, "ema": 0.9,
+                  "rate": 2e-3, "log_every": 10},
+    )  # fmt: skip
+    train(config, tmp_path / "run", CPU)
+    losses = [line["loss"] for line in records(tmp_path / "run", "train")]
+    assert losses[-1] < 0.5 * losses[0]
+    scores = [line["psnr"] for line in records(tmp_path / "run", "validation")]
+    best = checkpoint.Weights(tmp_path / "run" / "best.safetensors")
+    assert json.loads(best.metadata["metrics"])["validation_psnr"] == max(scores)
+
+
+def test_validation_images_are_not_trained_on(image_folder, tmp_path):
+    held = tmp_path / "held.txt"
+    held.write_text("# comment\nimage1.png\nimage4.png\n")
+    config = tiny_config(image_folder, data={"validation": str(held), "exclude": ["image0.png"]})
+    data = open_data(config)
+    assert data.validation is not None
+    assert sorted(data.validation.names) == ["image1.png", "image4.png"]
+    assert sorted(data.train.names) == ["image2.png", "image3.png", "image5.png"]
+
+
+def test_a_held_out_name_that_is_not_there_is_an_error(image_folder, tmp_path):
+    (tmp_path / "held.txt").write_text("other.png\n")
+    config = tiny_config(image_folder, data={"validation": str(tmp_path / "held.txt")})
+    with pytest.raises(ImageError, match=r"other\.png"):
+        open_data(config)
+
+
+def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_state(
+    image_folder, tmp_path, monkeypatch
+):
+    from lgmnet.engine import training
+
+    config = tiny_config(image_folder, training={"validate_every": 2})
+    original = training.backward
+    steps = []
+
+    def poisoned(*arguments):
+        steps.append(1)
+        loss = original(*arguments)
+        return loss * float("nan") if len(steps) == 4 else loss
+
+    monkeypatch.setattr(training, "backward", poisoned)
+    with pytest.raises(NonFiniteLoss, match=r"step 4: loss nan.*samples 12 to 15.*last\.pt"):
+        train(config, tmp_path / "run", CPU)
+    state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    assert state["step"] == 2
+
+
+def test_a_time_budget_ends_the_run(image_folder, tmp_path):
+    config = tiny_config(image_folder, training={"minutes": 0.02, "epochs": 100_000})
+    train(config, tmp_path / "run", CPU)
+    state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    assert 1.2 <= state["elapsed"] < 6
+
+
+@pytest.mark.parametrize(
+    ("schedule", "warmup", "expected"),
+    [
+        ("constant", 0.0, {0: 1.0, 50: 1.0, 99: 1.0}),
+        ("multistep", 0.0, {0: 1.0, 49: 1.0, 50: 0.1, 80: 0.01}),
+        ("cosine", 0.0, {0: 1.0, 50: 0.5, 100: 0.0}),
+        ("cosine", 0.2, {0: 1e-3, 10: 0.5, 20: 1.0, 60: 0.5, 100: 0.0}),
+        ("onecycle", 0.2, {0: 1 / 25, 10: 0.52, 20: 1.0, 60: 0.5, 100: 0.0}),
+    ],
+)
+def test_schedules_by_hand(schedule, warmup, expected):
+    settings = tiny_config(
+        training={"schedule": schedule, "warmup": warmup, "epochs": 10, "steps_per_epoch": 10,
+                  "milestones": [5, 8]},
+    ).training  # fmt: skip
+    for step, factor in expected.items():
+        assert rate_factor(Position(step=step), settings) == pytest.approx(factor, abs=1e-9)
+
+
+def test_a_time_budget_drives_the_schedule():
+    settings = tiny_config(training={"schedule": "cosine", "minutes": 2}).training
+    assert rate_factor(Position(step=7, elapsed=60.0), settings) == pytest.approx(0.5)
+
+
+def test_the_average_is_exponential_with_a_short_memory_at_the_start():
+    module = torch.nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        module.weight.fill_(1.0)
+        average = WeightAverage(module, 0.5)
+        average.update(module, 1)
+        module.weight.fill_(3.0)
+        average.update(module, 2)  # decay min(0.5, 3/12) = 0.25
+    expected = 0.25 * 1.0 + 0.75 * 3.0
+    assert float(next(average.model.parameters()).detach()) == pytest.approx(expected)
+
+
+def test_resume_without_a_state_says_so(image_folder, tmp_path):
+    with pytest.raises(checkpoint.CheckpointError, match="start without --resume"):
+        train(tiny_config(image_folder), tmp_path / "new", CPU, resume=True)
+
+
+def test_resume_with_another_network_is_refused(image_folder, tmp_path, monkeypatch):
+    train_steps(tiny_config(image_folder), tmp_path / "run", 2, monkeypatch)
+    with pytest.raises(checkpoint.CheckpointError, match="resume with the config"):
+        train(tiny_config(image_folder, model={"D": 2}), tmp_path / "run", CPU, resume=True)
+
+
+def test_patches_must_be_in_whole_blocks(image_folder, tmp_path):
+    with pytest.raises(ConfigError, match="the next one is 64"):
+        train(tiny_config(image_folder, data={"patch_size": 40}), tmp_path / "run", CPU)
+
+
+def test_preflight_reports_images_size_and_speed(image_folder, capsys, monkeypatch):
+    monkeypatch.setattr("lgmnet.engine.preflight.SPEED_SECONDS", 0.1)
+    (image_folder / "broken.png").write_bytes(b"no image")
+    (image_folder / "tall.png").write_bytes((image_folder / "image0.png").read_bytes())
+    config = tiny_config(image_folder, data={"patch_size": 96})
+    assert preflight(config, CPU) == 1  # no image has 96 pixels on both sides
+    assert "none of the" in capsys.readouterr().out
+    assert preflight(tiny_config(image_folder), CPU) == 0
+    text = capsys.readouterr().out
+    for words in ("7 good", "unreadable        1", "broken.png", "GFLOP", "steps/s", "MiB"):
+        assert words in text
+
+
+def test_a_signal_is_noted_and_the_old_handler_comes_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with runtime.StopSignal() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        threading.Event().wait(0.01)
+        assert stop.received == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_two_processes_give_the_result_of_one(image_folder, tmp_path):
+    """Gloo on the CPU: the same global batches, so the same weights to rounding."""
+    config = tiny_config(image_folder, training={"steps_per_epoch": 3})
+    (tmp_path / "config.yaml").write_text(config.as_yaml())
+    train(config, tmp_path / "one", CPU)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
+                "--master-port", "0", "--standalone"]  # fmt: skip
+    subprocess.run(
+        [*torchrun, str(PROJECT / "train.py"), str(tmp_path / "config.yaml"), "--device", "cpu",
+         "--output", str(tmp_path / "two")],
+        check=True, capture_output=True, timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    one, two = final(tmp_path / "one"), final(tmp_path / "two")
+    for key in one:
+        torch.testing.assert_close(one[key], two[key], rtol=1e-5, atol=1e-6)
+    assert records(tmp_path / "one", "train")[0]["loss"] == pytest.approx(
+        records(tmp_path / "two", "train")[0]["loss"], rel=1e-6
+    )
+
+
+@pytest.mark.gpu
+def test_training_runs_on_the_gpu(image_folder, tmp_path):
+    config = tiny_config(
+        image_folder,
+        data={"source": "device"},
+        training={"precision": "bf16", "channels_last": True, "ema": 0.9},
+    )
+    assert train(config, tmp_path / "run", Runtime(torch.device("cuda"))) == 0
