@@ -190,6 +190,7 @@ def test_grey_is_unchanged_with_one_channel_and_with_three_equal_ones(tmp_path, 
 
 @pytest.mark.parametrize("name", ["x.png", "x.jpg", "x.tif"])
 def test_the_training_reader_is_within_one_level_of_the_exact_luma(tmp_path, name):
+    """Where no colour is clipped: there a JPEG's own Y is another by up to 15 levels."""
     Image.fromarray(photograph()).save(tmp_path / name, quality=95)
 
     difference = read_training_luma(tmp_path / name) - luma(read_pixels(tmp_path / name)).astype(

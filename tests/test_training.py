@@ -6,6 +6,7 @@ import sys
 import threading
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 
@@ -16,8 +17,9 @@ from lgmnet.engine.building import open_data
 from lgmnet.engine.ema import WeightAverage
 from lgmnet.engine.preflight import preflight
 from lgmnet.engine.runtime import Runtime
-from lgmnet.engine.training import NonFiniteLoss, Position, rate_factor, train
-from tests.conftest import tiny_config
+from lgmnet.engine.schedule import Position, rate_factor
+from lgmnet.engine.training import NonFiniteLoss, train
+from tests.conftest import smooth_image, tiny_config
 
 CPU = Runtime(torch.device("cpu"))
 PROJECT = Path(__file__).parents[1]
@@ -148,6 +150,22 @@ def test_validation_images_are_not_trained_on(image_folder, tmp_path):
     assert data.validation is not None
     assert sorted(data.validation.names) == ["image1.png", "image4.png"]
     assert sorted(data.train.names) == ["image2.png", "image3.png", "image5.png"]
+
+
+@pytest.mark.parametrize(("source", "workers"), [("files", 2), ("device", 0)])
+def test_bad_images_are_left_out_counted_and_named(image_folder, tmp_path, capsys, source, workers):
+    whole = (image_folder / "image0.png").read_bytes()
+    (image_folder / "cut.png").write_bytes(whole[: len(whole) // 2])  # its header is good
+    (image_folder / "none.png").write_bytes(b"")
+    cv2.imwrite(str(image_folder / "small.png"), smooth_image(20, 90))
+    config = tiny_config(image_folder, data={"source": source, "workers": workers})
+    train(config, tmp_path / "run", CPU)
+    text = capsys.readouterr().out
+    assert "training on 7 images; 2 left out" in text
+    assert "small.png is too small: 20 x 90" in text
+    assert "none.png cannot be read" in text
+    assert "1 images could not be decoded: cut.png" in text
+    assert records(tmp_path / "run", "end")[0]["unreadable"] == 1
 
 
 def test_a_held_out_name_that_is_not_there_is_an_error(image_folder, tmp_path):

@@ -175,6 +175,9 @@ class DeviceCrops:
         index = first[:, None, None] + rows + offset[None, None, :]
         return dihedral(self.bytes[index][:, None], modes)
 
+    def unreadable_names(self) -> list[str]:
+        return self.unreadable
+
     def _draw(self, rule: CropRule, number: int) -> tuple[int, int, int]:
         choices = draw_crops(self.sizes, rule, number)
         return next(choice for choice in choices if self.readable[choice[0]])

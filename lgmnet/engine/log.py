@@ -32,6 +32,7 @@ class RunLog:
 
         self._file = (folder / "log.jsonl").open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder / "tensorboard"))
+        self._total = total
         form = "{desc} {percentage:3.0f}% |{bar}| {elapsed}<{remaining} {postfix}"
         self._bar = tqdm(total=total, initial=start, desc=folder.name, bar_format=form)
 
@@ -49,7 +50,7 @@ class RunLog:
     def progress(self, done: float, line: str) -> None:
         if self.active:
             self._bar.set_postfix_str(line, refresh=False)
-            self._bar.update(done - self._bar.n)
+            self._bar.update(min(done, self._total) - self._bar.n)
 
     def say(self, text: str) -> None:
         if self.active:

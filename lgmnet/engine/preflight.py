@@ -92,7 +92,7 @@ def _measure(config: Config, here: Runtime) -> tuple[float, float]:
     model = build_model(config).to(here.device).train()
     optimizer = make_optimizer(model, config.training)
     wrapped = prepare(model, config.training, here)
-    batches = open_batches(config, open_data(config).train, here, 0)
+    _, batches = open_batches(config, open_data(config).train, here, 0)
     steps, loading, started = 0, 0.0, 0.0
     limit = time.perf_counter() + SPEED_SECONDS
     while steps < 3 or time.perf_counter() < limit:

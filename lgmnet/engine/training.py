@@ -1,11 +1,9 @@
 """The training loop, to be read from top to bottom."""
 
-import json
 import math
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,30 +14,18 @@ from lgmnet.config import Config, ConfigError, TrainingConfig
 from lgmnet.data.crops import CropRule, DeviceCrops, Plan, TrainingCrops, loaded_batches
 from lgmnet.data.datasets import TrainingImages
 from lgmnet.engine import checkpoint, runtime
-from lgmnet.engine.building import TrainingData, build_model, check_patch, initial_matrix, open_data
+from lgmnet.engine.building import build_model, check_patch, initial_matrix, open_data
 from lgmnet.engine.ema import WeightAverage
-from lgmnet.engine.evaluation import validate
-from lgmnet.engine.log import RunLog, phi_tiles, provenance
+from lgmnet.engine.log import RunLog, provenance
 from lgmnet.engine.runtime import Runtime, StopSignal
+from lgmnet.engine.saver import Saver, restore
+from lgmnet.engine.schedule import Position, progress, rate_factor
 from lgmnet.losses import total_loss
-from lgmnet.metrics import Score
 from lgmnet.models import SensingModel
-
-# onecycle starts at this share of the largest rate (torch.optim.lr_scheduler.OneCycleLR).
-ONECYCLE_START = 1 / 25
 
 
 class NonFiniteLoss(RuntimeError):
     """The loss is NaN or infinite; the message says where, and what was kept."""
-
-
-@dataclass
-class Position:
-    """How far a run is: steps done, seconds spent, best validation PSNR."""
-
-    step: int = 0
-    elapsed: float = 0.0
-    best: float = -math.inf
 
 
 def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> int:
@@ -77,7 +63,7 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
     if state:
         at = restore(state, model, average, optimizer)
     wrapped = prepare(model, settings, here)
-    batches = open_batches(config, data.train, here, at.step)
+    crops, batches = open_batches(config, data.train, here, at.step)
 
     if here.is_main:
         folder.mkdir(parents=True, exist_ok=True)
@@ -94,11 +80,13 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
         },
     )
     log.say(f"training on {len(data.train.names)} images; {len(data.rejected)} left out")
+    for reason in list(data.rejected.values())[:20]:
+        log.say(f"  {reason}")
     saver = Saver(folder, config, model, average, optimizer, data, here, log)
     pending: list[tuple[Tensor, Tensor]] = []
     clock = logged = time.perf_counter()
     with StopSignal() as stop:
-        while here.agree(progress(at, settings)) < 1:
+        while progress(at, settings) < 1:
             rate = settings.rate * rate_factor(at, settings)
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -114,6 +102,8 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
             pending.append((loss, norm))
             now = time.perf_counter()
             at.elapsed, clock = at.elapsed + now - clock, now
+            if settings.minutes:  # the schedule follows the clock: all must read the same one
+                at.elapsed = here.agree(at.elapsed)
 
             if at.step % settings.log_every == 0:
                 loss_mean, norm_mean = drain(pending, at.step, config, folder, here)
@@ -141,6 +131,7 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
             if settings.validate_every and at.step % settings.validate_every == 0:
                 drain(pending, at.step, config, folder, here)
                 saver.validate_and_save(at)
+                logged = time.perf_counter()
 
         drain(pending, at.step, config, folder, here)
         if here.any_process(bool(stop.received)):
@@ -148,32 +139,12 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
             log.say(f"stopped by a signal after step {at.step}; continue with --resume")
         else:
             saver.finish(at)
+    unreadable = crops.unreadable_names()
+    if unreadable:
+        log.say(f"{len(unreadable)} images could not be decoded: {', '.join(unreadable[:20])}")
+    log.record(at.step, "end", {"unreadable": len(unreadable), "signal": stop.received})
     log.close()
     return stop.received
-
-
-def progress(at: Position, settings: TrainingConfig) -> float:
-    """Share of the run that is done, by time if it has a budget, else by steps."""
-    if settings.minutes:
-        return at.elapsed / (60 * settings.minutes)
-    return at.step / settings.steps
-
-
-def rate_factor(at: Position, settings: TrainingConfig) -> float:
-    """Learning rate relative to ``training.rate``, for the step that comes next."""
-    done, warmup = min(progress(at, settings), 1.0), settings.warmup
-    if settings.schedule == "multistep":
-        epoch = at.step // settings.steps_per_epoch
-        return 0.1 ** sum(epoch >= milestone for milestone in settings.milestones)
-    if settings.schedule == "constant":
-        return 1.0
-    if done >= warmup:
-        return 0.5 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))
-    if settings.schedule == "cosine":
-        # Never zero: the first step must move.
-        return max(done / warmup, 1e-3)
-    rise = 0.5 * (1 - math.cos(math.pi * done / warmup))
-    return ONECYCLE_START + (1 - ONECYCLE_START) * rise
 
 
 def make_optimizer(model: nn.Module, settings: TrainingConfig) -> torch.optim.Optimizer:
@@ -204,14 +175,15 @@ def crop_rule(config: Config) -> CropRule:
 
 def open_batches(
     config: Config, images: TrainingImages, here: Runtime, step: int
-) -> Iterator[Tensor]:
-    """uint8 batches of this process from ``step`` on, without end."""
+) -> tuple[TrainingCrops | DeviceCrops, Iterator[Tensor]]:
+    """The source of crops, and its uint8 batches for this process from ``step`` on, without end."""
     rule = crop_rule(config)
     plan = Plan(step, config.training.batch_size, here.rank, here.processes)
     if config.data.source == "device":
-        return DeviceCrops(images, here.device).batches(rule, plan)
+        resident = DeviceCrops(images, here.device)
+        return resident, resident.batches(rule, plan)
     crops = TrainingCrops(images, rule)
-    return loaded_batches(crops, plan, config.data.workers, here.device)
+    return crops, loaded_batches(crops, plan, config.data.workers, here.device)
 
 
 def backward(
@@ -269,111 +241,3 @@ def drain(
                 "or set training.clip, and resume"
             )
     return sum(losses) / len(losses), sum(norms) / len(norms)
-
-
-def restore(
-    state: dict,
-    model: SensingModel,
-    average: WeightAverage | None,
-    optimizer: torch.optim.Optimizer,
-) -> Position:
-    """Put a saved state back; returns where the run stood."""
-    checkpoint.load_state(model, state["model"], "the saved state")
-    if average is not None:
-        if state["average"] is None:
-            raise checkpoint.CheckpointError(
-                "the saved state has no weight average; set training.ema=0 or start again"
-            )
-        average.load_state_dict(state["average"])
-    optimizer.load_state_dict(state["optimizer"])
-    runtime.restore_random_state(state["random"])
-    return Position(state["step"], state["elapsed"], state["best"])
-
-
-@dataclass
-class Saver:
-    """Validates and writes files for the main process; the others do nothing."""
-
-    folder: Path
-    config: Config
-    model: SensingModel
-    average: WeightAverage | None
-    optimizer: torch.optim.Optimizer
-    data: TrainingData
-    here: Runtime
-    log: RunLog
-
-    @property
-    def judged(self) -> SensingModel:
-        """The weights that are validated: the average, where there is one."""
-        return self.model if self.average is None else self.average.model  # type: ignore[return-value]
-
-    def validate_and_save(self, at: Position) -> None:
-        if self.here.is_main:
-            score = self._validate(at)
-            self.save_state(at)
-            if score is not None and score.psnr > at.best:
-                at.best = score.psnr
-                self._save_weights("best", self.judged, at, score)
-
-    def finish(self, at: Position) -> None:
-        """Last validation, and the final weights beside the best."""
-        if self.here.is_main:
-            self.validate_and_save(at)
-            self._save_weights("last", self.model, at, None)
-            if self.average is not None:
-                self._save_weights("ema", self.judged, at, None)
-            self.log.say(f"finished after step {at.step}; the run is in {self.folder}")
-
-    def save_state(self, at: Position) -> None:
-        if self.here.is_main:
-            checkpoint.save_state(
-                self.folder / "last.pt",
-                {
-                    "config": json.dumps(self.config.as_dict()),
-                    "model": self.model.state_dict(),
-                    "average": self.average.state_dict() if self.average else None,
-                    "optimizer": self.optimizer.state_dict(),
-                    "random": runtime.random_state(),
-                    "step": at.step,
-                    "elapsed": at.elapsed,
-                    "best": at.best,
-                },
-            )
-
-    def _validate(self, at: Position) -> Score | None:
-        images = self.data.validation
-        if images is None:
-            return None
-
-        def show(k: int, image: object) -> None:
-            if k < 4:
-                self.log.image(at.step, f"validation/{images.names[k]}", image)  # type: ignore[arg-type]
-
-        score = validate(self.judged, images, self.here, self.config.data.validation_images, show)
-        self.log.image(at.step, "phi", phi_tiles(self.model.operator))  # type: ignore[arg-type]
-        self.log.record(
-            at.step,
-            "validation",
-            {"psnr": score.psnr, "ssim": score.ssim, "minutes": at.elapsed / 60},
-        )
-        self.log.say(f"step {at.step}: validation {score.psnr:.3f} dB, SSIM {score.ssim:.4f}")
-        return score
-
-    def _save_weights(
-        self, name: str, model: SensingModel, at: Position, score: Score | None
-    ) -> None:
-        metrics = {"validation_psnr": score.psnr, "validation_ssim": score.ssim} if score else {}
-        checkpoint.save_weights(
-            self.folder / f"{name}.safetensors",
-            model,
-            self.config,
-            {
-                "training_data": ", ".join(self.config.data.train),
-                "training_images": str(len(self.data.train.names)),
-                "step": str(at.step),
-                "minutes": f"{at.elapsed / 60:.2f}",
-                "metrics": json.dumps(metrics),
-                **provenance(),
-            },
-        )

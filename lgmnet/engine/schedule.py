@@ -1,0 +1,42 @@
+"""Where a run stands, and the learning rate that follows from it."""
+
+import math
+from dataclasses import dataclass
+
+from lgmnet.config import TrainingConfig
+
+# onecycle starts at this share of the largest rate (torch.optim.lr_scheduler.OneCycleLR).
+ONECYCLE_START = 1 / 25
+
+
+@dataclass
+class Position:
+    """How far a run is: steps done, seconds spent, best validation PSNR."""
+
+    step: int = 0
+    elapsed: float = 0.0
+    best: float = -math.inf
+
+
+def progress(at: Position, settings: TrainingConfig) -> float:
+    """Share of the run that is done, by time if it has a budget, else by steps."""
+    if settings.minutes:
+        return at.elapsed / (60 * settings.minutes)
+    return at.step / settings.steps
+
+
+def rate_factor(at: Position, settings: TrainingConfig) -> float:
+    """Learning rate relative to ``training.rate``, for the step that comes next."""
+    done, warmup = min(progress(at, settings), 1.0), settings.warmup
+    if settings.schedule == "multistep":
+        epoch = at.step // settings.steps_per_epoch
+        return 0.1 ** sum(epoch >= milestone for milestone in settings.milestones)
+    if settings.schedule == "constant":
+        return 1.0
+    if done >= warmup:
+        return 0.5 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))
+    if settings.schedule == "cosine":
+        # Never zero: the first step must move.
+        return max(done / warmup, 1e-3)
+    rise = 0.5 * (1 - math.cos(math.pi * done / warmup))
+    return ONECYCLE_START + (1 - ONECYCLE_START) * rise

@@ -1,0 +1,61 @@
+"""Draw the picture at the top of README: image, Φᵀy and reconstruction of built-in photographs."""
+
+import argparse
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+
+from lgmnet import metrics
+from lgmnet.data import builtin
+from lgmnet.data.color import luma
+from lgmnet.data.images import read_pixels
+from lgmnet.data.transforms import crop_back, pad_to_block
+from lgmnet.engine.checkpoint import find_weights
+from lgmnet.models import SensingModel
+
+# Name and the part that is shown: top, left, side in pixels.
+SHOWN = (("astronaut.png", 0, 96, 256), ("coffee.png", 90, 170, 256))
+
+
+def columns(model: SensingModel, pixels: np.ndarray) -> list[np.ndarray]:
+    """The image, Φᵀy and the reconstruction: 0..255 float64 ``(H, W)``."""
+    image = torch.from_numpy(pixels)[None, None].float() / 255
+    padded = pad_to_block(image, model.operator.multiple)
+    with torch.inference_mode():
+        y = model.measure(padded)
+        rebuilt = [model.operator.adjoint(y), model.reconstruct(y)]
+    rebuilt = [crop_back(r, *pixels.shape)[0, 0].double().numpy() * 255 for r in rebuilt]
+    return [pixels.astype(np.float64), *rebuilt]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--weights", default="lgm_net_tiny_r0.10", help="name, folder or file")
+    parser.add_argument("--output", type=Path, default=Path("docs/figure.png"))
+    arguments = parser.parse_args()
+    weights = find_weights(arguments.weights)
+    model = weights.load()
+    figure, axes = plt.subplots(len(SHOWN), 3, figsize=(9, 6.5), constrained_layout=True)
+    for row, (name, top, left, side) in zip(axes, SHOWN, strict=True):
+        pixels = luma(read_pixels(builtin.paths((name,))[0]))
+        images = columns(model, pixels)
+        titles = [f"{name.partition('.')[0]}, {pixels.shape[0]} x {pixels.shape[1]}"]
+        for label, image in zip(("Φᵀy", "reconstruction"), images[1:], strict=True):
+            titles.append(f"{label}: {metrics.score(image, images[0]).psnr:.2f} dB")
+        for axis, title, image in zip(row, titles, images, strict=True):
+            shown = np.clip(image[top : top + side, left : left + side], 0, 255)
+            axis.imshow(shown, cmap="gray", vmin=0, vmax=255)
+            axis.set_title(title)
+            axis.axis("off")
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(arguments.output, dpi=100)
+    print(f"{weights.name}: {arguments.output}")
+
+
+if __name__ == "__main__":
+    main()
