@@ -227,10 +227,10 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
             f"{path} is based on {base_name}, which names a base itself; one base at most",
         )
         tree = _merge(base, tree)
-    per_ratio = tree.pop("per_ratio", {})
+    per_ratio = _section(tree, "per_ratio")
+    tree.pop("per_ratio", None)
     changes = _override_tree(overrides)
-    ratio = _merge(tree, changes).get("sampling", {}).get("ratio")
-    chosen = _for_ratio(per_ratio, ratio)
+    chosen = _for_ratio(per_ratio, _section(_merge(tree, changes), "sampling").get("ratio"))
     return config_from_dict(_merge(_merge(tree, chosen), changes))
 
 
@@ -259,7 +259,7 @@ def convert(value: Any, annotation: Any, key: str) -> Any:
         inner = [a for a in typing.get_args(annotation) if a is not type(None)]
         return None if value is None else convert(value, inner[0], key)
     if origin is tuple:
-        items = value.split(",") if isinstance(value, str) else value
+        items = [v.strip() for v in value.split(",")] if isinstance(value, str) else value
         require(isinstance(items, list | tuple), f"{key} is {value!r}, expected a list")
         return tuple(convert(item, typing.get_args(annotation)[0], key) for item in items)
     return _convert_scalar(value, annotation, key)
@@ -296,7 +296,7 @@ def _build(section: type, values: Mapping[str, Any], prefix: str) -> Any:
 
 
 def _section(tree: Mapping[str, Any], name: str) -> dict[str, Any]:
-    section = tree.get(name) or {}
+    section = {} if tree.get(name) is None else tree[name]
     require(isinstance(section, dict), f"{name} is {section!r}, expected keys and values")
     return section
 
@@ -346,10 +346,13 @@ def _override_tree(overrides: Sequence[str]) -> dict[str, Any]:
 
 def _for_ratio(per_ratio: Mapping[Any, Any], ratio: Any) -> dict[str, Any]:
     """The entry of ``per_ratio:`` for this ratio, or its ``default``."""
-    for key, settings in per_ratio.items():
-        if key != "default" and ratio is not None and float(key) == float(ratio):
-            return settings
-    return per_ratio.get("default", {})
+    name = "default"
+    for key in per_ratio:
+        if key != "default" and ratio is not None:
+            written = convert(key, float, "a key of per_ratio")
+            if written == convert(ratio, float, "sampling.ratio"):
+                name = key
+    return _section(per_ratio, name)
 
 
 def _plain(value: Any) -> Any:

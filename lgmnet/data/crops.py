@@ -19,6 +19,7 @@ from lgmnet.data.images import ImageError
 from lgmnet.data.transforms import DIHEDRAL_MODES, dihedral
 
 ATTEMPTS = 100
+NONE_READABLE = f"{ATTEMPTS} images drawn in a row cannot be decoded; check the training folder"
 
 
 class Plan(NamedTuple):
@@ -100,9 +101,7 @@ class TrainingCrops(Dataset[tuple[Tensor, int]]):
             if crop.shape == (size, size):
                 return torch.from_numpy(crop)[None], draw_mode(self.rule, number)
             self.unreadable[image] += 1
-        raise ImageError(
-            f"{ATTEMPTS} images drawn in a row cannot be decoded; check the training folder"
-        )
+        raise ImageError(NONE_READABLE)
 
     def unreadable_names(self) -> list[str]:
         return [self.images.names[k] for k in self.unreadable.nonzero().flatten().tolist()]
@@ -179,14 +178,16 @@ class DeviceCrops:
         return self.unreadable
 
     def _draw(self, rule: CropRule, number: int) -> tuple[int, int, int]:
-        choices = draw_crops(self.sizes, rule, number)
-        return next(choice for choice in choices if self.readable[choice[0]])
+        for choice in draw_crops(self.sizes, rule, number):
+            if self.readable[choice[0]]:
+                return choice
+        raise ImageError(NONE_READABLE)
 
 
 def sample_blocks(images: TrainingImages, side: int, count: int, seed: int) -> Tensor:
     """``(count, side²)`` float luma in [0, 1]: random blocks, for the PCA of Φ.
 
-    Every image gives an equal share, so each is read once.
+    Every image gives an equal share, so each is read once; fewer where images are unreadable.
     """
     source = generator(seed, 0, stream=9)
     share = -(-count // len(images.names))
@@ -199,6 +200,8 @@ def sample_blocks(images: TrainingImages, side: int, count: int, seed: int) -> T
         tops = source.integers(luma.shape[0] - side + 1, size=share)
         lefts = source.integers(luma.shape[1] - side + 1, size=share)
         blocks += [luma[t : t + side, w : w + side] for t, w in zip(tops, lefts, strict=True)]
+    if not blocks:
+        raise ImageError("none of the training images can be decoded")
     array = np.stack(blocks).reshape(len(blocks), -1)
     kept = source.permutation(len(array))[:count]
     return torch.from_numpy(array[kept].astype(np.float32) / 255)

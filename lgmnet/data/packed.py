@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from lgmnet.data.images import ImageError, list_images, read_training_luma
+from lgmnet.data.images import ImageError, list_images, read_header, read_training_luma
 
 MAGIC = b"LGMLUMA1"
 FOOTER = 8 + 32 + len(MAGIC)
@@ -25,7 +25,7 @@ class PackedImages:
     """A packed store, opened for reading. Pixels are read from disk when they are used.
 
     Raises:
-        ImageError: no packed store, cut short, or changed after packing.
+        ImageError: no packed store, cut short, or its index was changed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,6 +38,10 @@ class PackedImages:
         areas = [height * width for height, width in self.sizes]
         self._starts = np.concatenate([[len(MAGIC)], len(MAGIC) + np.cumsum(areas, dtype=np.int64)])
         self._bytes = np.memmap(path, dtype=np.uint8, mode="r")
+
+    def __reduce__(self) -> tuple[type["PackedImages"], tuple[Path]]:
+        # Another process maps the file again: a pickled map would be a copy of all pixels.
+        return PackedImages, (self.path,)
 
     def read(self, index: int) -> np.ndarray:
         """Y ``(H, W)`` uint8 of one image, mapped, not copied."""
@@ -70,6 +74,7 @@ def pack(folder: Path, output: Path) -> None:
             if name in done:
                 continue
             try:
+                read_header(path)  # refuses what a scan of the folder refuses
                 luma = read_training_luma(path)
             except ImageError as error:
                 rejected.append(name)
@@ -140,7 +145,7 @@ def _read_index(path: Path) -> list[tuple[str, int, int]]:
         file.seek(size - FOOTER)
         footer = file.read(FOOTER)
         length = int.from_bytes(footer[:8], "little")
-        if footer[-len(MAGIC) :] != MAGIC or length > size:
+        if footer[-len(MAGIC) :] != MAGIC or length > size - FOOTER:
             raise ImageError(broken)
         file.seek(size - FOOTER - length)
         text = file.read(length)
