@@ -7,14 +7,20 @@ import argparse
 import sys
 from pathlib import Path
 
-from lgmnet.config import Config, ModelConfig, SamplingConfig
+from torch import Tensor
+
+from lgmnet.config import Config, EvaluationConfig, ModelConfig, SamplingConfig
 from lgmnet.engine.building import build_model
 from lgmnet.engine.checkpoint import load_foreign, load_state, save_weights
-from lgmnet.models import lgm_net
-from lgmnet.operators.matrices import measurement_count
+from lgmnet.models import ista_net, lgm_net
+from lgmnet.operators.matrices import load_matrix, measurement_count
 
-# Network -> function that translates the authors' state: (options, Φ, our state).
-IMPORTERS = {"lgm_net": lgm_net.from_published}
+# Network -> function that translates (the authors' state, Φ, start); None where not given.
+IMPORTERS = {
+    "ista_net": ista_net.from_published,
+    "ista_net_plus": ista_net.from_published,
+    "lgm_net": lgm_net.from_published,
+}
 PUBLISHED_RATIOS = (0.01, 0.04, 0.1, 0.2, 0.25, 0.3, 0.4, 0.5)
 
 
@@ -27,46 +33,57 @@ def main() -> int:
     )
     parser.add_argument("network", choices=sorted(IMPORTERS), help="whose weights these are")
     parser.add_argument("file", type=Path, help="the authors' .pkl")
+    parser.add_argument("--matrix", type=Path, help="the authors' Φ, where it is a file apart")
+    parser.add_argument("--init", type=Path, help="the authors' linear start, likewise")
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
     arguments = parser.parse_args()
     try:
-        print(import_weights(arguments.network, arguments.file, arguments.output))
+        matrix = load_matrix(arguments.matrix) if arguments.matrix else None
+        start = load_matrix(arguments.init) if arguments.init else None
+        found = import_weights(arguments.network, arguments.file, arguments.output, matrix, start)
     except ValueError as error:
         print(f"import_weights.py: {error}", file=sys.stderr)
         return 1
+    print(found)
     return 0
 
 
-def import_weights(network: str, file: Path, output: Path) -> str:
+def import_weights(
+    network: str,
+    file: Path,
+    output: Path,
+    matrix: Tensor | None = None,
+    start: Tensor | None = None,
+) -> str:
     """Translate ``file`` into ``output/model.safetensors``; returns what was found, in words."""
-    foreign = load_foreign(file)
-    options, matrix, state = IMPORTERS[network](foreign)
-    block_size = round(matrix.shape[1] ** 0.5)
-    sampling = SamplingConfig(ratio=likely_ratio(len(matrix), block_size), block_size=block_size)
-    config = Config(model=ModelConfig(name=network, options=options), sampling=sampling)
+    options, matrix, state = IMPORTERS[network](load_foreign(file), matrix, start)
+    m, block_size = len(matrix), round(matrix.shape[1] ** 0.5)
+    ratio, rounding = likely_ratio(m, block_size)
+    config = Config(
+        model=ModelConfig(name=network, options=options),
+        sampling=SamplingConfig(ratio=ratio, rounding=rounding, block_size=block_size),
+        evaluation=EvaluationConfig(protocol="ista33" if block_size == 33 else "paper"),
+    )
     model = build_model(config, matrix)
     load_state(model.network, state, str(file))
-    save_weights(
-        output / "model.safetensors",
-        model,
-        config,
-        {"training_data": f"published weights {file.name}"},
-    )
+    metadata = {"training_data": f"published weights {file.name}"}
+    save_weights(output / "model.safetensors", model, config, metadata)
     (output / "config.yaml").write_text(config.as_yaml(), encoding="utf-8")
     found = ", ".join(f"{key} = {value}" for key, value in options.items())
     return (
-        f"{file}: {network} with {found}; Φ measures {len(matrix)} numbers per {block_size} x "
-        f"{block_size} block, ratio {sampling.ratio:g}\nwritten to {output}; score it with "
+        f"{file}: {network} with {found}; Φ measures {m} numbers per {block_size} x {block_size} "
+        f"block, ratio {ratio:g}\nwritten to {output}; score it with "
         f"python test.py {output} --data Set11"
     )
 
 
-def likely_ratio(m: int, block_size: int) -> float:
-    """The published ratio that gives m, else m per pixel."""
+def likely_ratio(m: int, block_size: int) -> tuple[float, str]:
+    """The published ratio and rounding that give m, else m per pixel."""
+    rounding = "table33" if block_size == 33 else "ceil"
     for ratio in PUBLISHED_RATIOS:
-        if measurement_count(ratio, block_size) == m:
-            return ratio
-    return m / block_size**2
+        if measurement_count(ratio, block_size, rounding) == m:
+            return ratio, rounding
+    return m / block_size**2, "round"
 
 
 if __name__ == "__main__":

@@ -1,29 +1,48 @@
 """Every YAML under configs/ loads, builds and trains one step."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from lgmnet.config import load_config
-from lgmnet.engine.building import build_model
+from lgmnet.engine.building import build_model, measurements, start_model
 from lgmnet.losses import total_loss
-from lgmnet.operators import matrices
+from tests.conftest import smooth_image
 
 FOLDER = Path(__file__).parents[1] / "configs"
 FILES = sorted(path for path in FOLDER.rglob("*.yaml") if path.name != "base.yaml")
 
 
+# What makes each network small enough for a test.
+NARROW = {
+    "lgm_net": ["model.dim=2", "model.dimf=2"],
+    "ista_net": ["model.stages=2"],
+    "ista_net_plus": ["model.stages=2"],
+}
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Images to crop from, to fit starts and to take the PCA of."""
+    pixels = [smooth_image(90, 120, k) for k in range(4)]
+    return SimpleNamespace(
+        names=list("abcd"), sizes=[p.shape for p in pixels], read=lambda k: pixels[k]
+    )
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(FOLDER)))
-def test_a_config_builds_and_trains_one_step(path):
-    config = load_config(path, ["model.dim=2", "model.dimf=2"])
-    matrix = matrices.orthonormal(103, 1024)  # what pca would need images for
-    model = build_model(config, matrix)
-    images = torch.rand(1, 1, 32, 32)
+def test_a_config_builds_and_trains_one_step(path, images, monkeypatch):
+    monkeypatch.setattr("lgmnet.engine.building.START_BLOCKS", 500)
+    config = load_config(path)
+    config = load_config(path, NARROW[config.model.name])
+    model = start_model(config, images)
+    batch = torch.rand(1, 1, config.sampling.block_size, config.sampling.block_size)
     settings = config.training
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     loss, _ = total_loss(
-        model(images), images, model.operator, settings.loss,
+        model(batch), batch, model.operator, settings.loss,
         settings.measurement_weight, settings.orthogonality_weight,
     )  # fmt: skip
     loss.backward()
@@ -36,7 +55,9 @@ def test_a_config_builds_and_trains_one_step(path):
 def test_a_config_builds_at_full_size(path):
     config = load_config(path)
     with torch.device("meta"):
-        build_model(config, torch.zeros(103, 1024))
+        build_model(
+            config, torch.zeros(measurements(config.sampling), config.sampling.block_size**2)
+        )
 
 
 def test_ablations_are_short():

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "lgmnet"
 
 LEAVES = {"config", "data", "metrics", "complexity", "report", "registry"}
 # Room -> rooms of lgmnet that it may import besides itself.
-ARROWS = {
+ARROWS: dict[str, set[str]] = {
     "registry": set(),
     "config": {"registry"},
     "data": set(),
@@ -22,7 +22,16 @@ ARROWS = {
     "unfolding": {"operators", "registry"},
     "models": {"operators", "unfolding", "registry"},
     "losses": {"models", "operators"},
-    "engine": {"losses", "models", "operators", "data", "metrics", "config", "complexity"},
+    "engine": {
+        "losses",
+        "models",
+        "unfolding",
+        "operators",
+        "data",
+        "metrics",
+        "config",
+        "complexity",
+    },
     "__init__": {"engine"},
 }
 

@@ -147,6 +147,27 @@ def test_dry_run_prints_the_plan_and_trains_nothing(tmp_path):
 
 
 @pytest.mark.shared
+def test_ista_net_plus_is_imported_with_its_matrices(reference, tmp_path, monkeypatch, capsys):
+    folder = reference / "istanet"
+    model = folder / "model" / "CS_ISTA_Net_plus_layer_9_group_1_ratio_25_lr_0.0001"
+    file = model / "net_params_200.pkl"
+    phi = folder / "sampling_matrix" / "phi_0_25_1089.mat"
+    start = folder / "sampling_matrix" / "Initialization_Matrix_25.mat"
+    script = "scripts/import_weights.py"
+    base = ["ista_net_plus", file, "--output", tmp_path / "w"]
+    assert run_main(script, base, monkeypatch) == 1
+    assert "give --matrix phi_0_*.mat and --init" in capsys.readouterr().err
+    other = folder / "sampling_matrix" / "Initialization_Matrix_10.mat"
+    assert run_main(script, [*base, "--matrix", phi, "--init", other], monkeypatch) == 1
+    assert "the two files of one ratio" in capsys.readouterr().err
+    assert run_main(script, [*base, "--matrix", phi, "--init", start], monkeypatch) == 0
+    assert "stages = 9" in (out := capsys.readouterr().out)
+    assert "272 numbers per 33 x 33 block, ratio 0.25" in out
+    config = Weights(tmp_path / "w" / "model.safetensors").config
+    assert (config.evaluation.protocol, config.sampling.rounding) == ("ista33", "table33")
+
+
+@pytest.mark.shared
 def test_published_weights_are_imported(reference, tmp_path):
     source = reference / "lgmnet" / "lgmnet_r010_D1_dim4.pkl"
     done = command("scripts/import_weights.py", "lgm_net", source, "--output", tmp_path / "w")

@@ -19,11 +19,12 @@ from lgmnet.data.datasets import (
 )
 from lgmnet.data.images import list_images, scan
 from lgmnet.engine.runtime import data_roots
-from lgmnet.models import MODELS, SensingModel, UnfoldingNetwork
+from lgmnet.models import MODELS, SensingModel, UnfoldingNetwork, create_network
 from lgmnet.operators import BlockSampling, matrices
+from lgmnet.unfolding.starts import LinearStart
 
-# Blocks for the PCA start of Φ; more change Set11 by under 0.01 dB.
-PCA_BLOCKS = 60_000
+# Training blocks for the PCA start of Φ and for regression starts.
+START_BLOCKS = 60_000
 
 
 class TrainingData(NamedTuple):
@@ -68,7 +69,7 @@ def _read_list(path: str) -> list[str]:
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
 
-def build_network(config: Config) -> UnfoldingNetwork:
+def build_network(config: Config, measurements: int) -> UnfoldingNetwork:
     """The network of ``config.model``; option values are converted as its signature says.
 
     Raises:
@@ -81,7 +82,7 @@ def build_network(config: Config) -> UnfoldingNetwork:
             key: convert(value, known[key].annotation, f"model.{key}") if key in known else value
             for key, value in options.items()
         }
-        return MODELS.create(name, **converted)
+        return create_network(name, converted, measurements, config.sampling.block_size)
     except ConfigError:
         raise
     except ValueError as error:
@@ -101,7 +102,27 @@ def build_model(config: Config, matrix: Tensor | None = None) -> SensingModel:
         operator = BlockSampling(matrix, sampling.block_size, sampling.phi == "learned")
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    return SensingModel(operator, build_network(config), sampling.noise_std)
+    network = build_network(config, len(matrix))
+    return SensingModel(operator, network, sampling.noise_std)
+
+
+def start_model(config: Config, images: TrainingImages) -> SensingModel:
+    """A model ready to be trained: Φ made, and linear starts fitted to training blocks.
+
+    Raises:
+        ConfigError: a setting does not fit.
+    """
+    seed = config.training.seed
+    matrix = initial_matrix(config.sampling, images, seed)
+    model = build_model(config, matrix)
+    starts = [module for module in model.modules() if isinstance(module, LinearStart)]
+    blocks = None
+    if any(start.needs_blocks for start in starts):
+        side = config.sampling.block_size
+        blocks = sample_blocks(images, side, START_BLOCKS, seed)
+    for start in starts:
+        start.fit(matrix, blocks)
+    return model
 
 
 def initial_matrix(
@@ -117,7 +138,7 @@ def initial_matrix(
     if sampling.phi_init == "pca":
         if images is None:
             return torch.zeros(m, pixels)
-        count = max(PCA_BLOCKS, 2 * pixels)
+        count = max(START_BLOCKS, 2 * pixels)
         return matrices.pca(sample_blocks(images, sampling.block_size, count, seed), m)
     starts = {
         "xavier": matrices.xavier,

@@ -14,7 +14,7 @@ from lgmnet.config import Config, ConfigError, TrainingConfig
 from lgmnet.data.crops import CropRule, DeviceCrops, Plan, TrainingCrops, loaded_batches
 from lgmnet.data.datasets import TrainingImages
 from lgmnet.engine import checkpoint, runtime
-from lgmnet.engine.building import build_model, check_patch, initial_matrix, open_data
+from lgmnet.engine.building import build_model, check_patch, open_data, start_model
 from lgmnet.engine.ema import WeightAverage
 from lgmnet.engine.log import RunLog, provenance
 from lgmnet.engine.runtime import Runtime, StopSignal
@@ -56,8 +56,8 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
     data = open_data(config)
     at = Position()
     state = checkpoint.load_training_state(folder / "last.pt", config) if resume else None
-    start = initial_matrix(config.sampling, None if state else data.train, settings.seed)
-    model = build_model(config, start).to(here.device).train()
+    model = build_model(config) if state else start_model(config, data.train)
+    model.to(here.device).train()
     average = WeightAverage(model, settings.ema) if settings.ema else None
     optimizer = make_optimizer(model, settings)
     if state:

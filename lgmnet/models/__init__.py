@@ -1,7 +1,17 @@
 """The networks, one file per paper. Importing this package registers them."""
 
-from lgmnet.models.base import MODELS, Reconstruction, UnfoldingNetwork
+from lgmnet.models.base import MODELS, Reconstruction, UnfoldingNetwork, create_network
+from lgmnet.models.ista_net import ISTANet, ISTANetPlus
 from lgmnet.models.lgm_net import LGMNet
 from lgmnet.models.sensing import SensingModel
 
-__all__ = ["MODELS", "LGMNet", "Reconstruction", "SensingModel", "UnfoldingNetwork"]
+__all__ = [
+    "MODELS",
+    "ISTANet",
+    "ISTANetPlus",
+    "LGMNet",
+    "Reconstruction",
+    "SensingModel",
+    "UnfoldingNetwork",
+    "create_network",
+]

@@ -1,9 +1,10 @@
 """The contract of a network, and what it returns."""
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -34,4 +35,32 @@ class UnfoldingNetwork(nn.Module, ABC):
         """The iterations, first to last: what training may recompute to save memory."""
 
 
+class Published(NamedTuple):
+    """An authors' weights file in our terms: options of the network, Φ ``(m, B²)``, its state."""
+
+    options: dict[str, Any]
+    matrix: Tensor
+    state: dict[str, Tensor]
+
+
+def strip_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Remove the ``module.`` that DataParallel puts before every key."""
+    if all(key.startswith("module.") for key in state):
+        return {key.removeprefix("module."): value for key, value in state.items()}
+    return dict(state)
+
+
 MODELS: Registry[UnfoldingNetwork] = Registry("model")
+
+
+def create_network(
+    name: str, options: Mapping[str, Any], measurements: int, block_size: int
+) -> UnfoldingNetwork:
+    """Build a registered network.
+
+    Networks with linear maps of y have ``measurements`` and ``block_size`` among the arguments of
+    their constructor; these two come from the operator, never from the config.
+    """
+    known = inspect.signature(MODELS.get(name)).parameters
+    sizes = {"measurements": measurements, "block_size": block_size}
+    return MODELS.create(name, **options, **{k: v for k, v in sizes.items() if k in known})

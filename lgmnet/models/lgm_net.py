@@ -7,7 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lgmnet.models.base import MODELS, Reconstruction, UnfoldingNetwork
+from lgmnet.models.base import (
+    MODELS,
+    Published,
+    Reconstruction,
+    UnfoldingNetwork,
+    strip_prefix,
+)
 from lgmnet.models.lgm_net_options import (
     AEGR_INPUTS,
     AVF_BRANCHES,
@@ -278,16 +284,20 @@ PUBLISHED_NAMES = (
 )
 
 
-def from_published(state: Mapping[str, Tensor]) -> tuple[dict[str, int], Tensor, dict[str, Tensor]]:
-    """Translate the authors' weights: ``(options of LGMNet, Φ (m, 1024), its state)``.
+def from_published(
+    state: Mapping[str, Tensor], matrix: Tensor | None = None, start: Tensor | None = None
+) -> Published:
+    """Translate the authors' weights. D, dim and dimf are read from the tensors.
 
-    D, dim and dimf are read from the tensors.
+    Args:
+        matrix, start: not used; Φ is in the file, and the network has no other start.
 
     Raises:
-        ValueError: the file is not one of LGM-Net.
+        ValueError: the file is not one of LGM-Net, or a matrix or start was given.
     """
-    if state and all(key.startswith("module.") for key in state):
-        state = {key.removeprefix("module."): value for key, value in state.items()}
+    if matrix is not None or start is not None:
+        raise ValueError("LGM-Net's files hold their own Φ and need no start; give neither")
+    state = strip_prefix(state)
     probe = "body.mid.hqsM.0.body.0.weight"
     missing = [k for k in ("Phi_weight", "body.conv_first.weight", probe) if k not in state]
     if missing:
@@ -301,8 +311,8 @@ def from_published(state: Mapping[str, Tensor]) -> tuple[dict[str, int], Tensor,
         "dim": state[probe].shape[0] // 16,
         "dimf": state["body.conv_first.weight"].shape[0] // 2,
     }
-    matrix = state["Phi_weight"].flatten(1)
-    return options, matrix, {_rename(k): v for k, v in state.items() if k != "Phi_weight"}
+    own = {_rename(key): value for key, value in state.items() if key != "Phi_weight"}
+    return Published(options, state["Phi_weight"].flatten(1), own)
 
 
 def _rename(key: str) -> str:

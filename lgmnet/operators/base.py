@@ -68,10 +68,10 @@ class LinearOperator(nn.Module, ABC):
 
 
 def in_full_precision(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Run an operator's method in float32 or better and return the type of its first tensor."""
+    """Run a module's method in float32 or better and return the type of its first tensor."""
 
     @functools.wraps(method)
-    def wrapped(self: LinearOperator, tensor: Tensor, *arguments: object) -> Tensor:
+    def wrapped(self: nn.Module, tensor: Tensor, *arguments: object) -> Tensor:
         reduced = tensor.dtype in (torch.bfloat16, torch.float16)
         kind = tensor.device.type
         with torch.autocast(kind, enabled=False) if is_autocast_available(kind) else nullcontext():

@@ -87,7 +87,8 @@ def fingerprint(matrix: Tensor) -> str:
 def load_matrix(path: Path) -> Tensor:
     """Φ, ``(m, pixels)`` in float32, from .npy, .npz, .mat or .safetensors.
 
-    A file with several arrays must name one of them ``phi``, ``Phi`` or ``matrix``.
+    A file with several arrays must name one of them ``phi``, ``Phi``, ``matrix`` or ``Qinit``
+    (the linear start of ISTA-Net, ``(pixels, m)``).
     """
     if not path.is_file():
         raise ValueError(f"there is no sampling matrix at {path}; give an existing file")
@@ -95,7 +96,7 @@ def load_matrix(path: Path) -> Tensor:
         arrays = _read_arrays(path)
     except Exception as error:  # each reader raises types of its own for a damaged file
         raise ValueError(f"{path} cannot be read as a sampling matrix ({error})") from None
-    names: list[str] = [name for name in ("phi", "Phi", "matrix") if name in arrays]
+    names: list[str] = [name for name in ("phi", "Phi", "matrix", "Qinit") if name in arrays]
     if not names and len(arrays) == 1:
         names = list(arrays)
     if not names:

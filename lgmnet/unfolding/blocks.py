@@ -1,5 +1,7 @@
-"""Convolutions and the residual block."""
+"""Convolutions, the residual block, the soft threshold, and images as stacks of blocks."""
 
+import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 
@@ -26,3 +28,18 @@ class ResidualBlock(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         return features + self.body(features)
+
+
+def soft_threshold(values: Tensor, threshold: Tensor | float) -> Tensor:
+    """sign(v) max(|v| − θ, 0). A negative θ, which training may find, enlarges every value."""
+    return values.sign() * F.relu(values.abs() - threshold)
+
+
+def split_measurement(measurement: Tensor) -> Tensor:
+    """``(b, m, h, w)`` -> ``(b h w, m, 1, 1)``: every block an image of its own."""
+    return rearrange(measurement, "b m h w -> (b h w) m 1 1")
+
+
+def join_blocks(blocks: Tensor, rows: int, columns: int) -> Tensor:
+    """``(b rows columns, c, B, B)`` -> images ``(b, c, rows B, columns B)``."""
+    return rearrange(blocks, "(b h w) c p q -> b c (h p) (w q)", h=rows, w=columns)

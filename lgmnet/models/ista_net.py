@@ -1,0 +1,189 @@
+"""ISTA-Net and ISTA-Net⁺: gradient steps, and soft thresholding in a learned transform."""
+
+import re
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from lgmnet.models.base import (
+    MODELS,
+    Published,
+    Reconstruction,
+    UnfoldingNetwork,
+    strip_prefix,
+)
+from lgmnet.operators import LinearOperator
+from lgmnet.unfolding.blocks import join_blocks, soft_threshold, split_measurement
+from lgmnet.unfolding.data_steps import GradientStep
+from lgmnet.unfolding.starts import LinearStart
+
+PRIOR_DOMAINS = ("block", "image")
+
+
+def conv(inputs: int, outputs: int) -> nn.Conv2d:
+    """3 x 3, no bias, Xavier-normal: every convolution of these networks."""
+    layer = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+    nn.init.xavier_normal_(layer.weight)
+    return layer
+
+
+def transform(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(conv(inputs, hidden), nn.ReLU(), conv(hidden, outputs))
+
+
+class TransformPrior(nn.Module):
+    """F̃(soft(F(r), θ)), and the symmetry residual F̃(F(r)) − r ``(batch, 1, H, W)``."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.threshold = nn.Parameter(torch.tensor(0.01))
+        self.analysis = transform(1, channels, channels)
+        self.synthesis = transform(channels, channels, 1)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        code = self.analysis(image)
+        estimate = self.synthesis(soft_threshold(code, self.threshold))
+        return estimate, self.synthesis(code) - image
+
+
+class ResidualTransformPrior(nn.Module):
+    """r + G(H̃(soft(H(D(r)), θ))), and the residual H̃(H(D(r))) − D(r) ``(batch, C, H, W)``."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.threshold = nn.Parameter(torch.tensor(0.01))
+        self.entry = conv(1, channels)
+        self.analysis = transform(channels, channels, channels)
+        self.synthesis = transform(channels, channels, channels)
+        self.exit = conv(channels, 1)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.entry(image)
+        code = self.analysis(features)
+        change = self.exit(self.synthesis(soft_threshold(code, self.threshold)))
+        return image + change, self.synthesis(code) - features
+
+
+@MODELS.register("ista_net")
+class ISTANet(UnfoldingNetwork):
+    """ISTA-Net: each stage is a gradient step and soft thresholding in a learned transform F.
+
+    Args:
+        measurements, block_size: m and B, from the operator.
+        stages: K.
+        channels: width of the transform.
+        start: x⁰ by ``regression`` over training blocks, or ``adjoint``.
+        prior_domain: ``block``, each block by itself as published, or ``image``.
+        symmetry_weight: of the penalty ``symmetry``, the sum over the stages of the mean squared
+            F̃(F(r)) − r.
+
+    Shapes:
+        measurement ``(batch, m, H/B, W/B)`` -> image ``(batch, 1, H, W)``.
+
+    Paper:     J. Zhang and B. Ghanem, CVPR 2018, arXiv:1706.07929.
+    Original:  github.com/jianzhangcs/ISTA-Net-PyTorch
+    Differences from the original: none; ``prior_domain="image"`` and a learned Φ are ours.
+    """
+
+    prior: type[nn.Module] = TransformPrior
+
+    def __init__(
+        self,
+        measurements: int,
+        block_size: int,
+        stages: int = 9,
+        channels: int = 32,
+        start: str = "regression",
+        prior_domain: str = "block",
+        symmetry_weight: float = 0.01,
+    ) -> None:
+        super().__init__()
+        if prior_domain not in PRIOR_DOMAINS:
+            raise ValueError(
+                f"prior_domain is '{prior_domain}', expected one of {', '.join(PRIOR_DOMAINS)}"
+            )
+        self.start = LinearStart(measurements, block_size, start)
+        self.data_steps = nn.ModuleList(GradientStep() for _ in range(stages))
+        self.priors = nn.ModuleList(self.prior(channels) for _ in range(stages))
+        self.prior_domain = prior_domain
+        self.symmetry_weight = symmetry_weight
+
+    def forward(self, measurement: Tensor, operator: LinearOperator) -> Reconstruction:
+        rows, columns = measurement.shape[2:]
+        if self.prior_domain == "block":
+            measurement = split_measurement(measurement)
+        image = self.start(measurement)
+        residuals = []
+        for data_step, prior in zip(self.data_steps, self.priors, strict=True):
+            image = data_step(image, measurement, operator)
+            image, residual = prior(image)
+            residuals.append(residual.square().mean())
+        if self.prior_domain == "block":
+            image = join_blocks(image, rows, columns)
+        return Reconstruction(image, {"symmetry": self.symmetry_weight * sum(residuals)})
+
+    def stages(self) -> Iterable[nn.Module]:
+        return self.priors
+
+
+@MODELS.register("ista_net_plus")
+class ISTANetPlus(ISTANet):
+    """ISTA-Net⁺: as ISTA-Net, with the transform on features, and its result added to r.
+
+    Arguments, shapes, source and differences are those of `ISTANet`.
+    """
+
+    prior = ResidualTransformPrior
+
+
+# Names in the authors' files -> names here.
+PUBLISHED_NAMES = {
+    "lambda_step": "data_steps.{k}.step",
+    "soft_thr": "priors.{k}.threshold",
+    "conv_D": "priors.{k}.entry.weight",
+    "conv1_forward": "priors.{k}.analysis.0.weight",
+    "conv2_forward": "priors.{k}.analysis.2.weight",
+    "conv1_backward": "priors.{k}.synthesis.0.weight",
+    "conv2_backward": "priors.{k}.synthesis.2.weight",
+    "conv_G": "priors.{k}.exit.weight",
+}
+
+
+def from_published(
+    state: Mapping[str, Tensor], matrix: Tensor | None = None, start: Tensor | None = None
+) -> Published:
+    """Translate the authors' weights of either network.
+
+    Args:
+        matrix: Φ ``(m, 1089)``, the ``phi`` of their ``phi_0_*_1089.mat``.
+        start: Q ``(1089, m)``, the ``Qinit`` of their ``Initialization_Matrix_*.mat``.
+
+    Raises:
+        ValueError: Φ or Q is missing or of another shape, or the file is of another network.
+    """
+    state = strip_prefix(state)
+    if "fcs.0.lambda_step" not in state or "fcs.0.conv1_forward" not in state:
+        raise ValueError(
+            "this is no ISTA-Net file: it has no tensor fcs.0.lambda_step or fcs.0.conv1_forward "
+            f"(its first tensors: {', '.join(list(state)[:4]) or 'none'})"
+        )
+    if matrix is None or start is None:
+        raise ValueError(
+            "ISTA-Net's files hold neither Φ nor the regression start; give --matrix phi_0_*.mat "
+            "and --init Initialization_Matrix_*.mat of the same ratio"
+        )
+    if start.shape != matrix.T.shape:
+        raise ValueError(
+            f"the start has shape {tuple(start.shape)}, but Φ {tuple(matrix.shape)} needs "
+            f"{tuple(matrix.T.shape)}; give the two files of one ratio"
+        )
+    own = {"start.matrix": start}
+    for key, tensor in state.items():
+        match = re.fullmatch(r"fcs\.(\d+)\.(\w+)", key)
+        if match is None or match[2] not in PUBLISHED_NAMES:
+            raise ValueError(f"this is no ISTA-Net file: its tensor {key} is unknown")
+        scalar = match[2] in ("lambda_step", "soft_thr")
+        own[PUBLISHED_NAMES[match[2]].format(k=match[1])] = tensor.reshape(()) if scalar else tensor
+    stages = 1 + max(int(key.split(".")[1]) for key in state)
+    return Published({"stages": stages}, matrix, own)

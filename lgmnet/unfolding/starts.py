@@ -1,0 +1,85 @@
+"""The first estimate x⁰ as a learned or fitted linear map of y."""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from lgmnet.operators.base import in_full_precision
+
+RULES = ("regression", "adjoint", "gaussian")
+# Standard deviation of a gaussian start (Li and Zhou, AMP-Net, 2020).
+GAUSSIAN_STD = 0.01
+
+
+class LinearStart(nn.Module):
+    """x⁰ = Qy, block by block.
+
+    Q is made by `fit` before training and saved with the network. Until then it is NaN, so that
+    a forgotten start cannot pass for a bad result.
+
+    Args:
+        measurements: m.
+        block_size: side B of a block, in pixels.
+        rule: ``regression``, Q = XYᵀ(YYᵀ)⁻¹ over training blocks X with Y = ΦX; ``adjoint``,
+            Q = Φᵀ; ``gaussian``, small random entries.
+        learned: whether Q is trained.
+
+    Shapes:
+        ``(batch, m, H/B, W/B)`` -> ``(batch, 1, H, W)``.
+    """
+
+    matrix: Tensor
+
+    def __init__(
+        self, measurements: int, block_size: int, rule: str = "regression", learned: bool = False
+    ) -> None:
+        super().__init__()
+        if rule not in RULES:
+            raise ValueError(f"start is '{rule}', expected one of {', '.join(RULES)}")
+        self.block_size = block_size
+        self.rule = rule
+        empty = torch.full((block_size**2, measurements), torch.nan)
+        if learned:
+            self.matrix = nn.Parameter(empty)
+        else:
+            self.register_buffer("matrix", empty)
+
+    @property
+    def needs_blocks(self) -> bool:
+        """Whether `fit` uses training blocks."""
+        return self.rule == "regression"
+
+    @torch.no_grad()
+    def fit(self, phi: Tensor, blocks: Tensor | None = None) -> None:
+        """Make Q for Φ ``(m, B²)``.
+
+        Args:
+            blocks: ``(count, B²)`` training blocks in [0, 1], for the regression.
+
+        Raises:
+            ValueError: the regression has no blocks, or fewer than measurements.
+        """
+        if self.rule == "adjoint":
+            self.matrix.copy_(phi.T)
+        elif self.rule == "gaussian":
+            self.matrix.normal_(std=GAUSSIAN_STD)
+        elif blocks is None or len(blocks) < len(phi):
+            raise ValueError(
+                f"a regression start for {len(phi)} measurements needs at least as many training "
+                f"blocks, not {0 if blocks is None else len(blocks)}"
+            )
+        else:
+            self.matrix.copy_(regression(phi, blocks))
+
+    @in_full_precision
+    def forward(self, measurement: Tensor) -> Tensor:
+        kernel = rearrange(self.matrix, "(h w) m -> m 1 h w", h=self.block_size)
+        return F.conv_transpose2d(measurement, kernel, stride=self.block_size)
+
+
+def regression(phi: Tensor, blocks: Tensor) -> Tensor:
+    """Q ``(B², m)`` with the least mean of ‖QΦx − x‖² over blocks ``(count, B²)``."""
+    x = blocks.double().to(phi.device)
+    y = x @ phi.double().T
+    return torch.linalg.lstsq(y.T @ y, y.T @ x).solution.T.to(phi.dtype)
