@@ -30,9 +30,15 @@ def main() -> int:
     arguments = parse()
     try:
         weights = find_weights(arguments.weights)
-        rules = Rules(find_protocol(arguments.protocol), arguments.color, arguments.padding)
         require_choice("--color", arguments.color, ("luma", "rgb"))
         require_choice("--padding", arguments.padding, ("zeros", "replicate"))
+        arguments.protocol = arguments.protocol or weights.config.evaluation.protocol
+        rules = Rules(
+            find_protocol(arguments.protocol),
+            arguments.color,
+            arguments.padding,
+            arguments.consistency,
+        )
         sets = [open_test_set(name, runtime.data_roots()) for name in arguments.data]
         output = arguments.output or Path("results") / weights.name
         results = score(weights, sets, rules, arguments, output)
@@ -57,11 +63,18 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--output", type=Path, help="folder (default: results/<weights>)")
     parser.add_argument("--save-images", action="store_true", help="save reconstructions as PNG")
-    parser.add_argument("--protocol", default="paper", help=f"one of {', '.join(PROTOCOLS)}")
+    parser.add_argument(
+        "--protocol", help=f"one of {', '.join(PROTOCOLS)} (default: what the weights name)"
+    )
     parser.add_argument("--color", default="luma", help="luma, or rgb: each channel by itself")
     parser.add_argument("--padding", default="zeros", help="zeros (as published) or replicate")
     parser.add_argument(
         "--noise-std", type=float, default=0.0, help="measurement noise, in the unit of y"
+    )
+    parser.add_argument(
+        "--consistency",
+        action="store_true",
+        help="also ‖Φx̂ − y‖ / ‖y‖, and PSNR after projection onto Φx = y",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
     return parser.parse_args()
@@ -108,7 +121,14 @@ def entries(results: list[Result], rules: Rules) -> dict:
         r.name: {"psnr": r.score.psnr, "ssim": r.score.ssim, "seconds": round(r.seconds, 4)}
         for r in results
     }
-    return {"psnr": total.psnr, "ssim": total.ssim, "images": images}
+    means = {"psnr": total.psnr, "ssim": total.ssim}
+    for r in results:
+        if r.consistency is not None:
+            images[r.name] |= {"residual": r.consistency.residual, "psnr_on_y": r.consistency.psnr}
+    if rules.consistency:
+        for key in ("residual", "psnr_on_y"):
+            means[key] = sum(image[key] for image in images.values()) / len(images)
+    return {**means, "images": images}
 
 
 if __name__ == "__main__":

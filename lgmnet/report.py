@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
+# Heads of the columns that test.py --consistency adds.
+CONSISTENCY = {"residual": "‖Φx̂−y‖/‖y‖", "psnr_on_y": "PSNR on Φx=y"}
+
 
 class Published(NamedTuple):
     """A published result: PSNR in dB, SSIM (None where not printed), and where it stands."""
@@ -56,6 +59,8 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def comparison(results: Mapping[str, Any]) -> str:
     """Markdown of a ``metrics.json``: measured, published, difference, one row per test set."""
     rows, sources = [], set()
+    first = next(iter(results["datasets"].values()))
+    extra = {"residual": 4, "psnr_on_y": 2} if "residual" in first else {}
     for name, data in results["datasets"].items():
         known = published(results["network"], name, results["ratio"], results["protocol"])
         seconds = [image["seconds"] for image in data["images"].values()]
@@ -65,8 +70,10 @@ def comparison(results: Mapping[str, Any]) -> str:
             sources.add(f"published: {known.method}, trained on {known.training} ({known.source})")
         else:
             row += ["-", "-"]
-        rows.append([*row, f"{sum(seconds) / len(seconds):.2f}"])
+        row.append(f"{sum(seconds) / len(seconds):.2f}")
+        rows.append(row + [number(data[key], digits) for key, digits in extra.items()])
     header = ["test set", "images", "PSNR", "SSIM", "published PSNR", "difference", "s/image"]
+    header += [CONSISTENCY[key] for key in extra]
     return "\n".join([markdown(header, rows), *sorted(sources)])
 
 

@@ -15,6 +15,7 @@ from lgmnet.engine.runtime import Runtime
 from lgmnet.metrics import PROTOCOLS
 from lgmnet.models import Reconstruction, SensingModel, UnfoldingNetwork
 from lgmnet.operators import BlockSampling
+from lgmnet.operators.matrices import orthonormal
 from tests.conftest import smooth_image, tiny_config
 
 CPU = Runtime(torch.device("cpu"))
@@ -80,6 +81,22 @@ def test_noise_depends_on_the_image_name_alone(identity):
     assert np.std(first - pixels) == pytest.approx(0.05 * 255, rel=0.1)
     other = next(iter(evaluate(identity, [NamedImage("other", pixels)], CPU))).pixels
     assert not np.array_equal(other, first)
+
+
+def test_consistency_compares_with_the_measurement():
+    """Φ sees 20 of 64 numbers and the network halves Φᵀy, so the residual is one half."""
+
+    class Half(Transpose):
+        def forward(self, measurement, operator):
+            return Reconstruction(0.5 * operator.adjoint(measurement))
+
+    model = SensingModel(BlockSampling(orthonormal(20, 64), 8), Half()).eval()
+    pixels = smooth_image(24, 32)
+    result = run(model, pixels, consistency=True)
+    assert result.consistency.residual == pytest.approx(0.5, abs=1e-5)
+    whole = SensingModel(model.operator, Transpose()).eval()
+    assert result.consistency.psnr == pytest.approx(run(whole, pixels).score.psnr, abs=1e-3)
+    assert run(model, pixels).consistency is None
 
 
 def test_scores_are_those_of_the_pixels():

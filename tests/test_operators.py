@@ -66,6 +66,16 @@ def test_solve_satisfies_the_normal_equations(operator, weight):
     torch.testing.assert_close(left, target + weight * image, rtol=1e-9, atol=1e-10)
 
 
+def test_projection_is_the_closest_image_with_that_measurement(operator):
+    image, other = image_for(operator), image_for(operator)
+    measurement = operator(other)
+    projected = operator.project(image, measurement)
+    torch.testing.assert_close(operator(projected), measurement, rtol=1e-9, atol=1e-10)
+    # Closest: the change is orthogonal to every direction that Φ does not see.
+    unseen = other - operator.project(torch.zeros_like(other), measurement)
+    assert float(((projected - image) * unseen).sum().detach().abs()) < 1e-9
+
+
 def test_gradients_reach_phi_through_every_method(operator):
     image = image_for(operator)
     for result in (

@@ -181,3 +181,19 @@ def test_published_weights_are_imported(reference, tmp_path):
     )
     assert "no LGM-Net file" in failed.stderr
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.shared
+def test_verify_passes_and_notices_a_wrong_value(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(PROJECT / "scripts"))
+    import verify
+
+    monkeypatch.setattr(verify, "RATIOS", (10,))
+    monkeypatch.setitem(verify.GOLDEN_PSNR, "border4", (26.55, 32.41))
+    monkeypatch.setattr(sys, "argv", ["verify.py", "--device", "cpu"])
+    assert verify.main() == 1
+    lines = capsys.readouterr().out.splitlines()
+    failed = [line for line in lines if "FAIL" in line]
+    assert len(failed) == 1
+    assert "border4" in failed[0]
+    assert sum("pass" in line for line in lines) == 8

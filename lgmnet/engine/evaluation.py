@@ -18,14 +18,29 @@ from lgmnet.models import SensingModel
 
 
 class Rules(NamedTuple):
-    """How images are measured and scored; see `EvaluationConfig` for the names."""
+    """How images are measured and scored; see `EvaluationConfig` for the names.
+
+    consistency: also compare the reconstruction with its measurement.
+    """
 
     protocol: Protocol = metrics.PROTOCOLS["paper"]
     color: str = "luma"
     padding: str = "zeros"
+    consistency: bool = False
 
 
 PAPER = Rules()
+
+
+class Consistency(NamedTuple):
+    """How well a reconstruction fits its measurement.
+
+    residual: ‖Φx̂ − y‖ / ‖y‖, before clipping; the mean over the planes of a colour image.
+    psnr: of the image closest to x̂ that Φ measures as y, in dB.
+    """
+
+    residual: float
+    psnr: float
 
 
 class Result(NamedTuple):
@@ -35,6 +50,15 @@ class Result(NamedTuple):
     score: Score
     seconds: float
     pixels: np.ndarray
+    consistency: Consistency | None = None
+
+
+class Plane(NamedTuple):
+    """One plane ``(H, W)``, 0..255: rebuilt, made consistent with y, and its residual."""
+
+    rebuilt: np.ndarray
+    consistent: np.ndarray | None = None
+    residual: float = 0.0
 
 
 def evaluate(
@@ -55,23 +79,40 @@ def evaluate(
         ]
         runtime.synchronise()
         seconds = time.perf_counter() - start
-        pixels = color.join(planes)
+        pixels = color.join([plane.rebuilt for plane in planes])
         target = image.pixels if rules.color == "rgb" else color.luma(image.pixels)
-        yield Result(image.name, metrics.score(pixels, target, rules.protocol), seconds, pixels)
+        score = metrics.score(pixels, target, rules.protocol)
+        yield Result(image.name, score, seconds, pixels, _consistency(planes, target, rules))
 
 
 @torch.inference_mode()
 def reconstruct_plane(
     model: SensingModel, plane: np.ndarray, rules: Rules, runtime: Runtime, name: str
-) -> np.ndarray:
+) -> Plane:
     """Measure one ``(H, W)`` uint8 plane and rebuild it: float64 on 0..255, not clipped."""
-    height, width = plane.shape
     image = torch.from_numpy(np.ascontiguousarray(plane)).to(runtime.device)
     image = image[None, None].float() / 255
-    multiple = model.operator.multiple
-    padded = pad_to_block(image, multiple, rules.padding, rules.protocol.always_pad)
-    rebuilt = model.reconstruct(model.measure(padded, name))
-    return crop_back(rebuilt, height, width)[0, 0].double().cpu().numpy() * 255
+    operator = model.operator
+    padded = pad_to_block(image, operator.multiple, rules.padding, rules.protocol.always_pad)
+    measurement = model.measure(padded, name)
+    rebuilt = model.reconstruct(measurement)
+
+    def pixels(image: Tensor) -> np.ndarray:
+        return crop_back(image, *plane.shape)[0, 0].double().cpu().numpy() * 255
+
+    if not rules.consistency:
+        return Plane(pixels(rebuilt))
+    residual = (operator(rebuilt) - measurement).norm() / measurement.norm()
+    projected = operator.project(rebuilt, measurement)
+    return Plane(pixels(rebuilt), pixels(projected), float(residual))
+
+
+def _consistency(planes: list[Plane], target: np.ndarray, rules: Rules) -> Consistency | None:
+    consistent = [plane.consistent for plane in planes if plane.consistent is not None]
+    if not consistent:
+        return None
+    score = metrics.score(color.join(consistent), target, rules.protocol)
+    return Consistency(float(np.mean([plane.residual for plane in planes])), score.psnr)
 
 
 def validate(

@@ -50,6 +50,10 @@ class LinearOperator(nn.Module, ABC):
         """
 
     @abstractmethod
+    def project(self, image: Tensor, measurement: Tensor) -> Tensor:
+        """The image closest to ``image`` among those that Φ measures as ``measurement``."""
+
+    @abstractmethod
     def lipschitz(self) -> float:
         """Largest eigenvalue of ΦᵀΦ: gradient steps up to 1/lipschitz descend."""
 

@@ -82,12 +82,21 @@ class BlockSampling(LinearOperator):
         if not weight > 0:
             raise ValueError(f"the weight of a quadratic step is {weight}, expected > 0")
         target = back_projection + weight * image
+        return (target - self.adjoint(self._solve_gram(self(target), weight))) / weight
+
+    @in_full_precision
+    def project(self, image: Tensor, measurement: Tensor) -> Tensor:
+        """See `LinearOperator.project`: x + Φᵀ(ΦΦᵀ)⁻¹(y − Φx). The rows of Φ are independent."""
+        return image + self.adjoint(self._solve_gram(measurement - self(image), 0.0))
+
+    def _solve_gram(self, measurement: Tensor, weight: Tensor | float) -> Tensor:
+        """(ΦΦᵀ + weight·I)⁻¹ of every block's measurement."""
         gram = self.matrix @ self.matrix.T
         factor = torch.linalg.cholesky(gram + weight * torch.eye(len(gram)).to(gram))
-        measured = self(target)
-        solution = torch.cholesky_solve(rearrange(measured, "b m h w -> m (b h w)"), factor)
-        solution = rearrange(solution, "m (b h w) -> b m h w", b=len(measured), h=measured.shape[2])
-        return (target - self.adjoint(solution)) / weight
+        columns = rearrange(measurement, "b m h w -> m (b h w)")
+        solution = torch.cholesky_solve(columns, factor)
+        batch, rows = measurement.shape[0], measurement.shape[2]
+        return rearrange(solution, "m (b h w) -> b m h w", b=batch, h=rows)
 
     def lipschitz(self) -> float:
         return float(torch.linalg.matrix_norm(self.matrix.detach().double(), 2) ** 2)
