@@ -1,0 +1,49 @@
+"""Turn a finished run into weights to ship: model.safetensors, config.yaml and log.jsonl.
+
+Score them afterwards: python test.py checkpoints/<name> --data Set11 --output checkpoints/<name>
+"""
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+
+from lgmnet.engine.checkpoint import find_weights, save_weights
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# What a weights file says by itself and what is written anew.
+OWN = ("format", "config", "phi_sha256")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="example:\n  python scripts/export_weights.py runs/lgm_net_tiny_r0.10 "
+        "--output checkpoints/lgm_net_tiny_r0.10 --precision fp16",
+    )
+    parser.add_argument("run", type=Path, help="run folder, or one weights file in it")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write to")
+    parser.add_argument(
+        "--precision", choices=sorted(PRECISIONS), default="fp32", help="of the stored tensors"
+    )
+    arguments = parser.parse_args()
+    try:
+        weights = find_weights(arguments.run)
+        metadata = {k: v for k, v in weights.metadata.items() if k not in OWN}
+        precision = PRECISIONS[arguments.precision]
+        path = arguments.output / "model.safetensors"
+        save_weights(path, weights.load(), weights.config, metadata, precision)
+        (arguments.output / "config.yaml").write_text(weights.config.as_yaml(), encoding="utf-8")
+        shutil.copy(weights.path.parent / "log.jsonl", arguments.output)
+    except (ValueError, OSError) as error:
+        print(f"export_weights.py: {error}", file=sys.stderr)
+        return 1
+    print(f"{weights.path} -> {path}, {path.stat().st_size / 1e6:.2f} MB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
