@@ -12,15 +12,19 @@ from torch import Tensor
 from lgmnet.config import Config, EvaluationConfig, ModelConfig, SamplingConfig
 from lgmnet.engine.building import build_model
 from lgmnet.engine.checkpoint import load_foreign, load_state, save_weights
-from lgmnet.models import ista_net, lgm_net
+from lgmnet.models import amp_net_tip, ista_net, lgm_net, prl
 from lgmnet.operators.matrices import load_matrix, measurement_count
 
 # Network -> function that translates (the authors' state, Φ, start); None where not given.
 IMPORTERS = {
+    "amp_net_tip": amp_net_tip.from_published,
     "ista_net": ista_net.from_published,
     "ista_net_plus": ista_net.from_published,
     "lgm_net": lgm_net.from_published,
+    "prl": prl.from_published,
 }
+# Networks whose authors score by rules of their own.
+PROTOCOLS = {"amp_net_tip": "amp21"}
 PUBLISHED_RATIOS = (0.01, 0.04, 0.1, 0.2, 0.25, 0.3, 0.4, 0.5)
 
 
@@ -59,10 +63,11 @@ def import_weights(
     options, matrix, state = IMPORTERS[network](load_foreign(file), matrix, start)
     m, block_size = len(matrix), round(matrix.shape[1] ** 0.5)
     ratio, rounding = likely_ratio(m, block_size)
+    fallback = "ista33" if block_size == 33 else "paper"
     config = Config(
         model=ModelConfig(name=network, options=options),
         sampling=SamplingConfig(ratio=ratio, rounding=rounding, block_size=block_size),
-        evaluation=EvaluationConfig(protocol="ista33" if block_size == 33 else "paper"),
+        evaluation=EvaluationConfig(protocol=PROTOCOLS.get(network, fallback)),
     )
     model = build_model(config, matrix)
     load_state(model.network, state, str(file))
@@ -79,10 +84,10 @@ def import_weights(
 
 def likely_ratio(m: int, block_size: int) -> tuple[float, str]:
     """The published ratio and rounding that give m, else m per pixel."""
-    rounding = "table33" if block_size == 33 else "ceil"
-    for ratio in PUBLISHED_RATIOS:
-        if measurement_count(ratio, block_size, rounding) == m:
-            return ratio, rounding
+    for rounding in ("table33", "round") if block_size == 33 else ("ceil",):
+        for ratio in PUBLISHED_RATIOS:
+            if measurement_count(ratio, block_size, rounding) == m:
+                return ratio, rounding
     return m / block_size**2, "round"
 
 

@@ -14,9 +14,11 @@ from lgmnet.unfolding.starts import LinearStart
 from tests.conftest import smooth_image
 
 SMALL = {
+    "amp_net_tip": {"stages": 2, "channels": 8},
     "ista_net": {"stages": 2, "channels": 8},
     "ista_net_plus": {"stages": 2, "channels": 8},
     "lgm_net": {"D": 1, "dim": 4, "dimf": 4},
+    "prl": {"D": 1, "dim": 4, "dimf": 4},
 }
 
 

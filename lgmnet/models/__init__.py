@@ -1,12 +1,16 @@
 """The networks, one file per paper. Importing this package registers them."""
 
+from lgmnet.models.amp_net_tip import AMPNetTIP
 from lgmnet.models.base import MODELS, Reconstruction, UnfoldingNetwork, create_network
 from lgmnet.models.ista_net import ISTANet, ISTANetPlus
 from lgmnet.models.lgm_net import LGMNet
+from lgmnet.models.prl import PRL
 from lgmnet.models.sensing import SensingModel
 
 __all__ = [
     "MODELS",
+    "PRL",
+    "AMPNetTIP",
     "ISTANet",
     "ISTANetPlus",
     "LGMNet",

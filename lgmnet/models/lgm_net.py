@@ -24,7 +24,7 @@ from lgmnet.models.lgm_net_options import (
     choose,
 )
 from lgmnet.operators import LinearOperator
-from lgmnet.unfolding.blocks import ResidualBlock, conv1x1, conv3x3
+from lgmnet.unfolding.blocks import ResidualBlock, bottleneck, conv3x3
 
 
 class FDIM(nn.Module):
@@ -57,12 +57,7 @@ class FDIM(nn.Module):
         self.refine_x = nn.Sequential(*blocks) if blocks else None
         self.aegr_skip = aegr_skip
         self.single = single
-        self.prior = nn.Sequential(
-            conv1x1(channels, prior_channels),
-            ResidualBlock(prior_channels),
-            ResidualBlock(prior_channels),
-            conv1x1(prior_channels, channels),
-        )
+        self.prior = bottleneck(channels, prior_channels)
 
     def forward(
         self, x: Tensor, z: Tensor, operator: LinearOperator, back_projection: Tensor

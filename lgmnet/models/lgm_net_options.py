@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lgmnet.operators import LinearOperator
 from lgmnet.unfolding.blocks import ResidualBlock, conv1x1, conv3x3
+from lgmnet.unfolding.data_steps import SigmoidRange
 
 AEGR_INPUTS = ("x", "gram", "z", "phity")
 AVF_BRANCHES = ("pool", "2", "4", "8")
@@ -90,19 +91,17 @@ class PixelGradient(nn.Module):
         return x - self.to_features(self.rho * gradient) - self.mu * (x - z)
 
 
-class SigmoidRange(nn.Module):
-    """``Z − σ(conv[Z, ΦᵀΦZ, Φᵀy])``, the step of PRL, whose one variable has passed the prior."""
+class SigmoidStep(nn.Module):
+    """The step of PRL on Z, which like the one variable of PRL has passed the prior."""
 
     def __init__(self, channels: int, scale: int) -> None:
         super().__init__()
-        self.scale = scale
-        self.fuse = conv3x3(2 * channels + scale**2, channels)
+        self.range = SigmoidRange(channels, scale)
 
     def forward(
         self, x: Tensor, z: Tensor, operator: LinearOperator, back_projection: Tensor
     ) -> Tensor:
-        parts = [z, operator.gram(z, self.scale), back_projection]
-        return z - torch.sigmoid(self.fuse(torch.cat(parts, dim=1)))
+        return self.range(z, operator, back_projection)
 
 
 class GradientInformed(nn.Module):
@@ -171,7 +170,7 @@ DATA_STEPS = {
     "aegr": AEGR,
     "gd_feature": FeatureGradient,
     "gd_pixel": PixelGradient,
-    "prl_sigmoid": SigmoidRange,
+    "prl_sigmoid": SigmoidStep,
     "gin": GradientInformed,
     "hqs": QuadraticStep,
 }

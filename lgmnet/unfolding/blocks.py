@@ -30,6 +30,16 @@ class ResidualBlock(nn.Module):
         return features + self.body(features)
 
 
+def bottleneck(channels: int, width: int) -> nn.Sequential:
+    """1 x 1 to ``width``, two residual blocks, 1 x 1 back: what PRL and LGM-Net add as prior."""
+    return nn.Sequential(
+        conv1x1(channels, width),
+        ResidualBlock(width),
+        ResidualBlock(width),
+        conv1x1(width, channels),
+    )
+
+
 def soft_threshold(values: Tensor, threshold: Tensor | float) -> Tensor:
     """sign(v) max(|v| − θ, 0). A negative θ, which training may find, enlarges every value."""
     return values.sign() * F.relu(values.abs() - threshold)

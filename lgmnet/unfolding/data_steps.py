@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from lgmnet.operators import LinearOperator
+from lgmnet.unfolding.blocks import conv3x3
 
 
 class GradientStep(nn.Module):
@@ -19,3 +20,23 @@ class GradientStep(nn.Module):
 
     def forward(self, image: Tensor, measurement: Tensor, operator: LinearOperator) -> Tensor:
         return image - self.step * operator.adjoint(operator(image) - measurement)
+
+
+class SigmoidRange(nn.Module):
+    """x − σ(conv[x, ΦᵀΦx, Φᵀy]) on features: what is subtracted is learned, each value in (0, 1).
+
+    Shapes:
+        features, result: ``(batch, channels, H/scale, W/scale)``; channels divide by scale².
+        back_projection: Φᵀy, pixel-unshuffled: ``(batch, scale², H/scale, W/scale)``.
+    """
+
+    def __init__(self, channels: int, scale: int) -> None:
+        super().__init__()
+        self.scale = scale
+        self.fuse = conv3x3(2 * channels + scale**2, channels)
+
+    def forward(
+        self, features: Tensor, operator: LinearOperator, back_projection: Tensor
+    ) -> Tensor:
+        parts = [features, operator.gram(features, self.scale), back_projection]
+        return features - torch.sigmoid(self.fuse(torch.cat(parts, dim=1)))

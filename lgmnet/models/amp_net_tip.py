@@ -1,0 +1,165 @@
+"""AMP-Net (TIP 2021): approximate message passing, with a network that estimates the noise."""
+
+import re
+from collections.abc import Iterable, Mapping
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from lgmnet.models.base import MODELS, Published, Reconstruction, UnfoldingNetwork
+from lgmnet.operators import LinearOperator
+from lgmnet.unfolding.blocks import conv3x3, join_blocks
+from lgmnet.unfolding.data_steps import GradientStep
+from lgmnet.unfolding.starts import LinearStart
+
+VARIANTS = ("k", "b", "m", "bm")
+# In the importer: |ΦΦᵀ − I| above this means that training has moved Φ.
+ORTHONORMAL_TOLERANCE = 1e-4
+
+
+def noise_estimator(channels: int) -> nn.Sequential:
+    """Four convolutions, the last without bias: N_k on blocks, P_k on the image."""
+    return nn.Sequential(
+        conv3x3(1, channels),
+        nn.ReLU(),
+        conv3x3(channels, channels),
+        nn.ReLU(),
+        conv3x3(channels, channels),
+        nn.ReLU(),
+        nn.Conv2d(channels, 1, 3, padding=1, bias=False),
+    )
+
+
+class Stage(nn.Module):
+    """One iteration on images ``(batch, 1, H, W)``.
+
+    z = x + αΦᵀ(y − Φx) and x⁺ = z − (αΦᵀΦ − I)n with the estimated noise n = N(x): together
+    the gradient step at x + n, which needs Φ and Φᵀ once instead of twice. Then, with a
+    deblocker P, x⁺ − P(x⁺).
+    """
+
+    def __init__(self, channels: int, block_size: int, learned_step: bool, deblock: bool) -> None:
+        super().__init__()
+        self.block_size = block_size
+        self.denoiser = noise_estimator(channels)
+        self.data_step = GradientStep(1.0).requires_grad_(learned_step)
+        self.deblocker = noise_estimator(channels) if deblock else None
+
+    def forward(self, image: Tensor, measurement: Tensor, operator: LinearOperator) -> Tensor:
+        image = self.data_step(image + self.noise(image), measurement, operator)
+        return image if self.deblocker is None else image - self.deblocker(image)
+
+    def noise(self, image: Tensor) -> Tensor:
+        """N(x), each block by itself."""
+        b = self.block_size
+        blocks = rearrange(image, "b c (h p) (w q) -> (b h w) c p q", p=b, q=b)
+        return join_blocks(self.denoiser(blocks), image.shape[2] // b, image.shape[3] // b)
+
+
+@MODELS.register("amp_net_tip")
+class AMPNetTIP(UnfoldingNetwork):
+    """AMP-Net of Zhang et al.: each stage estimates and removes the noise of a linear step.
+
+    Args:
+        measurements, block_size: m and B, from the operator.
+        variant: ``bm``, ``b``, ``m`` or ``k``. With ``b`` in it, each stage ends with a deblocker
+            on the whole image; ``k`` alone keeps every step α at one. Whether Φ is learned, the
+            M of the paper, is a matter of sampling: ``sampling.phi`` is ``learned`` for M and BM
+            and ``fixed`` for K and B, from an orthonormal start in all four.
+        stages: K.
+        channels: width of denoisers and deblockers.
+
+    Shapes:
+        measurement ``(batch, m, H/B, W/B)`` -> image ``(batch, 1, H, W)``.
+
+    Paper:     Z. Zhang, Y. Liu, J. Liu, F. Wen and C. Zhu, "AMP-Net: Denoising-based deep
+               unfolding for compressive image sensing", IEEE TIP 30, 2021.
+    Original:  github.com/ZhonghaoZ/AMP-Net_TIP
+    Differences from the original: the two linear terms of a stage are computed as one, which
+    is the same up to rounding; blocks of any size.
+    """
+
+    def __init__(
+        self,
+        measurements: int,
+        block_size: int,
+        variant: str = "bm",
+        stages: int = 9,
+        channels: int = 32,
+    ) -> None:
+        super().__init__()
+        if variant not in VARIANTS:
+            raise ValueError(
+                f"amp_net_tip: variant is '{variant}', expected one of {', '.join(VARIANTS)}"
+            )
+        for name, size in (("stages", stages), ("channels", channels)):
+            if size < 1:
+                raise ValueError(f"amp_net_tip: {name} is {size}, expected at least 1")
+        self.start = LinearStart(measurements, block_size, "adjoint", learned=True)
+        self.iterations = nn.ModuleList(
+            Stage(channels, block_size, learned_step=variant != "k", deblock="b" in variant)
+            for _ in range(stages)
+        )
+
+    def forward(self, measurement: Tensor, operator: LinearOperator) -> Reconstruction:
+        image = self.start(measurement)
+        for stage in self.iterations:
+            image = stage(image, measurement, operator)
+        return Reconstruction(image)
+
+    def stages(self) -> Iterable[nn.Module]:
+        return self.iterations
+
+
+# Names in the authors' files -> names here; theirs count stages from 1.
+PUBLISHED_NAMES = {"denoiser": "denoiser", "deblock": "deblocker", "step": "data_step.step"}
+
+
+def from_published(
+    state: Mapping[str, Tensor], matrix: Tensor | None = None, start: Tensor | None = None
+) -> Published:
+    """Translate the authors' weights. Variant, stages and channels are read from the tensors.
+
+    A Φ with orthonormal rows is taken for one that was not trained: K or B. With the same tensors
+    K and M compute the same, and so do B and BM.
+
+    Args:
+        matrix, start: not used; the file holds Φ and Q.
+
+    Raises:
+        ValueError: the file is not one of this AMP-Net, or a matrix or start was given.
+    """
+    if matrix is not None or start is not None:
+        raise ValueError("AMP-Net's files (TIP 2021) hold their own Φ and Q; give neither")
+    needed = ("A", "Q", "step_1", "denoiser_1.D.0.weight")
+    if missing := [key for key in needed if key not in state]:
+        raise ValueError(
+            f"this is no AMP-Net file (TIP 2021): it has no tensor {missing[0]} "
+            f"(its first tensors: {', '.join(list(state)[:4]) or 'none'})"
+        )
+    own = {_rename(key): tensor for key, tensor in state.items() if key != "A"}
+    options = {
+        "variant": _variant(state),
+        "stages": sum(key.startswith("step_") for key in state),
+        "channels": len(state["denoiser_1.D.0.weight"]),
+    }
+    return Published(options, state["A"], own)
+
+
+def _rename(key: str) -> str:
+    if key == "Q":
+        return "start.matrix"
+    match = re.fullmatch(r"(?:(step)_(\d+)|(denoiser|deblock)_(\d+)\.D(\.\d\.\w+))", key)
+    if match is None:
+        raise ValueError(f"this is no AMP-Net file (TIP 2021): its tensor {key} is unknown")
+    part, number, rest = match[1] or match[3], match[2] or match[4], match[5] or ""
+    return f"iterations.{int(number) - 1}.{PUBLISHED_NAMES[part]}{rest}"
+
+
+def _variant(state: Mapping[str, Tensor]) -> str:
+    phi = state["A"].double()
+    moved = (phi @ phi.T - torch.eye(len(phi)).to(phi)).abs().max() > ORTHONORMAL_TOLERANCE
+    if "deblock_1.D.0.weight" in state:
+        return "bm" if moved else "b"
+    return "m" if moved else "k"

@@ -1,0 +1,151 @@
+"""PRL-PGD: proximal gradient descent on features, across a U-Net; the ancestor of LGM-Net."""
+
+import re
+from collections.abc import Iterable, Mapping
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lgmnet.models.base import (
+    MODELS,
+    Published,
+    Reconstruction,
+    UnfoldingNetwork,
+    strip_prefix,
+)
+from lgmnet.operators import LinearOperator
+from lgmnet.unfolding.blocks import bottleneck, conv3x3
+from lgmnet.unfolding.data_steps import SigmoidRange
+
+
+class Iteration(nn.Module):
+    """v = x − σ(conv[x, ΦᵀΦx, Φᵀy]), then v + NSM(v); see `SigmoidRange` for the shapes."""
+
+    def __init__(self, channels: int, prior_channels: int, scale: int) -> None:
+        super().__init__()
+        self.data_step = SigmoidRange(channels, scale)
+        self.prior = bottleneck(channels, prior_channels)
+
+    def forward(
+        self, features: Tensor, operator: LinearOperator, back_projection: Tensor
+    ) -> Tensor:
+        features = self.data_step(features, operator, back_projection)
+        return features + self.prior(features)
+
+
+class Chain(nn.Module):
+    """``count`` iterations at one scale.
+
+    Shapes:
+        features: ``(batch, dimf·scale², H/scale, W/scale)`` in and out.
+        back_projection: Φᵀy at full resolution, ``(batch, 1, H, W)``.
+    """
+
+    def __init__(self, count: int, dim: int, dimf: int, scale: int) -> None:
+        super().__init__()
+        self.scale = scale
+        self.iterations = nn.ModuleList(
+            Iteration(dimf * scale**2, dim * scale**2, scale) for _ in range(count)
+        )
+
+    def forward(
+        self, features: Tensor, operator: LinearOperator, back_projection: Tensor
+    ) -> Tensor:
+        # Features may be in a reduced number format, Φᵀy never is.
+        prior = F.pixel_unshuffle(back_projection.type_as(features), self.scale)
+        for iteration in self.iterations:
+            features = iteration(features, operator, prior)
+        return features
+
+
+@MODELS.register("prl")
+class PRL(UnfoldingNetwork):
+    """PRL-PGD: one feature variable, a learned range term and a prior, at three scales.
+
+    Args:
+        D: iterations at each scale on the way down and up; the coarsest scale runs 2D.
+        dim, dimf: width of the prior and of the features, at full resolution.
+
+    Shapes:
+        measurement ``(batch, m, H/B, W/B)`` -> image ``(batch, 1, H, W)``; H and W are
+        multiples of 4.
+
+    Paper:     B. Chen, J. Song, J. Xie and J. Zhang, "Deep physics-guided unrolling
+               generalization for compressed sensing", IJCV 131, 2023, arXiv:2307.08950.
+    Original:  github.com/Guaishou74851/PRL
+    Differences from the original: the operator is an argument, not a module global.
+    """
+
+    def __init__(self, D: int = 5, dim: int = 8, dimf: int = 8) -> None:
+        super().__init__()
+        for name, size in (("D", D), ("dim", dim), ("dimf", dimf)):
+            if size < 1:
+                raise ValueError(f"prl: {name} is {size}, expected at least 1")
+        self.lift = conv3x3(1, dimf)
+        self.down = nn.ModuleList(Chain(D, dim, dimf, scale) for scale in (1, 2))
+        self.shrink = nn.ModuleList(nn.Conv2d(c, 4 * c, 2, stride=2) for c in (dimf, 4 * dimf))
+        self.mid = Chain(2 * D, dim, dimf, 4)
+        self.grow = nn.ModuleList(
+            nn.ConvTranspose2d(4 * c, c, 2, stride=2) for c in (4 * dimf, dimf)
+        )
+        self.up = nn.ModuleList(Chain(D, dim, dimf, scale) for scale in (2, 1))
+        self.project = conv3x3(dimf, 1)
+
+    def forward(self, measurement: Tensor, operator: LinearOperator) -> Reconstruction:
+        start = operator.adjoint(measurement)
+        first = self.lift(start)
+        half = self.shrink[0](self.down[0](first, operator, start))
+        quarter = self.shrink[1](self.down[1](half, operator, start))
+        quarter = self.mid(quarter, operator, start)
+        features = half + self.up[0](self.grow[0](quarter), operator, start)
+        features = first + self.up[1](self.grow[1](features), operator, start)
+        return Reconstruction(self.project(features))
+
+    def stages(self) -> Iterable[Iteration]:
+        for chain in (*self.down, self.mid, *self.up):
+            yield from chain.iterations
+
+
+def from_published(
+    state: Mapping[str, Tensor], matrix: Tensor | None = None, start: Tensor | None = None
+) -> Published:
+    """Translate the authors' weights. D, dim and dimf are read from the tensors.
+
+    Args:
+        matrix, start: not used; Φ is in the file, and the network has no other start.
+
+    Raises:
+        ValueError: the file is not one of PRL-PGD, or a matrix or start was given.
+    """
+    if matrix is not None or start is not None:
+        raise ValueError("PRL's files hold their own Φ and need no start; give neither")
+    state = strip_prefix(state)
+    probe = "body.mid.body.0.body.0.weight"
+    if missing := [key for key in ("Phi_weight", probe) if key not in state]:
+        raise ValueError(
+            f"this is no PRL-PGD file: it has no tensor {missing[0]} "
+            f"(its first tensors: {', '.join(list(state)[:4]) or 'none'})"
+        )
+    iterations = {m[1] for key in state if (m := re.match(r"body\.mid\.body\.(\d+)\.", key))}
+    D = len(iterations) // 2
+    options = {"D": D, "dim": state[probe].shape[0] // 16, "dimf": state[probe].shape[1] // 16}
+    own = {_rename(key, D): value for key, value in state.items() if key != "Phi_weight"}
+    return Published(options, state["Phi_weight"].flatten(1), own)
+
+
+def _rename(key: str, D: int) -> str:
+    """Our name of a tensor. Theirs put the map between two scales in one list with the chain."""
+    match = re.fullmatch(r"body\.(down|mid|up)(\d?)\.body\.(\d+)\.(.+)", key)
+    if match is None:
+        return key.replace("body.conv_first", "lift").replace("body.conv_last", "project")
+    side, level, k, rest = match[1], match[2], int(match[3]), match[4]
+    if side == "down" and k == D:
+        return f"shrink.{int(level) - 1}.{rest}"
+    if side == "up" and k == 0:
+        return f"grow.{2 - int(level)}.{rest}"
+    rest = re.sub(r"^body\.", "prior.", re.sub(r"^G\.0\.", "data_step.fuse.", rest))
+    if side == "mid":
+        return f"mid.iterations.{k}.{rest}"
+    if side == "down":
+        return f"down.{int(level) - 1}.iterations.{k}.{rest}"
+    return f"up.{2 - int(level)}.iterations.{k - 1}.{rest}"
