@@ -4,20 +4,18 @@ Writes metrics.json, metrics.csv and, on request, the reconstructions.
 """
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 
-from tqdm import tqdm
-
 from lgmnet import report
-from lgmnet.config import require_choice
-from lgmnet.data.datasets import TestSet, open_test_set
-from lgmnet.data.images import ImageError, to_uint8, write_image
+from lgmnet.data.datasets import open_test_sets
+from lgmnet.data.images import to_uint8, write_image
 from lgmnet.engine import runtime
-from lgmnet.engine.checkpoint import Weights, find_weights
-from lgmnet.engine.evaluation import Result, Rules, evaluate
-from lgmnet.engine.log import provenance
-from lgmnet.metrics import PROTOCOLS, find_protocol, summarise
+from lgmnet.engine.checkpoint import find_weights
+from lgmnet.engine.evaluation import Result
+from lgmnet.engine.scoring import score_sets
+from lgmnet.metrics import PROTOCOLS, find_protocol
 
 EXAMPLES = """examples:
   python test.py
@@ -30,23 +28,34 @@ def main() -> int:
     arguments = parse()
     try:
         weights = find_weights(arguments.weights)
-        require_choice("--color", arguments.color, ("luma", "rgb"))
-        require_choice("--padding", arguments.padding, ("zeros", "replicate"))
-        arguments.protocol = arguments.protocol or weights.config.evaluation.protocol
-        rules = Rules(
-            find_protocol(arguments.protocol),
-            arguments.color,
-            arguments.padding,
-            arguments.consistency,
-        )
-        sets = [open_test_set(name, runtime.data_roots()) for name in arguments.data]
+        # What is not asked for is as the weights' own config says.
+        asked = {k: getattr(arguments, k) for k in ("protocol", "color", "padding")}
+        asked = {k: v for k, v in asked.items() if v is not None}
+        settings = dataclasses.replace(weights.config.evaluation, **asked)
+        find_protocol(settings.protocol)
+        sets = open_test_sets(arguments.data, runtime.data_roots())
         output = arguments.output or Path("results") / weights.name
-        results = score(weights, sets, rules, arguments, output)
-    except (ValueError, FileNotFoundError) as error:
+        output.mkdir(parents=True, exist_ok=True)
+
+        def save(dataset: str, result: Result) -> None:
+            path = output / dataset / f"{result.name}.png"
+            write_image(path, to_uint8(result.pixels / 255))
+
+        with runtime.start(arguments.device) as here:
+            results = score_sets(
+                weights,
+                sets,
+                settings,
+                here,
+                arguments.noise_std,
+                arguments.consistency,
+                save if arguments.save_images else None,
+            )
+        print(report.comparison(results))
+        report.write_results(output, results)
+    except (ValueError, OSError) as error:
         print(f"test.py: {error}", file=sys.stderr)
         return 1
-    report.write_results(output, results)
-    print(report.comparison(results))
     print(f"written to {output / 'metrics.json'}")
     return 0
 
@@ -66,8 +75,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--protocol", help=f"one of {', '.join(PROTOCOLS)} (default: what the weights name)"
     )
-    parser.add_argument("--color", default="luma", help="luma, or rgb: each channel by itself")
-    parser.add_argument("--padding", default="zeros", help="zeros (as published) or replicate")
+    parser.add_argument("--color", help="luma, or rgb: each channel by itself")
+    parser.add_argument("--padding", help="zeros (as published) or replicate")
     parser.add_argument(
         "--noise-std", type=float, default=0.0, help="measurement noise, in the unit of y"
     )
@@ -78,57 +87,6 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
     return parser.parse_args()
-
-
-def score(
-    weights: Weights, sets: list[TestSet], rules: Rules, arguments: argparse.Namespace, output: Path
-) -> dict:
-    """The content of metrics.json."""
-    model = weights.load()
-    model.noise_std = arguments.noise_std
-    datasets = {}
-    with runtime.start(arguments.device) as here:
-        model.to(here.device)
-        for images in sets:
-            results = []
-            samples = tqdm(images, total=len(images), desc=images.name, unit="image", leave=False)
-            for result in evaluate(model, samples, here, rules):
-                results.append(result)
-                if arguments.save_images:
-                    path = output / images.name / f"{result.name}.png"
-                    write_image(path, to_uint8(result.pixels / 255))
-            datasets[images.name] = entries(results, rules)
-    return {
-        "protocol": arguments.protocol,
-        "network": weights.config.model.name,
-        "ratio": weights.config.sampling.ratio,
-        "weights": weights.name,
-        "phi_sha256": weights.metadata["phi_sha256"],
-        "color": rules.color,
-        "padding": rules.padding,
-        "noise_std": arguments.noise_std,
-        **provenance(),
-        "datasets": datasets,
-    }
-
-
-def entries(results: list[Result], rules: Rules) -> dict:
-    """One test set of metrics.json."""
-    if len({result.name for result in results}) < len(results):
-        raise ImageError("two images of a test set have the same name; rename one of them")
-    total = summarise([result.score for result in results], rules.protocol)
-    images = {
-        r.name: {"psnr": r.score.psnr, "ssim": r.score.ssim, "seconds": round(r.seconds, 4)}
-        for r in results
-    }
-    means = {"psnr": total.psnr, "ssim": total.ssim}
-    for r in results:
-        if r.consistency is not None:
-            images[r.name] |= {"residual": r.consistency.residual, "psnr_on_y": r.consistency.psnr}
-    if rules.consistency:
-        for key in ("residual", "psnr_on_y"):
-            means[key] = sum(image[key] for image in images.values()) / len(images)
-    return {**means, "images": images}
 
 
 if __name__ == "__main__":

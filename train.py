@@ -7,9 +7,15 @@ import argparse
 import sys
 from pathlib import Path
 
-from lgmnet.config import load_config
+from lgmnet import report
+from lgmnet.config import Config, load_config
+from lgmnet.data.datasets import TestSet, open_test_set
+from lgmnet.data.images import ImageError
 from lgmnet.engine import runtime
+from lgmnet.engine.checkpoint import find_weights
 from lgmnet.engine.preflight import preflight
+from lgmnet.engine.runtime import Runtime
+from lgmnet.engine.scoring import score_sets
 from lgmnet.engine.training import NonFiniteLoss, train
 
 EXAMPLES = """examples:
@@ -44,21 +50,43 @@ def main() -> int:
     arguments = parser.parse_intermixed_args()
     try:
         config = load_config(arguments.config, arguments.overrides)
-        name = f"{arguments.config.stem}_r{config.sampling.ratio:.2f}"
-        folder = arguments.output or Path("runs") / name
+        folder = arguments.output or default_folder(arguments.config, config)
         with runtime.start(arguments.device) as here:
             if arguments.dry_run:
                 return preflight(config, here)
-            if not arguments.resume and (folder / "last.pt").exists():
+            if not arguments.resume and (folder / "config.yaml").exists():
                 raise ValueError(
                     f"{folder} holds a run already; add --resume to continue it, or choose "
                     "another folder with --output"
                 )
             stopped_by = train(config, folder, here, arguments.resume)
-    except (ValueError, FileNotFoundError, NonFiniteLoss) as error:
+            if here.is_main and not stopped_by:
+                score_run(config, folder, here)
+    except (ValueError, OSError, NonFiniteLoss) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 1
     return 128 + stopped_by if stopped_by else 0
+
+
+def default_folder(path: Path, config: Config) -> Path:
+    """``runs/<config name>_r<ratio>``, the ratio with two digits where they say it."""
+    ratio = config.sampling.ratio
+    digits = f"{ratio:.2f}" if float(f"{ratio:.2f}") == ratio else f"{ratio:g}"
+    return Path("runs") / f"{path.stem}_r{digits}"
+
+
+def score_run(config: Config, folder: Path, here: Runtime) -> None:
+    """Score the best weights on the test sets of the config that are there: metrics.json."""
+    sets: list[TestSet] = []
+    for name in config.evaluation.datasets:
+        try:
+            sets.append(open_test_set(name, runtime.data_roots()))
+        except ImageError as error:
+            print(f"not scored: {error}")
+    if sets:
+        results = score_sets(find_weights(folder), sets, config.evaluation, here)
+        report.write_results(folder, results)
+        print(report.comparison(results))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a network costs: parameters, arithmetic, memory, time; with the conventions stated.
+"""What a network costs: parameters, arithmetic, memory; with the conventions stated.
 
 FLOPs follow PyTorch's counter: convolutions and matrix products only, two per
 multiply-accumulate (MAC). Φ and Φᵀ are included. Arithmetic and memory are counted on the meta

@@ -6,6 +6,7 @@ per_ratio, command line.
 """
 
 import dataclasses
+import math
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -97,6 +98,11 @@ class DataConfig:
         require_choice("data.source", self.source, ("files", "device"))
         require_choice("data.augment", self.augment, ("sample", "batch", "none"))
         require(self.patch_size >= 1, f"data.patch_size is {self.patch_size}, expected >= 1")
+        require(
+            self.validation_images >= 1,
+            f"data.validation_images is {self.validation_images}, expected at least 1; for no "
+            "validation leave data.validation empty",
+        )
         require(self.workers >= 0, f"data.workers is {self.workers}, expected >= 0")
 
 
@@ -130,7 +136,7 @@ class TrainingConfig:
     loss: str = "mse"
     """mse, l1 or charbonnier, between reconstruction and image."""
     measurement_weight: float = 0.0
-    """Weight of the mean of (Φx̂ − y)²."""
+    """Weight of the mean of (Φx̂ − Φx)², without noise."""
     orthogonality_weight: float = 0.0
     """Weight of the mean of (ΦΦᵀ − I)² (FSOINet: 0.01)."""
     ema: float = 0.0
@@ -161,10 +167,21 @@ class TrainingConfig:
             f"training.batch_size {self.batch_size} is not a multiple of training.accumulate "
             f"{self.accumulate}; the parts of a batch must be equal",
         )
-        require(self.rate > 0, f"training.rate is {self.rate}, expected > 0")
-        for name in ("minutes", "weight_decay", "clip", "validate_every", "seed"):
+        require(0 < self.rate < math.inf, f"training.rate is {self.rate}, expected > 0")
+        names = ("minutes", "weight_decay", "clip", "validate_every", "seed")
+        for name in (*names, "measurement_weight", "orthogonality_weight"):
             value = getattr(self, name)
-            require(value >= 0, f"training.{name} is {value}, expected at least 0")
+            require(0 <= value < math.inf, f"training.{name} is {value}, expected at least 0")
+        require(self.seed < 2**22, f"training.seed is {self.seed}, expected less than {2**22}")
+        require(
+            not (self.minutes and self.milestones and self.schedule == "multistep"),
+            "training.milestones are epochs, which a time budget (training.minutes) does not "
+            "have; choose schedule cosine or onecycle, or minutes=0",
+        )
+        require(
+            all(milestone > 0 for milestone in self.milestones),
+            f"training.milestones is {list(self.milestones)}, expected epochs above 0",
+        )
         for name in ("warmup", "ema"):
             value = getattr(self, name)
             require(0 <= value < 1, f"training.{name} is {value}, expected 0 <= {name} < 1")
@@ -179,7 +196,7 @@ class EvaluationConfig:
     """How reconstructions are judged."""
 
     datasets: tuple[str, ...] = ("builtin",)
-    """Test sets by name or folder."""
+    """Test sets, by name or folder, that are scored at the end of the run if they are there."""
     protocol: str = "paper"
     """Named set of rules for PSNR and SSIM; see lgmnet.metrics.PROTOCOLS."""
     color: str = "luma"

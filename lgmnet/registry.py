@@ -45,7 +45,7 @@ class Registry(Generic[T]):
             )
         return self._constructors[name]
 
-    def create(self, name: str, **options: object) -> T:
+    def create(self, name: str, /, **options: object) -> T:
         """Build what ``name`` stands for.
 
         Raises:

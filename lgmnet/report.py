@@ -59,15 +59,23 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def comparison(results: Mapping[str, Any]) -> str:
     """Markdown of a ``metrics.json``: measured, published, difference, one row per test set."""
     rows, sources = [], set()
+    comparable = (
+        results.get("color", "luma"),
+        results.get("padding", "zeros"),
+        results.get("noise_std", 0),
+    ) == ("luma", "zeros", 0)
     first = next(iter(results["datasets"].values()))
     extra = {"residual": 4, "psnr_on_y": 2} if "residual" in first else {}
     for name, data in results["datasets"].items():
         known = published(results["network"], name, results["ratio"], results["protocol"])
         seconds = [image["seconds"] for image in data["images"].values()]
         row = [name, str(len(data["images"])), number(data["psnr"], 2), number(data["ssim"], 4)]
-        if known and data["psnr"] is not None:
+        if known and comparable and data["psnr"] is not None:
             row += [number(known.psnr, 2), f"{data['psnr'] - known.psnr:+.2f}"]
             sources.add(f"published: {known.method}, trained on {known.training} ({known.source})")
+            if results.get("options"):
+                chosen = ", ".join(f"{k} = {v}" for k, v in results["options"].items())
+                sources.add(f"this network differs from the published one: {chosen}")
         else:
             row += ["-", "-"]
         row.append(f"{sum(seconds) / len(seconds):.2f}")
@@ -86,7 +94,10 @@ def write_results(folder: Path, results: Mapping[str, Any]) -> None:
     """Write ``metrics.json`` and ``metrics.csv`` (one row per image)."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(finite(results), indent=2, ensure_ascii=False, allow_nan=False)
-    (folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
+    # Complete or not there: a half-written file would pass for a result.
+    unfinished = folder / ".metrics.json"
+    unfinished.write_text(text + "\n", encoding="utf-8")
+    unfinished.replace(folder / "metrics.json")
     with (folder / "metrics.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["dataset", "image", "psnr", "ssim", "seconds"])

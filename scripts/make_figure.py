@@ -25,7 +25,7 @@ SHOWN = (("astronaut.png", 0, 96, 256), ("coffee.png", 90, 170, 256))
 def columns(model: SensingModel, pixels: np.ndarray) -> list[np.ndarray]:
     """The image, Φᵀy and the reconstruction: 0..255 float64 ``(H, W)``."""
     image = torch.from_numpy(pixels)[None, None].float() / 255
-    padded = pad_to_block(image, model.operator.multiple)
+    padded = pad_to_block(image, model.multiple)
     with torch.inference_mode():
         y = model.measure(padded)
         rebuilt = [model.operator.adjoint(y), model.reconstruct(y)]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lgmnet.data.color import luma
 from lgmnet.data.images import read_pixels
-from lgmnet.engine.checkpoint import find_weights
+from lgmnet.engine.checkpoint import load
 from lgmnet.engine.measurement import measure_image, save_measurement
 
 
@@ -21,13 +21,12 @@ def main() -> int:
     parser.add_argument("--noise-std", type=float, default=0.0, help="in the unit of y")
     arguments = parser.parse_args()
     try:
-        weights = find_weights(arguments.weights)
-        model = weights.load()
+        model = load(arguments.weights)
         model.noise_std = arguments.noise_std
         plane = luma(read_pixels(arguments.image))
-        measurement = measure_image(model, weights, plane, arguments.image.stem)
+        measurement = measure_image(model, plane, arguments.image.stem)
         save_measurement(arguments.output, measurement)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         print(f"measure.py: {error}", file=sys.stderr)
         return 1
     count = measurement.values.numel()

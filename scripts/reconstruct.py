@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from lgmnet.data.images import to_uint8, write_image
-from lgmnet.engine.checkpoint import find_weights
+from lgmnet.engine.checkpoint import load
 from lgmnet.engine.measurement import load_measurement, reconstruct_image
 
 
@@ -19,11 +19,10 @@ def main() -> int:
     parser.add_argument("--output", type=Path, required=True, help="an image file, such as out.png")
     arguments = parser.parse_args()
     try:
-        weights = find_weights(arguments.weights)
         measurement = load_measurement(arguments.measurement)
-        image = reconstruct_image(weights.load(), weights, measurement)
+        image = reconstruct_image(load(arguments.weights), measurement)
         write_image(arguments.output, to_uint8(image))
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         print(f"reconstruct.py: {error}", file=sys.stderr)
         return 1
     print(f"{image.shape[0]} x {image.shape[1]} pixels written to {arguments.output}")

@@ -115,7 +115,7 @@ def test_a_png_damaged_inside_is_refused(tmp_path):
 
 def test_pixels_that_are_not_8_bit_grey_or_rgb_are_refused_with_their_kind(tmp_path):
     grey = photograph()[:, :, 0]
-    files = {"I;16": "x.png", "CMYK": "x.jpg", "F": "x.tif"}
+    files = {"16-bit I;16": "x.png", "CMYK": "x.jpg", "F": "x.tif"}
     Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "x.png")
     Image.fromarray(photograph()).convert("CMYK").save(tmp_path / "x.jpg")
     Image.fromarray(grey.astype(np.float32)).save(tmp_path / "x.tif")
@@ -130,8 +130,9 @@ def test_16_bit_colour_is_refused(tmp_path):
     """Pillow's header calls it RGB, so only the decoder sees it."""
     cv2.imwrite(str(tmp_path / "x.png"), photograph().astype(np.uint16) * 257)
 
-    with pytest.raises(ImageError, match="8-bit"):
-        read_pixels(tmp_path / "x.png")
+    for read in (read_header, read_pixels):
+        with pytest.raises(ImageError, match="holds 16-bit RGB pixels"):
+            read(tmp_path / "x.png")
 
 
 @pytest.mark.parametrize("alpha", [0, 254])

@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import signal
 import subprocess
@@ -165,7 +166,7 @@ def test_bad_images_are_left_out_counted_and_named(image_folder, tmp_path, capsy
     assert "small.png is too small: 20 x 90" in text
     assert "none.png cannot be read" in text
     assert "1 images could not be decoded: cut.png" in text
-    assert records(tmp_path / "run", "end")[0]["unreadable"] == 1
+    assert records(tmp_path / "run", "end")[0]["unreadable"] == ["cut.png"]
 
 
 def test_a_held_out_name_that_is_not_there_is_an_error(image_folder, tmp_path):
@@ -186,8 +187,8 @@ def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_state(
 
     def poisoned(*arguments):
         steps.append(1)
-        loss = original(*arguments)
-        return loss * float("nan") if len(steps) == 4 else loss
+        terms = original(*arguments)
+        return {**terms, "loss": terms["loss"] * math.nan} if len(steps) == 4 else terms
 
     monkeypatch.setattr(training, "backward", poisoned)
     with pytest.raises(NonFiniteLoss, match=r"step 4: loss nan.*samples 12 to 15.*last\.pt"):

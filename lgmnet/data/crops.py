@@ -6,7 +6,7 @@ would have seen, and a faster source changes the speed, never the data.
 """
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -126,23 +126,22 @@ def loaded_batches(
 
 def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends the run
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the main process ends the run
 
 
 class DeviceCrops:
     """All images on one device as one flat array of bytes; a batch is one gather there.
 
-    Draws the same crops as `TrainingCrops`. Images that cannot be decoded are never drawn, and
-    named in ``unreadable``.
+    Draws the same crops as `TrainingCrops`. Images that cannot be decoded, or whose header lies
+    about their size, are never drawn, and named in ``unreadable``.
     """
 
-    def __init__(
-        self, images: TrainingImages, device: torch.device, progress: Callable = iter
-    ) -> None:
+    def __init__(self, images: TrainingImages, device: torch.device) -> None:
         self.sizes = images.sizes
         self.readable: list[bool] = []
         pixels = []
-        for k in progress(range(len(images.names))):
+        for k in range(len(images.names)):
             height, width = images.sizes[k]
             try:
                 luma = np.array(images.read(k))

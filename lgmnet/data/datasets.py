@@ -60,6 +60,13 @@ class TestSet:
     def __init__(self, name: str, paths: Sequence[Path]) -> None:
         self.name = name
         self.paths = list(paths)
+        names = [path.stem for path in self.paths]
+        if len(set(names)) < len(names):
+            twice = next(n for n in names if names.count(n) > 1)
+            raise ImageError(
+                f"test set {name} has two images named '{twice}'; rename one, or score the "
+                "subfolders one by one"
+            )
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -75,10 +82,14 @@ def find_folder(name: str, roots: Sequence[Path]) -> Path:
     Raises:
         ImageError: it is nowhere; the message says where it was sought and how to get it.
     """
-    candidates = [Path(name), *(root / part / name for root in roots for part in ("", "train"))]
+    candidates = [Path(name)]
+    if not Path(name).is_absolute():
+        candidates += [root / part / name for root in roots for part in ("", "train")]
     for candidate in candidates:
         if candidate.exists():
             return candidate
+    if Path(name).is_absolute():
+        raise ImageError(f"there are no images at {name}; give an existing folder or file")
     looked = ", ".join(str(c) for c in candidates)
     raise ImageError(
         f"there are no images '{name}' (looked at {looked}); give a path, or run "
@@ -91,16 +102,30 @@ def open_test_set(name: str, roots: Sequence[Path]) -> TestSet:
     if name == "builtin":
         return TestSet(name, builtin.paths(builtin.TEST))
     folder = find_folder(name, roots)
-    return TestSet(folder.stem if folder.is_file() else folder.name, list_images(folder))
+    name = folder.stem if folder.is_file() else folder.resolve().name
+    return TestSet(name, list_images(folder))
+
+
+def open_test_sets(names: Sequence[str], roots: Sequence[Path]) -> list[TestSet]:
+    """Several test sets; two of the same name would overwrite each other and are refused."""
+    sets = [open_test_set(name, roots) for name in names]
+    found = [images.name for images in sets]
+    for name in found:
+        if found.count(name) > 1:
+            raise ImageError(
+                f"two test sets are named '{name}'; rename one folder, or score them one by one"
+            )
+    return sets
 
 
 def open_training_images(
-    names: Sequence[str], roots: Sequence[Path], smallest: int
+    names: Sequence[str], roots: Sequence[Path], smallest: int, reserved: Sequence[Path] = ()
 ) -> tuple[TrainingImages, dict[str, str]]:
     """Images of folders or one packed store, and what was left out with the reason.
 
     Args:
         smallest: images with a shorter side are left out, in pixels.
+        reserved: files for another purpose, which are left out too.
 
     Raises:
         ImageError: nothing usable is left.
@@ -113,7 +138,11 @@ def open_training_images(
     for name in names:
         builtins = builtin.paths(builtin.TRAIN) if name == "builtin" else None
         paths += builtins or list_images(find_folder(name, roots))
-    found = scan(paths, smallest)
+    taken = {path.resolve() for path in reserved}
+    found = scan([path for path in paths if path.resolve() not in taken], smallest)
+    for path in paths:
+        if path.resolve() in taken:
+            found.rejected[path] = f"{path} is a validation image"
     if not found.paths:
         first = next(iter(found.rejected.values()))
         raise ImageError(
@@ -134,6 +163,24 @@ def _open_packed(path: Path, smallest: int) -> tuple[TrainingImages, dict[str, s
         if min(size) < smallest
     }
     return Subset(images, keep), rejected
+
+
+def readable(images: TrainingImages) -> tuple[Subset, dict[str, str]]:
+    """The images that can be decoded, and why the others cannot, by name.
+
+    Raises:
+        ImageError: none can.
+    """
+    kept, rejected = [], {}
+    for k, name in enumerate(images.names):
+        try:
+            images.read(k)
+            kept.append(k)
+        except ImageError as error:
+            rejected[name] = str(error)
+    if not kept:
+        raise ImageError(f"none of the {len(images.names)} images can be decoded")
+    return Subset(images, kept), rejected
 
 
 def split(images: TrainingImages, held_out: Iterable[str]) -> tuple[Subset, Subset]:

@@ -378,13 +378,17 @@ def _publish_unpacked(archives: list[Path], staging: Path, target: Path) -> None
     shutil.rmtree(unpacking, ignore_errors=True)  # left by a run that was killed
     try:
         for archive in archives:
-            unpack(archive, unpacking)
+            try:
+                unpack(archive, unpacking)
+            except ArchiveError:
+                if archive.parent == staging:
+                    archive.unlink()  # a download that can never be installed
+                    if not any(staging.iterdir()):
+                        staging.rmdir()
+                raise
         inside = list(unpacking.iterdir())
         single = len(inside) == 1 and inside[0].is_dir()
         os.replace(inside[0] if single else unpacking, target)
-    except ArchiveError:
-        shutil.rmtree(staging, ignore_errors=True)  # a download that can never be installed
-        raise
     finally:
         shutil.rmtree(unpacking, ignore_errors=True)
     shutil.rmtree(staging, ignore_errors=True)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 EXTENSIONS = frozenset((".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".pgm", ".ppm"))
 
@@ -57,8 +57,10 @@ def read_header(path: Path) -> tuple[int, int]:
     """
     try:
         with Image.open(path) as image:
+            # Pillow calls 16-bit colour RGB too; only its decoder's arguments tell.
             mode, (width, height) = image.mode, image.size
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+            mode = "16-bit " + mode if ";16" in str(image.tile) else mode
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise ImageError(f"{path} cannot be read as an image ({error})") from None
     if mode not in READABLE_MODES:
         raise ImageError(
@@ -109,7 +111,15 @@ def _is_cut_short(path: Path) -> bool:
             return False
         # Some writers add a few bytes after the end.
         file.seek(-min(64, file.seek(0, os.SEEK_END)), os.SEEK_END)
-        return JPEG_END not in file.read()
+        if JPEG_END in file.read():
+            return False
+    # Telephones append whole films: only decoding tells those from a cut.
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except OSError:
+        return True
+    return False
 
 
 def read_pixels(path: Path) -> np.ndarray:

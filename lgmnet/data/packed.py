@@ -59,9 +59,12 @@ def pack(folder: Path, output: Path) -> None:
     Raises:
         ImageError: the folder holds no usable image.
     """
+    if output.suffix != ".luma":
+        raise ImageError(f"a packed store is a .luma file, not {output.name}; name it x.luma")
     output.parent.mkdir(parents=True, exist_ok=True)
     part, journal = Path(f"{output}.part"), Path(f"{output}.journal")
     index, rejected = _resume(part, journal, folder)
+    _rewrite(journal, folder, index, rejected)
     done = {name for name, _, _ in index} | set(rejected)
     paths = list_images(folder)
     with part.open("r+b" if index else "wb") as pixels, journal.open("a") as log:
@@ -101,6 +104,15 @@ def _write_footer(file, index: list[tuple[str, int, int]]) -> None:  # type: ign
     os.fsync(file.fileno())
 
 
+def _rewrite(
+    journal: Path, folder: Path, index: list[tuple[str, int, int]], rejected: list[str]
+) -> None:
+    """Start the journal with what is kept: a torn last line must not be written on."""
+    entries = [*index, *((name, 0, 0) for name in rejected)]
+    lines = [str(folder.resolve()), *(json.dumps(entry) for entry in entries)]
+    journal.write_text("\n".join(lines) + "\n")
+
+
 def _resume(
     part: Path, journal: Path, folder: Path
 ) -> tuple[list[tuple[str, int, int]], list[str]]:
@@ -110,7 +122,6 @@ def _resume(
         lines = journal.read_text().splitlines()
         if lines and lines[0] == here:
             return _readable_entries(lines[1:], part.stat().st_size)
-    journal.write_text(here + "\n")
     return [], []
 
 

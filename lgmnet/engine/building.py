@@ -3,7 +3,7 @@
 import inspect
 import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from lgmnet.data.datasets import (
     TrainingImages,
     find_folder,
     open_training_images,
+    readable,
     split,
 )
 from lgmnet.data.images import list_images, scan
@@ -43,21 +44,23 @@ def open_data(config: Config) -> TrainingData:
     """
     data, roots = config.data, data_roots()
     smallest = max(data.patch_size, config.sampling.block_size)
-    images, rejected = open_training_images(data.train, roots, smallest)
+    listed = data.validation.endswith(".txt")
+    folder = find_folder(data.validation, roots) if data.validation and not listed else None
+    reserved = list_images(folder) if folder else []
+    images, rejected = open_training_images(data.train, roots, smallest, reserved)
     if data.exclude:
         images, _ = split(images, data.exclude)
-    if not data.validation:
-        return TrainingData(images, None, rejected)
-    if data.validation.endswith(".txt"):
+    validation: TrainingImages | None = None
+    if listed:
         images, validation = split(images, _read_list(data.validation))
-        return TrainingData(images, validation, rejected)
-    paths = list_images(find_folder(data.validation, roots))[: data.validation_images]
-    found = scan(paths, config.sampling.block_size)
-    return TrainingData(
-        images,
-        FileImages(found.paths, found.sizes),
-        rejected | {str(path): reason for path, reason in found.rejected.items()},
-    )
+    elif reserved:
+        found = scan(reserved[: data.validation_images], config.sampling.block_size)
+        validation = FileImages(found.paths, found.sizes)
+        rejected |= {str(path): reason for path, reason in found.rejected.items()}
+    if validation is not None:
+        validation, unreadable = readable(validation)
+        rejected |= unreadable
+    return TrainingData(images, validation, rejected)
 
 
 def _read_list(path: str) -> list[str]:
@@ -178,17 +181,20 @@ def measurements(sampling: SamplingConfig) -> int:
         raise ConfigError(f"sampling: {error}") from None
 
 
-def describe(config: Config) -> dict[str, Any]:
-    """Network, ratio and size in a few words, for logs and tables."""
-    m = measurements(config.sampling)
-    return {"network": config.model.name, "ratio": config.sampling.ratio, "measurements": m}
-
-
-def check_patch(config: Config) -> None:
-    """Crops must be in whole blocks, and fit the coarsest scale of the network."""
+def check_run(config: Config, processes: int) -> None:
+    """Raise ConfigError unless crops fit the model, and the batch the processes."""
     patch, block = config.data.patch_size, config.sampling.block_size
-    if patch % block:
+    with torch.device("meta"):
+        network = build_network(config, measurements(config.sampling))
+    multiple = math.lcm(block, network.multiple)
+    if patch % multiple:
         raise ConfigError(
-            f"data.patch_size {patch} is not a multiple of sampling.block_size {block}; the next "
-            f"one is {block * math.ceil(patch / block)}"
+            f"data.patch_size {patch} is not a multiple of {multiple}, which blocks of {block} and "
+            f"{config.model.name} need; the next one is {multiple * math.ceil(patch / multiple)}"
+        )
+    settings = config.training
+    if settings.batch_size % (processes * settings.accumulate):
+        raise ConfigError(
+            f"training.batch_size {settings.batch_size} is not a multiple of "
+            f"{processes} processes x {settings.accumulate} parts"
         )

@@ -66,8 +66,14 @@ def load(name: str | Path) -> SensingModel:
 
 def find_weights(name: str | Path) -> Weights:
     """Weights by file, by folder, or by name below ``checkpoints/``."""
-    candidates = [Path(name), *(root / name for root in checkpoint_roots())]
+    candidates = [Path(name)]
+    if not Path(name).is_absolute():
+        candidates += [root / name for root in checkpoint_roots()]
     for candidate in candidates:
+        if candidate.suffix == ".pt":
+            raise CheckpointError(
+                f"{candidate} is a training state; name its folder, or best.safetensors in it"
+            )
         if candidate.is_file():
             return Weights(candidate)
         for file in WEIGHT_FILES:
@@ -159,6 +165,8 @@ def load_training_state(path: Path, config: Config) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for a damaged file
         raise CheckpointError(_damaged(path, error)) from None
+    if not isinstance(state, dict) or not {"config", "model", "step"} <= state.keys():
+        raise CheckpointError(f"{path} is no training state of lgmnet; name a run folder")
     saved = config_from_dict(json.loads(state["config"]))
     for section in ("model", "sampling"):
         theirs, ours = getattr(saved, section), getattr(config, section)
@@ -196,8 +204,11 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         CheckpointError: it cannot be written; what was at ``path`` is still there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise CheckpointError(f"cannot write {path} ({error}); choose another folder") from None
     os.close(handle)
     temporary = Path(name)
     try:
@@ -221,7 +232,7 @@ def _read_metadata(path: Path) -> dict[str, str]:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(_damaged(path, error)) from None
-    if metadata.get("format") != FORMAT:
+    if metadata.get("format") != FORMAT or "config" not in metadata:
         raise CheckpointError(
             f"{path} is no weights file of lgmnet (format {metadata.get('format')}); import "
             "published weights with scripts/import_weights.py"

@@ -44,7 +44,7 @@ class Consistency(NamedTuple):
 
 
 class Result(NamedTuple):
-    """One image: its score, the seconds its reconstruction took, and its pixels (0..255)."""
+    """One image: its score, the seconds of measuring and rebuilding it, its pixels (0..255)."""
 
     name: str
     score: Score
@@ -93,7 +93,7 @@ def reconstruct_plane(
     image = torch.from_numpy(np.ascontiguousarray(plane)).to(runtime.device)
     image = image[None, None].float() / 255
     operator = model.operator
-    padded = pad_to_block(image, operator.multiple, rules.padding, rules.protocol.always_pad)
+    padded = pad_to_block(image, model.multiple, rules.padding, rules.protocol.always_pad)
     measurement = model.measure(padded, name)
     rebuilt = model.reconstruct(measurement)
 
@@ -102,7 +102,9 @@ def reconstruct_plane(
 
     if not rules.consistency:
         return Plane(pixels(rebuilt))
-    residual = (operator(rebuilt) - measurement).norm() / measurement.norm()
+    # A black image has y = 0: then any error counts in full.
+    scale = measurement.norm() if measurement.any() else torch.ones(())
+    residual = (operator(rebuilt) - measurement).norm() / scale
     projected = operator.project(rebuilt, measurement)
     return Plane(pixels(rebuilt), pixels(projected), float(residual))
 

@@ -13,8 +13,12 @@ from einops import rearrange
 from torch import Tensor
 from tqdm import tqdm
 
-from lgmnet.engine.runtime import PROJECT
+from lgmnet.engine.runtime import PROJECT, Runtime
+from lgmnet.engine.schedule import Position
 from lgmnet.operators import BlockSampling
+
+# So many names of bad images appear on the console; the log holds all.
+SHOWN = 20
 
 
 class RunLog:
@@ -26,6 +30,7 @@ class RunLog:
 
     def __init__(self, folder: Path, total: float, start: float, active: bool = True) -> None:
         self.active = active
+        self.provenance = provenance()
         if not active:
             return
         from torch.utils.tensorboard import SummaryWriter  # takes a second to import
@@ -46,6 +51,47 @@ class RunLog:
         for name, value in values.items():
             if isinstance(value, int | float):
                 self._board.add_scalar(f"{kind}/{name}", value, step)
+
+    def start(self, step: int, images: int, rejected: dict[str, str], here: Runtime) -> None:
+        """What the run is made of: versions, device, images, and those left out by name."""
+        self.record(
+            step,
+            "start",
+            {
+                **self.provenance,
+                "device": str(here.device),
+                "processes": here.processes,
+                "images": images,
+                "left_out": rejected,
+            },
+        )
+        self.say(f"training on {images} images; {len(rejected)} left out")
+        for reason in list(rejected.values())[:SHOWN]:
+            self.say(f"  {reason}")
+
+    def step(
+        self, at: Position, rate: float, speed: float, means: dict[str, float], here: Runtime
+    ) -> None:
+        """The means since the last line, and the state of the run."""
+        self.record(
+            at.step,
+            "train",
+            {
+                **means,
+                "rate": rate,
+                "images_per_second": speed,
+                "memory_mib": here.peak_memory(),
+                "minutes": at.elapsed / 60,
+            },
+        )
+
+    def end(self, step: int, unreadable: list[str], signal: int) -> None:
+        """How the run ended, and which images failed on the way; closes the log."""
+        if unreadable:
+            named = ", ".join(unreadable[:SHOWN])
+            self.say(f"{len(unreadable)} images could not be decoded: {named}")
+        self.record(step, "end", {"unreadable": unreadable, "signal": signal})
+        self.close()
 
     def progress(self, done: float, line: str) -> None:
         if self.active:

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lgmnet.data.transforms import crop_back, pad_to_block
-from lgmnet.engine.checkpoint import CheckpointError, Weights, write_atomically
+from lgmnet.engine.checkpoint import CheckpointError, write_atomically
 from lgmnet.models import SensingModel
 
 FORMAT = "lgmnet-measurement/1"
@@ -25,9 +25,7 @@ class Measurement(NamedTuple):
     phi_sha256: str
 
 
-def measure_image(
-    model: SensingModel, weights: Weights, luma: np.ndarray, name: str
-) -> Measurement:
+def measure_image(model: SensingModel, luma: np.ndarray, name: str) -> Measurement:
     """Measure an image of any size; zeros complete it to whole blocks.
 
     Args:
@@ -35,25 +33,23 @@ def measure_image(
         name: fixes the noise, where the model has any.
     """
     image = torch.from_numpy(luma)[None, None].float() / 255
-    padded = pad_to_block(image, model.operator.multiple)
+    padded = pad_to_block(image, model.multiple)
     with torch.inference_mode():
         values = model.measure(padded, name)
-    return Measurement(values, luma.shape[0], luma.shape[1], weights.metadata["phi_sha256"])
+    return Measurement(values, luma.shape[0], luma.shape[1], model.operator.fingerprint())
 
 
-def reconstruct_image(
-    model: SensingModel, weights: Weights, measurement: Measurement
-) -> np.ndarray:
+def reconstruct_image(model: SensingModel, measurement: Measurement) -> np.ndarray:
     """The image ``(H, W)`` float32 in [0, 1], not clipped, in its size before padding.
 
     Raises:
         CheckpointError: the measurement was made with another Φ.
     """
-    if measurement.phi_sha256 != weights.metadata["phi_sha256"]:
+    own = model.operator.fingerprint()
+    if measurement.phi_sha256 != own:
         raise CheckpointError(
             f"the measurement was made with another Φ ({measurement.phi_sha256[:12]}…) than the "
-            f"one of {weights.name} ({weights.metadata['phi_sha256'][:12]}…); reconstruct with the "
-            "weights it was measured with"
+            f"one of these weights ({own[:12]}…); reconstruct with the weights it was measured with"
         )
     with torch.inference_mode():
         image = model.reconstruct(measurement.values)

@@ -1,7 +1,7 @@
 """Device, precision, processes, signals: the only reader of the environment."""
 
+import gc
 import os
-import random
 import signal
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
-import numpy as np
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -73,13 +72,13 @@ class Runtime:
             torch.distributed.all_reduce(values)
         return values / self.processes
 
-    def any_process(self, flag: bool) -> bool:
-        """Whether the flag is set in any process."""
+    def largest(self, number: int) -> int:
+        """The largest of the processes' numbers, in every process."""
         if self.processes == 1:
-            return flag
-        tensor = torch.tensor([float(flag)], device=self.device)
+            return number
+        tensor = torch.tensor([number], device=self.device)
         torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MAX)
-        return bool(tensor.item())
+        return int(tensor.item())
 
 
 @contextmanager
@@ -91,6 +90,9 @@ def start(device: str = "auto") -> Iterator[Runtime]:
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    check_device(device)
+    # fp32 means fp32: TF32 would round Φx to ten bits.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if processes == 1:
         yield Runtime(torch.device(device))
@@ -102,27 +104,30 @@ def start(device: str = "auto") -> Iterator[Runtime]:
     torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     try:
         yield Runtime(torch.device(device), rank, processes)
+        gc.collect()
+        torch.distributed.barrier()  # nobody leaves while another still saves
     finally:
         torch.distributed.destroy_process_group()
 
 
-def seed_everything(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
+def check_device(name: str) -> None:
+    """Raise ValueError unless PyTorch can use the device here."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"--device is '{name}', expected auto, cpu, cuda or cuda:1") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"--device {name}: PyTorch sees {torch.cuda.device_count()} GPUs here; use --device cpu"
+        )
 
 
-def random_state() -> dict[str, torch.Tensor]:
-    state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
+def seed_step(seed: int, step: int, here: Runtime) -> None:
+    """Make what is drawn at a step a function of seed, step and process.
 
-
-def restore_random_state(state: dict[str, torch.Tensor]) -> None:
-    torch.set_rng_state(state["cpu"].cpu())
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"].cpu())
+    So there is no random state to save: a resumed run draws what it would have drawn.
+    """
+    torch.manual_seed((seed << 40) + step * here.processes + here.rank)
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:

@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 
 from lgmnet.config import Config
-from lgmnet.engine import checkpoint, runtime
+from lgmnet.engine import checkpoint
 from lgmnet.engine.building import TrainingData
 from lgmnet.engine.ema import WeightAverage
 from lgmnet.engine.evaluation import validate
-from lgmnet.engine.log import RunLog, phi_tiles, provenance
+from lgmnet.engine.log import RunLog, phi_tiles
 from lgmnet.engine.runtime import Runtime
 from lgmnet.engine.schedule import Position
 from lgmnet.metrics import Score
@@ -30,6 +30,7 @@ class Saver:
     data: TrainingData
     here: Runtime
     log: RunLog
+    saved_step: int = -1
 
     @property
     def judged(self) -> SensingModel:
@@ -37,6 +38,7 @@ class Saver:
         return self.model if self.average is None else self.average.model  # type: ignore[return-value]
 
     def validate_and_save(self, at: Position) -> None:
+        self.saved_step = at.step
         if self.here.is_main:
             score = self._validate(at)
             if score is not None and score.psnr > at.best:
@@ -47,7 +49,8 @@ class Saver:
     def finish(self, at: Position) -> None:
         """Last validation, and the final weights beside the best."""
         if self.here.is_main:
-            self.validate_and_save(at)
+            if self.saved_step != at.step:
+                self.validate_and_save(at)
             self._save_weights("last", self.model, at, None)
             if self.average is not None:
                 self._save_weights("ema", self.judged, at, None)
@@ -62,7 +65,6 @@ class Saver:
                     "model": self.model.state_dict(),
                     "average": self.average.state_dict() if self.average else None,
                     "optimizer": self.optimizer.state_dict(),
-                    "random": runtime.random_state(),
                     "step": at.step,
                     "elapsed": at.elapsed,
                     "best": at.best,
@@ -102,7 +104,7 @@ class Saver:
                 "step": str(at.step),
                 "minutes": f"{at.elapsed / 60:.2f}",
                 "metrics": json.dumps(metrics),
-                **provenance(),
+                **self.log.provenance,
             },
         )
 
@@ -122,5 +124,4 @@ def restore(
             )
         average.load_state_dict(state["average"])
     optimizer.load_state_dict(state["optimizer"])
-    runtime.restore_random_state(state["random"])
     return Position(state["step"], state["elapsed"], state["best"])

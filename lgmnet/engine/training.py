@@ -10,18 +10,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from lgmnet.config import Config, ConfigError, TrainingConfig
+from lgmnet.config import Config, TrainingConfig
 from lgmnet.data.crops import CropRule, DeviceCrops, Plan, TrainingCrops, loaded_batches
 from lgmnet.data.datasets import TrainingImages
 from lgmnet.engine import checkpoint, runtime
-from lgmnet.engine.building import build_model, check_patch, open_data, start_model
+from lgmnet.engine.building import build_model, check_run, open_data, start_model
 from lgmnet.engine.ema import WeightAverage
-from lgmnet.engine.log import RunLog, provenance
+from lgmnet.engine.log import RunLog
 from lgmnet.engine.runtime import Runtime, StopSignal
 from lgmnet.engine.saver import Saver, restore
 from lgmnet.engine.schedule import Position, progress, rate_factor
 from lgmnet.losses import total_loss
 from lgmnet.models import SensingModel
+
+# The loss, its terms and the gradient norm of one step, by name; scalars on the device.
+Terms = dict[str, Tensor]
 
 
 class NonFiniteLoss(RuntimeError):
@@ -45,14 +48,9 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
         ConfigError, ImageError, CheckpointError: something the user can mend.
         NonFiniteLoss: the run diverged.
     """
-    check_patch(config)
     settings = config.training
-    if settings.batch_size % (here.processes * settings.accumulate):
-        raise ConfigError(
-            f"training.batch_size {settings.batch_size} is not a multiple of "
-            f"{here.processes} processes x {settings.accumulate} parts"
-        )
-    runtime.seed_everything(settings.seed + here.rank)
+    check_run(config, here.processes)
+    torch.manual_seed(settings.seed)  # the start of the network; steps are seeded one by one
     data = open_data(config)
     at = Position()
     state = checkpoint.load_training_state(folder / "last.pt", config) if resume else None
@@ -69,21 +67,10 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(config.as_yaml(), encoding="utf-8")
     log = RunLog(folder, 100.0, 100 * progress(at, settings), here.is_main)
-    log.record(
-        at.step,
-        "start",
-        {
-            **provenance(),
-            "images": len(data.train.names),
-            "left_out": len(data.rejected),
-            "device": str(here.device),
-        },
-    )
-    log.say(f"training on {len(data.train.names)} images; {len(data.rejected)} left out")
-    for reason in list(data.rejected.values())[:20]:
-        log.say(f"  {reason}")
+    log.start(at.step, len(data.train.names), data.rejected, here)
     saver = Saver(folder, config, model, average, optimizer, data, here, log)
-    pending: list[tuple[Tensor, Tensor]] = []
+    pending: list[Terms] = []
+    stopped_by = 0
     clock = logged = time.perf_counter()
     with StopSignal() as stop:
         while progress(at, settings) < 1:
@@ -91,60 +78,47 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
             for group in optimizer.param_groups:
                 group["lr"] = rate
 
+            runtime.seed_step(settings.seed, at.step, here)
             optimizer.zero_grad(set_to_none=True)
-            loss = backward(wrapped, model, next(batches), settings, here)
+            terms = backward(wrapped, model, next(batches), settings, here)
             limit = settings.clip or math.inf
-            norm = nn.utils.clip_grad_norm_(model.parameters(), limit)
+            terms["gradient_norm"] = nn.utils.clip_grad_norm_(model.parameters(), limit)
             optimizer.step()
             at.step += 1
             if average is not None:
                 average.update(model, at.step)
-            pending.append((loss, norm))
+            pending.append(terms)
             now = time.perf_counter()
             at.elapsed, clock = at.elapsed + now - clock, now
             if settings.minutes:  # the schedule follows the clock: all must read the same one
                 at.elapsed = here.agree(at.elapsed)
 
             if at.step % settings.log_every == 0:
-                loss_mean, norm_mean = drain(pending, at.step, config, folder, here)
+                count = len(pending)
+                means = drain(pending, at.step, config, folder, here)
                 now = time.perf_counter()
-                speed = settings.log_every * settings.batch_size / (now - logged)
-                logged = now
-                log.record(
-                    at.step,
-                    "train",
-                    {
-                        "loss": loss_mean,
-                        "rate": rate,
-                        "gradient_norm": norm_mean,
-                        "images_per_second": speed,
-                        "memory_mib": here.peak_memory(),
-                        "minutes": at.elapsed / 60,
-                    },
-                )
-                line = f"step {at.step}  loss {loss_mean:.3e}  {speed:.0f} images/s"
+                speed, logged = count * settings.batch_size / (now - logged), now
+                log.step(at, rate, speed, means, here)
+                line = f"step {at.step}  loss {means['loss']:.3e}  {speed:.0f} images/s"
                 log.progress(100 * progress(at, settings), line)
-                if here.any_process(bool(stop.received)):
-                    break
-            elif here.processes == 1 and stop.received:
-                break
             if settings.validate_every and at.step % settings.validate_every == 0:
                 drain(pending, at.step, config, folder, here)
                 saver.validate_and_save(at)
                 logged = time.perf_counter()
+            # Asking the others waits for the device: on a GPU only where the log waits anyway.
+            if here.device.type == "cpu" or at.step % settings.log_every == 0:
+                stopped_by = here.largest(stop.received)
+                if stopped_by:
+                    break
 
         drain(pending, at.step, config, folder, here)
-        if here.any_process(bool(stop.received)):
+        if stopped_by:
             saver.save_state(at)
-            log.say(f"stopped by a signal after step {at.step}; continue with --resume")
+            log.say(f"stopped by signal {stopped_by} after step {at.step}; go on with --resume")
         else:
             saver.finish(at)
-    unreadable = crops.unreadable_names()
-    if unreadable:
-        log.say(f"{len(unreadable)} images could not be decoded: {', '.join(unreadable[:20])}")
-    log.record(at.step, "end", {"unreadable": len(unreadable), "signal": stop.received})
-    log.close()
-    return stop.received
+    log.end(at.step, crops.unreadable_names(), stopped_by)
+    return stopped_by
 
 
 def make_optimizer(model: nn.Module, settings: TrainingConfig) -> torch.optim.Optimizer:
@@ -188,9 +162,9 @@ def open_batches(
 
 def backward(
     wrapped: nn.Module, model: SensingModel, batch: Tensor, settings: TrainingConfig, here: Runtime
-) -> Tensor:
-    """Gradients of one batch ``(b, 1, size, size)`` uint8, in parts; its mean loss."""
-    total = torch.zeros((), device=here.device)
+) -> Terms:
+    """Gradients of one batch ``(b, 1, size, size)`` uint8, in parts; the loss and its terms."""
+    means: Terms = {}
     parts = batch.chunk(settings.accumulate)
     for k, part in enumerate(parts):
         target = part.float() / 255
@@ -199,7 +173,7 @@ def backward(
         with wrapped.no_sync() if silent else nullcontext():  # type: ignore[operator]
             with runtime.autocast(here.device, settings.precision):
                 reconstruction = wrapped(target)
-            loss, _ = total_loss(
+            loss, terms = total_loss(
                 reconstruction,
                 target,
                 model.operator,
@@ -208,28 +182,31 @@ def backward(
                 settings.orthogonality_weight,
             )
             (loss / len(parts)).backward()
-        total += loss.detach() / len(parts)
-    return total
+        for name, term in {"loss": loss, **terms}.items():
+            means[name] = means.get(name, 0) + term.detach() / len(parts)
+    return means
 
 
 def drain(
-    pending: list[tuple[Tensor, Tensor]], step: int, config: Config, folder: Path, here: Runtime
-) -> tuple[float, float]:
-    """Mean loss and gradient norm of the steps since the last call, which are checked here.
+    pending: list[Terms], step: int, config: Config, folder: Path, here: Runtime
+) -> dict[str, float]:
+    """Means of the loss, its terms and the gradient norm since the last call, which are checked.
 
     Reading a loss waits for the device, so steps are checked together. All processes see the
     mean of their losses, so they stop together.
 
     Raises:
-        NonFiniteLoss: one of them was not finite.
+        NonFiniteLoss: a loss or gradient was not finite.
     """
     if not pending:
-        return math.nan, math.nan
-    losses = here.mean(torch.stack([loss for loss, _ in pending])).tolist()
-    norms = torch.stack([norm for _, norm in pending]).tolist()
+        return {}
+    values = {
+        name: here.mean(torch.stack([terms[name] for terms in pending])).tolist()
+        for name in pending[0]
+    }
     first = step - len(pending)
     pending.clear()
-    for k, (loss, norm) in enumerate(zip(losses, norms, strict=True)):
+    for k, (loss, norm) in enumerate(zip(values["loss"], values["gradient_norm"], strict=True)):
         if not (math.isfinite(loss) and math.isfinite(norm)):
             batch = config.training.batch_size
             low = (first + k) * batch
@@ -240,4 +217,4 @@ def drain(
                 f"{low + batch - 1} of seed {config.training.seed}; {state}. Lower training.rate "
                 "or set training.clip, and resume"
             )
-    return sum(losses) / len(losses), sum(norms) / len(norms)
+    return {name: sum(numbers) / len(numbers) for name, numbers in values.items()}

@@ -26,6 +26,9 @@ class Reconstruction(NamedTuple):
 class UnfoldingNetwork(nn.Module, ABC):
     """K unfolded iterations: ``(measurement, operator) -> Reconstruction``."""
 
+    multiple: int = 1
+    """Height and width of the image must be multiples of this too, beside the operator's."""
+
     @abstractmethod
     def forward(self, measurement: Tensor, operator: LinearOperator) -> Reconstruction:
         """Rebuild the image that ``operator`` measured as ``measurement``."""
@@ -63,4 +66,6 @@ def create_network(
     """
     known = inspect.signature(MODELS.get(name)).parameters
     sizes = {"measurements": measurements, "block_size": block_size}
+    if given := sizes.keys() & options.keys():
+        raise ValueError(f"model.{min(given)} follows from sampling; set it there")
     return MODELS.create(name, **options, **{k: v for k, v in sizes.items() if k in known})

@@ -31,8 +31,11 @@ class FDIM(nn.Module):
     """One iteration on the pair (X, Z) at one scale: data step (AEGR), then prior (NSM).
 
     Shapes:
-        x, z:   ``(batch, channels, H/scale, W/scale)``.
-        prior:  Φᵀy, pixel-unshuffled: ``(batch, scale², H/scale, W/scale)``.
+        x, z:  ``(batch, channels, H/scale, W/scale)``.
+        back_projection:  Φᵀy, pixel-unshuffled: ``(batch, scale², H/scale, W/scale)``.
+
+    Args:
+        with_prior: without it Z is X; for an iteration whose Z nobody reads.
     """
 
     def __init__(
@@ -47,9 +50,12 @@ class FDIM(nn.Module):
         aegr_skip: bool,
         z_refine: str,
         single: bool,
+        with_prior: bool = True,
     ) -> None:
         super().__init__()
-        self.refine_z = choose("z_refine", z_refine, Z_REFINEMENTS)(channels)
+        reads_z = data_step != "aegr" or "z" in aegr_inputs
+        refinement = choose("z_refine", z_refine, Z_REFINEMENTS)
+        self.refine_z = refinement(channels) if reads_z else nn.Identity()
         step = choose("data_step", data_step, DATA_STEPS)
         options = {"inputs": aegr_inputs} if data_step == "aegr" else {}
         self.data_step = step(channels, scale, **options)
@@ -57,7 +63,7 @@ class FDIM(nn.Module):
         self.refine_x = nn.Sequential(*blocks) if blocks else None
         self.aegr_skip = aegr_skip
         self.single = single
-        self.prior = bottleneck(channels, prior_channels)
+        self.prior = bottleneck(channels, prior_channels) if with_prior else None
 
     def forward(
         self, x: Tensor, z: Tensor, operator: LinearOperator, back_projection: Tensor
@@ -67,7 +73,7 @@ class FDIM(nn.Module):
             step = step + self.refine_x(step)
         if self.aegr_skip:
             step = step + x
-        z = step + self.prior(step)
+        z = step if self.prior is None else step + self.prior(step)
         return (z, z) if self.single else (step, z)
 
 
@@ -123,8 +129,10 @@ class LGMNet(UnfoldingNetwork):
         measurement ``(batch, m, H/B, W/B)`` -> image ``(batch, 1, H, W)``.
 
     Paper:     LGM-Net, IEEE Transactions on Multimedia, 2026.
+    Original:  the code that the authors published with it.
     Differences from the original: the operator is an argument, not a module global; the
-    residual block in the refinement of Z follows the public code, not the figure.
+    residual block in the refinement of Z follows the public code, not the figure; ``phity_skip``
+    and the ablations are ours, and ``prl_sigmoid`` steps from Z, which has passed the prior.
     """
 
     def __init__(
@@ -163,6 +171,9 @@ class LGMNet(UnfoldingNetwork):
         self.single = variables == "single"
         self.level1_skip, self.outer_skip, self.phity_skip = level1_skip, outer_skip, phity_skip
 
+        # Where AEGR does not see Z, only the last Z of a chain is read.
+        reads_z = data_step != "aegr" or "z" in aegr_inputs or self.single
+
         def chain(level: int, count: int) -> Chain:
             scale = 2**level
             distinct = 1 if share_iterations == "iterations" else count
@@ -177,8 +188,9 @@ class LGMNet(UnfoldingNetwork):
                     aegr_skip=aegr_skip,
                     z_refine=z_refine,
                     single=self.single,
+                    with_prior=reads_z or k + 1 == distinct,
                 )
-                for _ in range(distinct)
+                for k in range(distinct)
             ]
             return Chain(stages, count)
 
@@ -188,6 +200,7 @@ class LGMNet(UnfoldingNetwork):
         branches = {"branches": tuple(str(b) for b in avf_branches)} if avf_down == "avf" else {}
         widths = [dimf * 4**level for level in range(scales - 1)]
 
+        self.multiple = 2 ** (scales - 1)
         self.start_z = conv3x3(1, 1)
         self.lift = conv3x3(2, pair * dimf)
         self.down_chains = nn.ModuleList(chain(level, D) for level in range(scales - 1))
@@ -206,8 +219,8 @@ class LGMNet(UnfoldingNetwork):
         start = operator.adjoint(measurement)
         x, z = self._pair(self.lift(torch.cat([start, self.start_z(start)], dim=1)))
         x_first = x
-        # Φᵀy at every scale, in the number format of the features.
-        priors = [
+        # At every scale, in the number format of the features.
+        back_projections = [
             F.pixel_unshuffle(start.type_as(x), 2**level)
             for level in range(len(self.down_chains) + 1)
         ]
@@ -216,17 +229,17 @@ class LGMNet(UnfoldingNetwork):
         for level, (chain, fuse) in enumerate(
             zip(self.down_chains, self.down_fusions, strict=True)
         ):
-            x, z = chain(x, z, operator, priors[level])
+            x, z = chain(x, z, operator, back_projections[level])
             x, z = self._pair(fuse(self._sum(x, z)))
             skips.append((x, z))
 
-        x, z = self.mid_chain(x, z, operator, priors[-1])
+        x, z = self.mid_chain(x, z, operator, back_projections[-1])
 
         up_chains = self.up_chains if len(self.up_chains) else reversed(self.down_chains)
         levels = reversed(range(len(self.down_chains)))
         for level, fuse, chain in zip(levels, self.up_fusions, up_chains, strict=True):
             x, z = self._pair(fuse(self._sum(x, z)))
-            x, z = chain(x, z, operator, priors[level])
+            x, z = chain(x, z, operator, back_projections[level])
             if level > 0:
                 x, z = self._skip(x, z, *skips[level - 1])
 

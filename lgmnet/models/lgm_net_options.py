@@ -28,9 +28,10 @@ def choose(option: str, value: Any, known: Mapping[Any, Any]) -> Any:
 
 
 def check_subset(option: str, values: tuple[str, ...], known: tuple[str, ...]) -> None:
-    if not values or not set(values) <= set(known):
+    if not values or not set(values) <= set(known) or len(set(values)) < len(values):
         raise ValueError(
-            f"lgm_net: {option} is {list(values)}, expected at least one of {', '.join(known)}"
+            f"lgm_net: {option} is {list(values)}, expected at least one of {', '.join(known)}, "
+            "each once"
         )
 
 

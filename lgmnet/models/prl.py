@@ -81,6 +81,7 @@ class PRL(UnfoldingNetwork):
         for name, size in (("D", D), ("dim", dim), ("dimf", dimf)):
             if size < 1:
                 raise ValueError(f"prl: {name} is {size}, expected at least 1")
+        self.multiple = 4
         self.lift = conv3x3(1, dimf)
         self.down = nn.ModuleList(Chain(D, dim, dimf, scale) for scale in (1, 2))
         self.shrink = nn.ModuleList(nn.Conv2d(c, 4 * c, 2, stride=2) for c in (dimf, 4 * dimf))

@@ -1,9 +1,12 @@
 """Operator, noise and network as one module."""
 
+import math
+
 from torch import Tensor, nn
 
 from lgmnet.models.base import Reconstruction, UnfoldingNetwork
 from lgmnet.operators import LinearOperator
+from lgmnet.operators.block_sampling import check_image
 from lgmnet.operators.noise import add_noise
 
 
@@ -26,12 +29,18 @@ class SensingModel(nn.Module):
         self.network = network
         self.noise_std = noise_std
 
+    @property
+    def multiple(self) -> int:
+        """Height and width of an image must be multiples of this, in pixels."""
+        return math.lcm(self.operator.multiple, self.network.multiple)
+
     def measure(self, image: Tensor, name: str | None = None) -> Tensor:
         """y = Φx + n of images ``(batch, 1, H, W)`` in [0, 1]; see `BlockSampling` for y.
 
         Args:
             name: name of the image, which fixes the noise; see `add_noise`.
         """
+        check_image(image, self.multiple)
         return add_noise(self.operator(image), self.noise_std, name)
 
     def reconstruct(self, measurement: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,20 @@ from torch import Tensor, nn
 from torch.amp import is_autocast_available
 
 from lgmnet.registry import Registry
+
+
+def in_full_precision(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Run a module's method in float32 or better and return the type of its first tensor."""
+
+    @functools.wraps(method)
+    def wrapped(self: nn.Module, tensor: Tensor, *arguments: Any, **options: Any) -> Tensor:
+        reduced = tensor.dtype in (torch.bfloat16, torch.float16)
+        kind = tensor.device.type
+        with torch.autocast(kind, enabled=False) if is_autocast_available(kind) else nullcontext():
+            result = method(self, tensor.float() if reduced else tensor, *arguments, **options)
+        return result.to(tensor.dtype)
+
+    return wrapped
 
 
 class LinearOperator(nn.Module, ABC):
@@ -54,9 +69,14 @@ class LinearOperator(nn.Module, ABC):
         """The image closest to ``image`` among those that Φ measures as ``measurement``."""
 
     @abstractmethod
+    def fingerprint(self) -> str:
+        """Two operators with the same fingerprint measure alike."""
+
+    @abstractmethod
     def lipschitz(self) -> float:
         """Largest eigenvalue of ΦᵀΦ: gradient steps up to 1/lipschitz descend."""
 
+    @in_full_precision
     def gram(self, features: Tensor, scale: int = 1) -> Tensor:
         """ΦᵀΦ of every feature channel, each taken as an image.
 
@@ -69,20 +89,6 @@ class LinearOperator(nn.Module, ABC):
         images = rearrange(images, "b c h w -> (b c) 1 h w")
         images = rearrange(self.adjoint(self(images)), "(b c) 1 h w -> b c h w", b=batch)
         return F.pixel_unshuffle(images, scale) if scale > 1 else images
-
-
-def in_full_precision(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Run a module's method in float32 or better and return the type of its first tensor."""
-
-    @functools.wraps(method)
-    def wrapped(self: nn.Module, tensor: Tensor, *arguments: object) -> Tensor:
-        reduced = tensor.dtype in (torch.bfloat16, torch.float16)
-        kind = tensor.device.type
-        with torch.autocast(kind, enabled=False) if is_autocast_available(kind) else nullcontext():
-            result = method(self, tensor.float() if reduced else tensor, *arguments)
-        return result.to(tensor.dtype)
-
-    return wrapped
 
 
 OPERATORS: Registry[LinearOperator] = Registry("operator")

@@ -79,7 +79,7 @@ class BlockSampling(LinearOperator):
     @in_full_precision
     def solve(self, image: Tensor, weight: Tensor | float, back_projection: Tensor) -> Tensor:
         """See `LinearOperator.solve`; by the matrix inversion lemma, one m x m system per Φ."""
-        if not weight > 0:
+        if not isinstance(weight, Tensor) and not weight > 0:
             raise ValueError(f"the weight of a quadratic step is {weight}, expected > 0")
         target = back_projection + weight * image
         return (target - self.adjoint(self._solve_gram(self(target), weight))) / weight
@@ -92,7 +92,11 @@ class BlockSampling(LinearOperator):
     def _solve_gram(self, measurement: Tensor, weight: Tensor | float) -> Tensor:
         """(ΦΦᵀ + weight·I)⁻¹ of every block's measurement."""
         gram = self.matrix @ self.matrix.T
-        factor = torch.linalg.cholesky(gram + weight * torch.eye(len(gram)).to(gram))
+        factor, failed = torch.linalg.cholesky_ex(gram + weight * torch.eye(len(gram)).to(gram))
+        if gram.device.type != "meta" and failed:
+            raise ValueError(
+                "the rows of Φ are linearly dependent; no image fits every measurement"
+            )
         columns = rearrange(measurement, "b m h w -> m (b h w)")
         solution = torch.cholesky_solve(columns, factor)
         batch, rows = measurement.shape[0], measurement.shape[2]

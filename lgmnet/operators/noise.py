@@ -14,6 +14,8 @@ def add_noise(measurement: Tensor, std: float, name: str | None = None) -> Tenso
         name: name of the image. With it the noise is the same in every run, on every device;
             without it the global random state is used, as in training.
     """
+    if not std >= 0:
+        raise ValueError(f"the standard deviation of the noise is {std}, expected at least 0")
     if std == 0:
         return measurement
     if name is None:

@@ -1,0 +1,74 @@
+"""Test sets -> the content of metrics.json."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from tqdm import tqdm
+
+from lgmnet.config import EvaluationConfig
+from lgmnet.data.datasets import TestSet
+from lgmnet.engine.checkpoint import Weights
+from lgmnet.engine.evaluation import Result, Rules, evaluate
+from lgmnet.engine.log import provenance
+from lgmnet.engine.runtime import Runtime
+from lgmnet.metrics import find_protocol, summarise
+
+
+def score_sets(
+    weights: Weights,
+    sets: Iterable[TestSet],
+    settings: EvaluationConfig,
+    here: Runtime,
+    noise_std: float = 0.0,
+    consistency: bool = False,
+    keep: Callable[[str, Result], None] | None = None,
+) -> dict[str, Any]:
+    """Rebuild and score test sets with shipped or trained weights.
+
+    Args:
+        noise_std: measurement noise, in the unit of y; training noise is not added by itself.
+        consistency: also compare with the measurement.
+        keep: receives the name of the set and each result, to save its pixels.
+    """
+    rules = Rules(find_protocol(settings.protocol), settings.color, settings.padding, consistency)
+    model = weights.load().to(here.device)
+    model.noise_std = noise_std
+    datasets = {}
+    for images in sets:
+        results = []
+        samples = tqdm(images, total=len(images), desc=images.name, unit="image", leave=False)
+        for result in evaluate(model, samples, here, rules):
+            if keep is not None:
+                keep(images.name, result)
+            results.append(result._replace(pixels=result.pixels[:0]))  # scored: no longer needed
+        datasets[images.name] = summary(results, rules)
+    return {
+        "protocol": settings.protocol,
+        "network": weights.config.model.name,
+        "options": weights.config.model.options,
+        "ratio": weights.config.sampling.ratio,
+        "weights": weights.name,
+        "phi_sha256": weights.metadata["phi_sha256"],
+        "color": settings.color,
+        "padding": settings.padding,
+        "noise_std": noise_std,
+        **provenance(),
+        "datasets": datasets,
+    }
+
+
+def summary(results: list[Result], rules: Rules) -> dict[str, Any]:
+    """One test set: means, and the values of each image."""
+    total = summarise([result.score for result in results], rules.protocol)
+    images = {
+        r.name: {"psnr": r.score.psnr, "ssim": r.score.ssim, "seconds": round(r.seconds, 4)}
+        for r in results
+    }
+    means = {"psnr": total.psnr, "ssim": total.ssim}
+    for r in results:
+        if r.consistency is not None:
+            images[r.name] |= {"residual": r.consistency.residual, "psnr_on_y": r.consistency.psnr}
+    if rules.consistency:
+        for key in ("residual", "psnr_on_y"):
+            means[key] = sum(image[key] for image in images.values()) / len(images)
+    return {**means, "images": images}
