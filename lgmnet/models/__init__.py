@@ -1,5 +1,6 @@
 """The networks, one file per paper. Importing this package registers them."""
 
+from lgmnet.models.ampa_net import AMPANet, AMPNet
 from lgmnet.models.base import MODELS, Reconstruction, UnfoldingNetwork, create_network
 from lgmnet.models.ista_net import ISTANet, ISTANetPlus
 from lgmnet.models.lgm_net import LGMNet
@@ -7,6 +8,8 @@ from lgmnet.models.sensing import SensingModel
 
 __all__ = [
     "MODELS",
+    "AMPANet",
+    "AMPNet",
     "ISTANet",
     "ISTANetPlus",
     "LGMNet",
