@@ -174,6 +174,15 @@ def test_the_penalty_is_computed_in_training_alone_and_weighted():
     assert not rebuilt.penalties
 
 
+def test_the_orthogonality_of_phi_is_a_term_of_its_own():
+    network, operator = small()
+    image = torch.rand(1, 1, 6, 6, dtype=torch.float64)
+    rebuilt = network(operator(image), operator)
+    _, terms = losses.total_loss(rebuilt, image, operator, orthogonality_weight=1.0)
+    assert terms["orthogonality"] == rebuilt.penalties["orthogonality"]
+    assert set(terms) == {"mse", "orthogonality", "phi_orthogonality"}
+
+
 def test_the_affine_norm_is_batch_normalisation_that_never_learned_statistics():
     features = torch.randn(5, 3, 4, 4)
     batch, affine = normalisation("batch", 3), ChannelAffine(3)
