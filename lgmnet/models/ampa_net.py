@@ -127,12 +127,12 @@ class AMPNet(UnfoldingNetwork):
     Shapes:
         measurement ``(batch, m, H/B, W/B)`` -> image ``(batch, 1, H, W)``.
 
-    Paper:     N. Li and C. C. Zhou, AMPA-Net, ICCT 2020, which AMP-Net is the baseline of. Not
-               the AMP-Net of Zhang et al., TIP 2021.
+    Paper:     N. Li and C. C. Zhou, AMPA-Net, ICCT 2020, arXiv:2010.06907. Not the
+               AMP-Net of Zhang et al., TIP 2021.
     Original:  github.com/puallee/AMPA-Net (TensorFlow; no weights were released)
     Differences from the original: its biases, which are made but never added, are left out. The
-    last φ has no effect there either; it is kept for the count of parameters. Q, Φ and W₃ start
-    as there, N(0, 0.01²), if ``sampling.phi_init`` is ``small_gaussian``.
+    last φ has no effect there either; it is kept for the count of parameters. Q starts as
+    there, N(0, 0.01²), and so does Φ with ``sampling.phi_init: small_gaussian``.
     """
 
     def __init__(
