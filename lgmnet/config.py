@@ -56,7 +56,8 @@ class SamplingConfig:
     phi: str = "learned"
     """``learned`` with the network, or ``fixed``."""
     phi_init: str = "xavier"
-    """xavier, gaussian, orthonormal, pca (of training blocks), or the path of a file."""
+    """xavier, gaussian, small_gaussian, orthonormal, pca (of training blocks), or the path of a
+    file."""
     noise_std: float = 0.0
     """Standard deviation of n, in the unit of y (images are in [0, 1])."""
 

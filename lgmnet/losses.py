@@ -50,5 +50,5 @@ def total_loss(
     if measurement_weight:
         terms["measurement"] = measurement_weight * operator(image - target).square().mean()
     if orthogonality_weight:
-        terms["orthogonality"] = orthogonality_weight * orthogonality(operator)
+        terms["phi_orthogonality"] = orthogonality_weight * orthogonality(operator)
     return torch.stack(list(terms.values())).sum(), terms

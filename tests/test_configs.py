@@ -18,6 +18,8 @@ FILES = sorted(path for path in FOLDER.rglob("*.yaml") if path.name != "base.yam
 # What makes each network small enough for a test.
 NARROW = {
     "amp_net_tip": ["model.stages=2"],
+    "amp_net": ["model.stages=2"],
+    "ampa_net": ["model.stages=2"],
     "lgm_net": ["model.dim=2", "model.dimf=2"],
     "ista_net": ["model.stages=2"],
     "ista_net_plus": ["model.stages=2"],

@@ -33,10 +33,10 @@ def test_every_term_is_named_and_weighted():
     image = target + 0.1
     reconstruction = Reconstruction(image, {"symmetry": torch.tensor(0.25)})
     total, terms = total_loss(reconstruction, target, operator, "mse", 0.5, 0.01)
-    assert set(terms) == {"mse", "symmetry", "measurement", "orthogonality"}
+    assert set(terms) == {"mse", "symmetry", "measurement", "phi_orthogonality"}
     residual = operator(image) - operator(target)
     torch.testing.assert_close(terms["measurement"], 0.5 * residual.square().mean())
-    torch.testing.assert_close(terms["orthogonality"], 0.01 * orthogonality(operator))
+    torch.testing.assert_close(terms["phi_orthogonality"], 0.01 * orthogonality(operator))
     torch.testing.assert_close(total, sum(terms.values()))
 
 

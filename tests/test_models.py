@@ -15,6 +15,9 @@ from tests.conftest import smooth_image
 
 SMALL = {
     "amp_net_tip": {"stages": 2, "channels": 8},
+    # Norms that serve the penalty alone get no gradient from the image.
+    "amp_net": {"stages": 2, "channels": 8, "orthogonality_norm": "shared"},
+    "ampa_net": {"stages": 2, "channels": 16, "orthogonality_norm": "shared"},
     "ista_net": {"stages": 2, "channels": 8},
     "ista_net_plus": {"stages": 2, "channels": 8},
     "lgm_net": {"D": 1, "dim": 4, "dimf": 4},

@@ -146,6 +146,7 @@ def initial_matrix(
     starts = {
         "xavier": matrices.xavier,
         "gaussian": matrices.gaussian,
+        "small_gaussian": matrices.small_gaussian,
         "orthonormal": matrices.orthonormal,
     }
     if sampling.phi_init in starts:
@@ -157,7 +158,8 @@ def _matrix_from_file(sampling: SamplingConfig, m: int) -> Tensor:
     path = Path(sampling.phi_init)
     if not path.suffix:
         raise ConfigError(
-            f"sampling.phi_init is '{path}', expected xavier, gaussian, orthonormal, pca or a file"
+            f"sampling.phi_init is '{path}', expected xavier, gaussian, small_gaussian, "
+            "orthonormal, pca or a file"
         )
     try:
         matrix = matrices.load_matrix(path)

@@ -1,6 +1,7 @@
 """The networks, one file per paper. Importing this package registers them."""
 
 from lgmnet.models.amp_net_tip import AMPNetTIP
+from lgmnet.models.ampa_net import AMPANet, AMPNet
 from lgmnet.models.base import MODELS, Reconstruction, UnfoldingNetwork, create_network
 from lgmnet.models.ista_net import ISTANet, ISTANetPlus
 from lgmnet.models.lgm_net import LGMNet
@@ -10,6 +11,8 @@ from lgmnet.models.sensing import SensingModel
 __all__ = [
     "MODELS",
     "PRL",
+    "AMPANet",
+    "AMPNet",
     "AMPNetTIP",
     "ISTANet",
     "ISTANetPlus",

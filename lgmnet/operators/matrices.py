@@ -53,6 +53,11 @@ def gaussian(m: int, pixels: int, generator: torch.Generator | None = None) -> T
     return torch.randn(m, pixels, generator=generator) / math.sqrt(pixels)
 
 
+def small_gaussian(m: int, pixels: int, generator: torch.Generator | None = None) -> Tensor:
+    """Normal entries of standard deviation 0.01: the published start of AMPA-Net's Φ."""
+    return torch.randn(m, pixels, generator=generator) * 0.01
+
+
 def orthonormal(m: int, pixels: int, generator: torch.Generator | None = None) -> Tensor:
     """A Gaussian matrix with its rows made orthonormal, ΦΦᵀ = I."""
     columns = torch.randn(pixels, m, generator=generator, dtype=torch.float64)
