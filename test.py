@@ -17,19 +17,21 @@ from lgmnet.engine import runtime
 from lgmnet.engine.checkpoint import Weights, find_weights
 from lgmnet.engine.evaluation import Result, Rules, evaluate
 from lgmnet.engine.log import provenance
+from lgmnet.engine.untrained import Untrained
 from lgmnet.metrics import PROTOCOLS, find_protocol, summarise
 
 EXAMPLES = """examples:
   python test.py
   python test.py checkpoints/lgm_net_tiny_r0.10 --data Set11 BSD68 --save-images
   python test.py runs/quickstart_r0.10 --data path/to/folder --output results/mine
+  python test.py configs/fista.yaml sampling.ratio=0.25 --data Set11
 """
 
 
 def main() -> int:
     arguments = parse()
     try:
-        weights = find_weights(arguments.weights)
+        weights = find_weights(arguments.weights, arguments.overrides)
         require_choice("--color", arguments.color, ("luma", "rgb"))
         require_choice("--padding", arguments.padding, ("zeros", "replicate"))
         arguments.protocol = arguments.protocol or weights.config.evaluation.protocol
@@ -56,7 +58,13 @@ def parse() -> argparse.Namespace:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "weights", nargs="?", default="lgm_net_tiny_r0.10", help="name, folder or file"
+        "weights",
+        nargs="?",
+        default="lgm_net_tiny_r0.10",
+        help="name, folder or file; or the YAML of an algorithm without trained values",
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="override entries of that YAML"
     )
     parser.add_argument(
         "--data", nargs="+", default=["builtin"], help="test sets by name, folder or image"
@@ -77,11 +85,15 @@ def parse() -> argparse.Namespace:
         help="also ‖Φx̂ − y‖ / ‖y‖, and PSNR after projection onto Φx = y",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
-    return parser.parse_args()
+    return parser.parse_intermixed_args()
 
 
 def score(
-    weights: Weights, sets: list[TestSet], rules: Rules, arguments: argparse.Namespace, output: Path
+    weights: Weights | Untrained,
+    sets: list[TestSet],
+    rules: Rules,
+    arguments: argparse.Namespace,
+    output: Path,
 ) -> dict:
     """The content of metrics.json."""
     model = weights.load()

@@ -12,11 +12,12 @@ from torch import Tensor
 from lgmnet.config import Config, EvaluationConfig, ModelConfig, SamplingConfig
 from lgmnet.engine.building import build_model
 from lgmnet.engine.checkpoint import load_foreign, load_state, save_weights
-from lgmnet.models import ista_net, lgm_net
+from lgmnet.models import fista_net, ista_net, lgm_net
 from lgmnet.operators.matrices import load_matrix, measurement_count
 
 # Network -> function that translates (the authors' state, Φ, start); None where not given.
 IMPORTERS = {
+    "fista_net": fista_net.from_published,
     "ista_net": ista_net.from_published,
     "ista_net_plus": ista_net.from_published,
     "lgm_net": lgm_net.from_published,

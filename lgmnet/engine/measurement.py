@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lgmnet.data.transforms import crop_back, pad_to_block
 from lgmnet.engine.checkpoint import CheckpointError, Weights, write_atomically
+from lgmnet.engine.untrained import Untrained
 from lgmnet.models import SensingModel
 
 FORMAT = "lgmnet-measurement/1"
@@ -26,7 +27,7 @@ class Measurement(NamedTuple):
 
 
 def measure_image(
-    model: SensingModel, weights: Weights, luma: np.ndarray, name: str
+    model: SensingModel, weights: Weights | Untrained, luma: np.ndarray, name: str
 ) -> Measurement:
     """Measure an image of any size; zeros complete it to whole blocks.
 
@@ -42,7 +43,7 @@ def measure_image(
 
 
 def reconstruct_image(
-    model: SensingModel, weights: Weights, measurement: Measurement
+    model: SensingModel, weights: Weights | Untrained, measurement: Measurement
 ) -> np.ndarray:
     """The image ``(H, W)`` float32 in [0, 1], not clipped, in its size before padding.
 

@@ -8,7 +8,7 @@ import torch
 from lgmnet import complexity
 from lgmnet.config import Config
 from lgmnet.data.images import ImageError
-from lgmnet.engine.building import build_model, check_patch, open_data
+from lgmnet.engine.building import build_model, check_patch, check_trainable, open_data
 from lgmnet.engine.runtime import Runtime
 from lgmnet.engine.training import backward, make_optimizer, open_batches, prepare
 
@@ -54,6 +54,7 @@ def _print_images(config: Config) -> None:
 
 def _print_size(config: Config) -> None:
     model = build_model(config)
+    check_trainable(model)
     side, settings = config.data.patch_size, config.training
     cost = complexity.cost(model, side, side)
     total = complexity.parameters(model)

@@ -1,12 +1,17 @@
 """The networks, one file per paper. Importing this package registers them."""
 
 from lgmnet.models.base import MODELS, Reconstruction, UnfoldingNetwork, create_network
+from lgmnet.models.fista_net import FISTANet
+from lgmnet.models.ista import FISTA, ISTA
 from lgmnet.models.ista_net import ISTANet, ISTANetPlus
 from lgmnet.models.lgm_net import LGMNet
 from lgmnet.models.sensing import SensingModel
 
 __all__ = [
+    "FISTA",
+    "ISTA",
     "MODELS",
+    "FISTANet",
     "ISTANet",
     "ISTANetPlus",
     "LGMNet",
