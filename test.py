@@ -21,13 +21,14 @@ EXAMPLES = """examples:
   python test.py
   python test.py checkpoints/lgm_net_tiny_r0.10 --data Set11 BSD68 --save-images
   python test.py runs/quickstart_r0.10 --data path/to/folder --output results/mine
+  python test.py configs/fista.yaml sampling.ratio=0.25 --data Set11
 """
 
 
 def main() -> int:
     arguments = parse()
     try:
-        weights = find_weights(arguments.weights)
+        weights = find_weights(arguments.weights, arguments.overrides)
         # What is not asked for is as the weights' own config says.
         asked = {k: getattr(arguments, k) for k in ("protocol", "color", "padding")}
         asked = {k: v for k, v in asked.items() if v is not None}
@@ -65,7 +66,13 @@ def parse() -> argparse.Namespace:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "weights", nargs="?", default="lgm_net_tiny_r0.10", help="name, folder or file"
+        "weights",
+        nargs="?",
+        default="lgm_net_tiny_r0.10",
+        help="name, folder or file; or the YAML of an algorithm without trained values",
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="override entries of that YAML"
     )
     parser.add_argument(
         "--data", nargs="+", default=["builtin"], help="test sets by name, folder or image"
@@ -86,7 +93,7 @@ def parse() -> argparse.Namespace:
         help="also ‖Φx̂ − y‖ / ‖y‖, and PSNR after projection onto Φx = y",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
-    return parser.parse_args()
+    return parser.parse_intermixed_args()
 
 
 if __name__ == "__main__":

@@ -140,6 +140,8 @@ class TrainingConfig:
     """Weight of the mean of (Φx̂ − Φx)², without noise."""
     orthogonality_weight: float = 0.0
     """Weight of the mean of (ΦΦᵀ − I)² (FSOINet: 0.01)."""
+    l1_weight: float = 0.0
+    """Weight of the mean of |x̂ − x| beside ``loss`` (FISTA-Net: 0.1)."""
     ema: float = 0.0
     """Decay of the weight average that is validated and saved; 0 keeps none."""
     precision: str = "fp32"

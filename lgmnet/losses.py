@@ -37,10 +37,12 @@ def total_loss(
     kind: str = "mse",
     measurement_weight: float = 0.0,
     orthogonality_weight: float = 0.0,
+    l1_weight: float = 0.0,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss and its weighted terms by name.
 
-    The measurement term is the mean of (Φx̂ − Φx)², without noise.
+    The measurement term is the mean of (Φx̂ − Φx)², without noise. The term ``absolute`` is a mean
+    |x̂ − x| beside the main loss (FISTA-Net); a network cannot add it, for it never sees x.
 
     Shapes:
         target: ``(batch, 1, H, W)`` in [0, 1], float32.
@@ -51,4 +53,6 @@ def total_loss(
         terms["measurement"] = measurement_weight * operator(image - target).square().mean()
     if orthogonality_weight:
         terms["phi_orthogonality"] = orthogonality_weight * orthogonality(operator)
+    if l1_weight:
+        terms["absolute"] = l1_weight * distance(image, target, "l1")
     return torch.stack(list(terms.values())).sum(), terms

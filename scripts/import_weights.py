@@ -12,12 +12,13 @@ from torch import Tensor
 from lgmnet.config import Config, EvaluationConfig, ModelConfig, SamplingConfig
 from lgmnet.engine.building import build_model
 from lgmnet.engine.checkpoint import load_foreign, load_state, save_weights
-from lgmnet.models import amp_net_tip, ista_net, lgm_net, prl
+from lgmnet.models import amp_net_tip, fista_net, ista_net, lgm_net, prl
 from lgmnet.operators.matrices import load_matrix, measurement_count
 
 # Network -> function that translates (the authors' state, Φ, start); None where not given.
 IMPORTERS = {
     "amp_net_tip": amp_net_tip.from_published,
+    "fista_net": fista_net.from_published,
     "ista_net": ista_net.from_published,
     "ista_net_plus": ista_net.from_published,
     "lgm_net": lgm_net.from_published,

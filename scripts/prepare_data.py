@@ -7,7 +7,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from lgmnet.data.download import DownloadError, dataset_names, find_dataset, install
+from lgmnet.data.catalogue import DownloadError, dataset_names, find_dataset
+from lgmnet.data.download import install
 
 LISTS = Path(__file__).resolve().parents[1] / "data" / "checksums"
 

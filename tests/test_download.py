@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 
 from lgmnet.data import download
-from lgmnet.data.download import ChecksumError, Dataset, DownloadError, Entry, install
+from lgmnet.data.catalogue import Dataset, DownloadError, Entry
+from lgmnet.data.download import ChecksumError, install
 
 ROOT = Path(__file__).resolve().parents[1]
 LISTS = ROOT / "data" / "checksums"
@@ -394,9 +395,9 @@ SIZES = {
 }
 
 
-@pytest.mark.parametrize("name", download.dataset_names(LISTS))
+@pytest.mark.parametrize("name", catalogue.dataset_names(LISTS))
 def test_every_list_is_sound(name: str) -> None:
-    listed = download.find_dataset(name, LISTS)
+    listed = catalogue.find_dataset(name, LISTS)
     files = [entry.file for entry in listed.entries]
     assert len(files) == len(set(files)) == SIZES.get(name, len(files))
     assert len({file.endswith(".zip") for file in files}) == 1
@@ -438,7 +439,7 @@ def test_a_failure_does_not_stop_the_others(
 def test_list_shows_every_data_set(capsys: pytest.CaptureFixture[str]) -> None:
     assert SCRIPT.main(["--list"]) == 0
     shown = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert shown == download.dataset_names(LISTS)
+    assert shown == catalogue.dataset_names(LISTS)
 
 
 def test_pack_passes_both_paths_and_its_errors_are_one_line(

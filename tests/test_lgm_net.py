@@ -163,7 +163,8 @@ def test_a_switch_without_tensors_changes_the_output_alone(options):
 @pytest.mark.parametrize(
     "options",
     [options for options, _ in SWITCHES]
-    + [{"aegr_inputs": ("gram",)}, {"variables": "single"}, {"scales": 1}, {"scales": 2}, {"phity_skip": True},
+    + [{"aegr_inputs": ("gram",)},
+       {"variables": "single"}, {"scales": 1}, {"scales": 2}, {"phity_skip": True},
        {"variables": "single", "share_iterations": "levels", "level1_skip": "none"}],
 )  # fmt: skip
 def test_every_switch_runs_and_learns(options):

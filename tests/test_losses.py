@@ -40,6 +40,16 @@ def test_every_term_is_named_and_weighted():
     torch.testing.assert_close(total, sum(terms.values()))
 
 
+@pytest.mark.parametrize("kind", ["mse", "l1"])
+def test_an_absolute_term_joins_the_main_loss(kind):
+    """Beside an l1 loss too: the two terms have names of their own."""
+    operator = BlockSampling(matrices.orthonormal(4, 16), 4)
+    image, target = torch.rand(2, 1, 8, 8), torch.rand(2, 1, 8, 8)
+    total, terms = total_loss(Reconstruction(image), target, operator, kind, l1_weight=0.1)
+    torch.testing.assert_close(terms["absolute"], 0.1 * (image - target).abs().mean())
+    torch.testing.assert_close(total, distance(image, target, kind) + terms["absolute"])
+
+
 def test_terms_of_weight_zero_are_not_computed():
     operator = BlockSampling(matrices.orthonormal(4, 16), 4)
     image = torch.rand(1, 1, 8, 8)

@@ -13,8 +13,6 @@ half installed. An interrupted download continues where it stopped. A checksum t
 the list is recorded in ``<name>.sha256`` (as sha256sum writes it) and compared from then on.
 """
 
-import csv
-import difflib
 import errno
 import hashlib
 import os
@@ -24,7 +22,6 @@ import time
 import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from urllib.error import HTTPError, URLError
@@ -34,7 +31,8 @@ from urllib.request import Request, urlopen
 import cv2
 from tqdm import tqdm
 
-COLUMNS = ["file", "url", "sha256", "pixels_sha256"]
+from lgmnet.data.catalogue import Dataset, DownloadError, Entry
+
 TIMEOUT_S = 30.0
 ATTEMPTS = 4
 PAUSE_S = 2.0  # before the second attempt; longer before each further one
@@ -49,64 +47,12 @@ Recorded = dict[str, str]
 """Checksums that are not in the list, file -> SHA-256; completed while files are verified."""
 
 
-class DownloadError(Exception):
-    """Something the user can act on; the message is one line."""
-
-
 class ChecksumError(DownloadError):
     """A file is there, but it is not the expected one."""
 
 
 class ArchiveError(DownloadError):
     """An archive is damaged, or would write outside its folder."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One line of a list; see the top of this file for the fields."""
-
-    file: str
-    url: str
-    sha256: str
-    pixels_sha256: str
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """One list: its comments, the first of which is a description, and its files."""
-
-    name: str
-    comments: tuple[str, ...]
-    entries: tuple[Entry, ...]
-
-    @property
-    def is_packed(self) -> bool:
-        return self.entries[0].file.endswith(".zip")
-
-
-def dataset_names(lists: Path) -> list[str]:
-    return sorted((path.stem for path in lists.glob("*.tsv")), key=str.lower)
-
-
-def find_dataset(name: str, lists: Path) -> Dataset:
-    """Read ``<name>.tsv`` in the folder ``lists``; an unknown name is an error."""
-    names = dataset_names(lists)
-    if name in names:
-        return read_dataset(lists / f"{name}.tsv")
-    same = [known for known in names if known.lower() == name.lower()]
-    near = same or difflib.get_close_matches(name, names, n=1)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
-    raise DownloadError(f"unknown data set '{name}'{hint} (known: {', '.join(names)})")
-
-
-def read_dataset(path: Path) -> Dataset:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    comments = tuple(line.lstrip("# ") for line in lines if line.startswith("#"))
-    reader = csv.DictReader((line for line in lines if not line.startswith("#")), delimiter="\t")
-    entries = tuple(Entry(*(row.get(column) or "" for column in COLUMNS)) for row in reader)
-    if reader.fieldnames != COLUMNS or not entries:
-        raise DownloadError(f"{path}: expected files under the columns {', '.join(COLUMNS)}")
-    return Dataset(path.stem, comments, entries)
 
 
 def file_sha256(path: Path) -> str:
@@ -381,10 +327,7 @@ def _publish_unpacked(archives: list[Path], staging: Path, target: Path) -> None
             try:
                 unpack(archive, unpacking)
             except ArchiveError:
-                if archive.parent == staging:
-                    archive.unlink()  # a download that can never be installed
-                    if not any(staging.iterdir()):
-                        staging.rmdir()
+                _discard(archive, staging)
                 raise
         inside = list(unpacking.iterdir())
         single = len(inside) == 1 and inside[0].is_dir()
@@ -392,6 +335,14 @@ def _publish_unpacked(archives: list[Path], staging: Path, target: Path) -> None
     finally:
         shutil.rmtree(unpacking, ignore_errors=True)
     shutil.rmtree(staging, ignore_errors=True)
+
+
+def _discard(archive: Path, staging: Path) -> None:
+    """Remove a download that can never be installed; an archive of the user's own stays."""
+    if archive.parent == staging:
+        archive.unlink()
+        if not any(staging.iterdir()):
+            staging.rmdir()
 
 
 def _require_space(folder: Path, needed: int) -> None:

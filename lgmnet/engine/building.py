@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from lgmnet import complexity
 from lgmnet.config import Config, ConfigError, SamplingConfig, convert
 from lgmnet.data.crops import sample_blocks
 from lgmnet.data.datasets import (
@@ -22,9 +23,9 @@ from lgmnet.data.images import list_images, scan
 from lgmnet.engine.runtime import data_roots
 from lgmnet.models import MODELS, SensingModel, UnfoldingNetwork, create_network
 from lgmnet.operators import BlockSampling, matrices
-from lgmnet.unfolding.starts import LinearStart
+from lgmnet.unfolding.fitted import Fitted
 
-# Training blocks for the PCA start of Φ and for regression starts.
+# Training blocks for the PCA start of Φ and for fitted parts.
 START_BLOCKS = 60_000
 
 
@@ -110,7 +111,7 @@ def build_model(config: Config, matrix: Tensor | None = None) -> SensingModel:
 
 
 def start_model(config: Config, images: TrainingImages) -> SensingModel:
-    """A model ready to be trained: Φ made, and linear starts fitted to training blocks.
+    """A model ready to be trained: Φ made, and the parts that depend on it fitted.
 
     Raises:
         ConfigError: a setting does not fit.
@@ -118,13 +119,13 @@ def start_model(config: Config, images: TrainingImages) -> SensingModel:
     seed = config.training.seed
     matrix = initial_matrix(config.sampling, images, seed)
     model = build_model(config, matrix)
-    starts = [module for module in model.modules() if isinstance(module, LinearStart)]
+    fitted = [module for module in model.modules() if isinstance(module, Fitted)]
     blocks = None
-    if any(start.needs_blocks for start in starts):
+    if any(part.needs_blocks for part in fitted):
         side = config.sampling.block_size
         blocks = sample_blocks(images, side, START_BLOCKS, seed)
-    for start in starts:
-        start.fit(matrix, blocks)
+    for part in fitted:
+        part.fit(matrix, blocks)
     return model
 
 
@@ -181,6 +182,15 @@ def measurements(sampling: SamplingConfig) -> int:
         return matrices.measurement_count(sampling.ratio, sampling.block_size, sampling.rounding)
     except ValueError as error:
         raise ConfigError(f"sampling: {error}") from None
+
+
+def check_trainable(model: nn.Module) -> None:
+    """Classical algorithms have nothing to train."""
+    if not complexity.parameters(model):
+        raise ConfigError(
+            "this network and its Φ have no trained values; nothing has to be trained: "
+            "python test.py <this config>"
+        )
 
 
 def check_run(config: Config, processes: int) -> None:

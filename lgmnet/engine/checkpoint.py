@@ -7,7 +7,7 @@ on, its metrics and the hash of Φ: nothing else is needed to use it.
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from lgmnet.config import Config, config_from_dict
 from lgmnet.engine.building import build_model
 from lgmnet.engine.runtime import checkpoint_roots
+from lgmnet.engine.untrained import Untrained
 from lgmnet.models import SensingModel
 from lgmnet.operators.matrices import fingerprint
 
@@ -55,6 +56,8 @@ class Weights:
 def load(name: str | Path) -> SensingModel:
     """A model with its weights, by name (``"lgm_net_tiny_r0.10"``), folder or file.
 
+    Algorithms without trained values are given by their config, such as configs/fista.yaml.
+
     Returns:
         The model in evaluation mode, on the CPU: ``measure``, ``reconstruct``, or call it.
 
@@ -64,8 +67,19 @@ def load(name: str | Path) -> SensingModel:
     return find_weights(name).load()
 
 
-def find_weights(name: str | Path) -> Weights:
-    """Weights by file, by folder, or by name below ``checkpoints/``."""
+def find_weights(name: str | Path, overrides: Sequence[str] = ()) -> Weights | Untrained:
+    """Weights by file, by folder, or by name below ``checkpoints/``; or a config, see `Untrained`.
+
+    Args:
+        overrides: ``section.key=value`` for a config; weights carry their own.
+    """
+    if Path(name).suffix in (".yaml", ".yml"):
+        return Untrained(Path(name), overrides)
+    if overrides:
+        raise CheckpointError(
+            f"'{overrides[0]}' cannot change the weights '{name}', which carry their config; only "
+            "a config without trained values, such as configs/fista.yaml, can be changed"
+        )
     candidates = [Path(name)]
     if not Path(name).is_absolute():
         candidates += [root / name for root in checkpoint_roots()]

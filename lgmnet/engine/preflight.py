@@ -9,7 +9,13 @@ import torch
 from lgmnet import complexity
 from lgmnet.config import Config
 from lgmnet.data.images import ImageError
-from lgmnet.engine.building import TrainingData, build_model, check_run, open_data
+from lgmnet.engine.building import (
+    TrainingData,
+    build_model,
+    check_run,
+    check_trainable,
+    open_data,
+)
 from lgmnet.engine.runtime import Runtime
 from lgmnet.engine.training import backward, make_optimizer, open_batches, prepare
 
@@ -59,6 +65,7 @@ def _print_images(data: TrainingData, show: Callable[[str], None]) -> None:
 
 def _print_size(config: Config, show: Callable[[str], None]) -> None:
     model = build_model(config)
+    check_trainable(model)
     side, settings = config.data.patch_size, config.training
     cost = complexity.cost(model, side, side)
     total = complexity.parameters(model)

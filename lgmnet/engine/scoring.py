@@ -11,11 +11,12 @@ from lgmnet.engine.checkpoint import Weights
 from lgmnet.engine.evaluation import Result, Rules, evaluate
 from lgmnet.engine.log import provenance
 from lgmnet.engine.runtime import Runtime
+from lgmnet.engine.untrained import Untrained
 from lgmnet.metrics import find_protocol, summarise
 
 
 def score_sets(
-    weights: Weights,
+    weights: Weights | Untrained,
     sets: Iterable[TestSet],
     settings: EvaluationConfig,
     here: Runtime,

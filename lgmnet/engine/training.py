@@ -14,7 +14,13 @@ from lgmnet.config import Config, TrainingConfig
 from lgmnet.data.crops import CropRule, DeviceCrops, Plan, TrainingCrops, loaded_batches
 from lgmnet.data.datasets import TrainingImages
 from lgmnet.engine import checkpoint, runtime
-from lgmnet.engine.building import build_model, check_run, open_data, start_model
+from lgmnet.engine.building import (
+    build_model,
+    check_run,
+    check_trainable,
+    open_data,
+    start_model,
+)
 from lgmnet.engine.ema import WeightAverage
 from lgmnet.engine.log import RunLog
 from lgmnet.engine.runtime import Runtime, StopSignal
@@ -55,6 +61,7 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
     at = Position()
     state = checkpoint.load_training_state(folder / "last.pt", config) if resume else None
     model = build_model(config) if state else start_model(config, data.train)
+    check_trainable(model)
     model.to(here.device).train()
     average = WeightAverage(model, settings.ema) if settings.ema else None
     optimizer = make_optimizer(model, settings)
@@ -180,6 +187,7 @@ def backward(
                 settings.loss,
                 settings.measurement_weight,
                 settings.orthogonality_weight,
+                settings.l1_weight,
             )
             (loss / len(parts)).backward()
         for name, term in {"loss": loss, **terms}.items():

@@ -3,17 +3,22 @@
 from lgmnet.models.amp_net_tip import AMPNetTIP
 from lgmnet.models.ampa_net import AMPANet, AMPNet
 from lgmnet.models.base import MODELS, Reconstruction, UnfoldingNetwork, create_network
+from lgmnet.models.fista_net import FISTANet
+from lgmnet.models.ista import FISTA, ISTA
 from lgmnet.models.ista_net import ISTANet, ISTANetPlus
 from lgmnet.models.lgm_net import LGMNet
 from lgmnet.models.prl import PRL
 from lgmnet.models.sensing import SensingModel
 
 __all__ = [
+    "FISTA",
+    "ISTA",
     "MODELS",
     "PRL",
     "AMPANet",
     "AMPNet",
     "AMPNetTIP",
+    "FISTANet",
     "ISTANet",
     "ISTANetPlus",
     "LGMNet",

@@ -6,13 +6,14 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lgmnet.operators.base import in_full_precision
+from lgmnet.unfolding.fitted import Fitted
 
 RULES = ("regression", "adjoint", "gaussian")
 # Standard deviation of a gaussian start (Li and Zhou, AMP-Net, 2020).
 GAUSSIAN_STD = 0.01
 
 
-class LinearStart(nn.Module):
+class LinearStart(Fitted):
     """x⁰ = Qy, block by block.
 
     Q is made by `fit` before training and saved with the network. Until then it is NaN, so that

@@ -1,0 +1,46 @@
+"""A config in place of weights, for algorithms that have nothing to train."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lgmnet import complexity
+from lgmnet.config import ConfigError, load_config
+from lgmnet.engine.building import build_model, initial_matrix
+from lgmnet.models import SensingModel
+from lgmnet.operators.matrices import fingerprint
+
+
+class Untrained:
+    """What `Weights` is for a trained network: its config makes everything, Φ included.
+
+    Args:
+        path: a YAML file such as configs/fista.yaml.
+        overrides: as ``section.key=value``.
+
+    Raises:
+        ConfigError: a setting is wrong, or something has to be trained.
+    """
+
+    def __init__(self, path: Path, overrides: Sequence[str] = ()) -> None:
+        self.config = load_config(path, overrides)
+        sampling = self.config.sampling
+        if sampling.phi_init == "pca":
+            raise ConfigError(
+                "sampling.phi_init is 'pca', which needs training images; without training choose "
+                "orthonormal, gaussian, xavier or a file"
+            )
+        self.name = f"{path.stem}_r{sampling.ratio:.2f}"
+        # The seed that train.py would use: networks trained with this Φ measure alike.
+        matrix = initial_matrix(sampling, seed=self.config.training.seed)
+        self._model = build_model(self.config, matrix).eval()
+        trained = complexity.parameters(self._model)
+        if trained:
+            raise ConfigError(
+                f"{path} has {trained:,} trained values; train it (python train.py {path}) and "
+                "give its run folder. For ISTA and FISTA set sampling.phi=fixed"
+            )
+        self.metadata = {"phi_sha256": fingerprint(matrix)}
+
+    def load(self) -> SensingModel:
+        """The model in float32, on the CPU, in evaluation mode."""
+        return self._model

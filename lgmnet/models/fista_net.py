@@ -1,0 +1,293 @@
+"""FISTA-Net: accelerated gradient steps and one learned transform, shared by all stages."""
+
+import re
+from collections.abc import Iterable, Mapping
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from lgmnet.models.base import (
+    MODELS,
+    Published,
+    Reconstruction,
+    UnfoldingNetwork,
+    strip_prefix,
+)
+from lgmnet.operators import LinearOperator
+from lgmnet.operators.base import in_full_precision
+from lgmnet.unfolding.blocks import join_blocks, soft_threshold, split_measurement
+from lgmnet.unfolding.fitted import Fitted
+from lgmnet.unfolding.starts import LinearStart
+
+PRIOR_DOMAINS = ("block", "image")
+W_TILDE = ("phi", "alista")
+
+
+def conv(inputs: int, outputs: int) -> nn.Conv2d:
+    """3 x 3, Xavier-normal weights, bias zero: every convolution of this network."""
+    layer = nn.Conv2d(inputs, outputs, 3, padding=1)
+    nn.init.xavier_normal_(layer.weight)
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def transform(channels: int) -> nn.Sequential:
+    """Four convolutions, ReLU between them."""
+    layers: list[nn.Module] = [conv(channels, channels)]
+    for _ in range(3):
+        layers += [nn.ReLU(), conv(channels, channels)]
+    return nn.Sequential(*layers)
+
+
+class TransformPrior(nn.Module):
+    """r + G(F̃(s)) with s = soft(F(D(r)), θ).
+
+    Returns also the symmetry residual F̃(F(D(r))) − D(r) and s, both ``(batch, C, H, W)``.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.entry = conv(1, channels)
+        self.analysis = transform(channels)
+        self.synthesis = transform(channels)
+        self.exit = conv(channels, 1)
+
+    def forward(self, image: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        features = self.entry(image)
+        code = self.analysis(features)
+        sparse = soft_threshold(code, threshold)
+        change = self.exit(self.synthesis(sparse))
+        return image + change, self.synthesis(code) - features, sparse
+
+
+class Schedule(nn.Module):
+    """Step μ, threshold θ and momentum ρ of stage k = 0, 1, …, from six trained scalars.
+
+    With sp = softplus: μ = sp(w k + c), θ = sp(w k + c), each with its own slope w and offset c,
+    and ρ = (sp(w k + c) − sp(c)) / sp(w k + c), which is 0 at the first stage. The slopes start
+    so that μ and θ fall and ρ rises; nothing keeps them so.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.step = nn.Parameter(torch.tensor([-0.2, 0.1]))
+        self.threshold = nn.Parameter(torch.tensor([-0.5, -2.0]))
+        self.momentum = nn.Parameter(torch.tensor([0.5, 0.0]))
+
+    def forward(self, k: int) -> tuple[Tensor, Tensor, Tensor]:
+        lines = torch.stack([self.step, self.threshold, self.momentum])
+        step, threshold, growth = F.softplus(lines[:, 0] * k + lines[:, 1])
+        return step, threshold, (growth - F.softplus(self.momentum[1])) / growth
+
+
+def alista_matrix(phi: Tensor) -> Tensor:
+    """W̃ ``(m, B²)`` of Φ ``(m, B²)``: the least coherent partner of its columns.
+
+    With the columns of Φ brought to norm one as a_j, W minimises ‖WᵀA‖_F² under w_jᵀa_j = 1
+    (J. Liu et al., "ALISTA", ICLR 2019). The problem falls apart into columns, each solved by
+    w_j = (AAᵀ)⁻¹a_j / (a_jᵀ(AAᵀ)⁻¹a_j). The norms are then put back: W̃ = W diag(‖φ_j‖).
+
+    Raises:
+        ValueError: a column of Φ is zero.
+    """
+    wide = phi.double()
+    norms = wide.norm(dim=0)
+    if not norms.all():
+        raise ValueError(
+            f"Φ has {int((norms == 0).sum())} zero columns: pixels that are not measured have no "
+            "ALISTA weights; use w_tilde: phi"
+        )
+    columns = wide / norms
+    solution = torch.linalg.pinv(columns @ columns.T, hermitian=True) @ columns
+    return (norms * solution / (solution * columns).sum(0)).to(phi.dtype)
+
+
+class AlistaAdjoint(Fitted):
+    """W̃ᵀ in place of Φᵀ: ``(batch, m, H/B, W/B)`` -> ``(batch, 1, H, W)``."""
+
+    matrix: Tensor
+
+    def __init__(self, measurements: int, block_size: int) -> None:
+        super().__init__()
+        self.block_size = block_size
+        self.register_buffer("matrix", torch.full((measurements, block_size**2), torch.nan))
+
+    @property
+    def needs_blocks(self) -> bool:
+        return False
+
+    @torch.no_grad()
+    def fit(self, phi: Tensor, blocks: Tensor | None = None) -> None:
+        self.matrix.copy_(alista_matrix(phi))
+
+    @in_full_precision
+    def forward(self, measurement: Tensor) -> Tensor:
+        kernel = rearrange(self.matrix, "m (h w) -> m 1 h w", h=self.block_size)
+        return F.conv_transpose2d(measurement, kernel, stride=self.block_size)
+
+
+@MODELS.register("fista_net")
+class FISTANet(UnfoldingNetwork):
+    """FISTA-Net: r = v − μ W̃ᵀ(Φv − y), x⁺ = T(r; θ), v⁺ = x⁺ + ρ(x⁺ − x); one T serves all stages.
+
+    Args:
+        measurements, block_size: m and B, from the operator.
+        stages: K.
+        channels: width of the transform.
+        start: x⁰ by ``regression`` over training blocks, or ``adjoint``.
+        w_tilde: W̃ is Φ itself (``phi``), or made of a fixed Φ before training (``alista``).
+        nonneg: whether T ends with a ReLU.
+        prior_domain: T on each ``block`` by itself, or on the whole ``image``.
+        symmetry_weight: of the penalty ``symmetry``, the sum over the stages of the mean squared
+            F̃(F(D(r))) − D(r).
+        sparsity_weight: of the penalty ``sparsity``, the sum over the stages of the mean absolute
+            coefficient after thresholding.
+
+    Shapes:
+        measurement ``(batch, m, H/B, W/B)`` -> image ``(batch, 1, H, W)``.
+
+    Paper:     J. Xiang, Y. Dong and Y. Yang, IEEE TMI 2021, arXiv:2008.02683.
+    Original:  github.com/jinxixiang/FISTA-Net
+    Differences from the original: block compressive sensing instead of tomography, so x⁰ is
+    linear in y and not a regularised inversion; W̃ is computed exactly, where projected gradients
+    of step 0.1 diverge at ratios of 4 % and below. Its loss adds 0.1 mean |x̂ − x|, which is
+    ``training.l1_weight``: a network does not see x.
+    """
+
+    def __init__(
+        self,
+        measurements: int,
+        block_size: int,
+        stages: int = 7,
+        channels: int = 32,
+        start: str = "regression",
+        w_tilde: str = "phi",
+        nonneg: bool = True,
+        prior_domain: str = "block",
+        symmetry_weight: float = 0.01,
+        sparsity_weight: float = 0.001,
+    ) -> None:
+        super().__init__()
+        require_one_of("w_tilde", w_tilde, W_TILDE)
+        require_one_of("prior_domain", prior_domain, PRIOR_DOMAINS)
+        self.start = LinearStart(measurements, block_size, start)
+        self.alista = AlistaAdjoint(measurements, block_size) if w_tilde == "alista" else None
+        self.schedule = Schedule()
+        self.prior = TransformPrior(channels)
+        self.stage_count = stages
+        self.nonneg = nonneg
+        self.prior_domain = prior_domain
+        self.symmetry_weight = symmetry_weight
+        self.sparsity_weight = sparsity_weight
+
+    def forward(self, measurement: Tensor, operator: LinearOperator) -> Reconstruction:
+        rows, columns = measurement.shape[2:]
+        if self.prior_domain == "block":
+            measurement = split_measurement(measurement)
+        image = point = self.start(measurement)
+        symmetry, sparsity = [], []
+        for k in range(self.stage_count):
+            step, threshold, momentum = self.schedule(k)
+            estimate = point - step * self.back_project(operator(point) - measurement, operator)
+            previous = image
+            image, residual, sparse = self.prior(estimate, threshold)
+            image = image.relu() if self.nonneg else image
+            point = image + momentum * (image - previous)
+            symmetry.append(residual.square().mean())
+            sparsity.append(sparse.abs().mean())
+        if self.prior_domain == "block":
+            image = join_blocks(image, rows, columns)
+        penalties = {
+            "symmetry": self.symmetry_weight * sum(symmetry),
+            "sparsity": self.sparsity_weight * sum(sparsity),
+        }
+        return Reconstruction(image, penalties)
+
+    def back_project(self, residual: Tensor, operator: LinearOperator) -> Tensor:
+        """W̃ᵀ of a measurement."""
+        if self.alista is None:
+            return operator.adjoint(residual)
+        if any(True for _ in operator.parameters()):
+            raise ValueError(
+                "w_tilde is 'alista', but Φ is learned and would leave its W̃ behind; set "
+                "sampling.phi: fixed, or model.w_tilde: phi"
+            )
+        return self.alista(residual)
+
+    def stages(self) -> Iterable[nn.Module]:
+        # One module runs in every stage; listed once, it is recomputed once per call.
+        return (self.prior,)
+
+
+def require_one_of(key: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"{key} is '{value}', expected one of {', '.join(known)}")
+
+
+SCALARS = {"mu": "step", "theta": "threshold", "rho": "momentum"}
+
+
+def from_published(
+    state: Mapping[str, Tensor], matrix: Tensor | None = None, start: Tensor | None = None
+) -> Published:
+    """Translate the authors' layout, with W̃ = Φ.
+
+    Args:
+        matrix: Φ ``(m, B²)``, which their files do not hold.
+        start: Q ``(B², m)``; x⁰ is Φᵀy without it.
+
+    Raises:
+        ValueError: Φ is missing, Q has another shape, the file is of another network, or its
+            copies of the shared transform differ.
+    """
+    state = strip_prefix(state)
+    if "w_theta" not in state or "bb.conv_D.weight" not in state:
+        raise ValueError(
+            "this is no FISTA-Net file: it has no tensor w_theta or bb.conv_D.weight "
+            f"(its first tensors: {', '.join(list(state)[:4]) or 'none'})"
+        )
+    if matrix is None:
+        raise ValueError("FISTA-Net's files do not hold Φ; give it with --matrix")
+    if start is not None and start.shape != matrix.T.shape:
+        raise ValueError(
+            f"the start has shape {tuple(start.shape)}, but Φ {tuple(matrix.shape)} needs "
+            f"{tuple(matrix.T.shape)}"
+        )
+    own = {"start.matrix": matrix.T if start is None else start}
+    for theirs, ours in SCALARS.items():
+        pair = [state[f"w_{theirs}"].reshape(()), state[f"b_{theirs}"].reshape(())]
+        own[f"schedule.{ours}"] = torch.stack(pair)
+    stages = 0
+    for key, tensor in state.items():
+        copied = re.fullmatch(r"fcs\.(\d+)\.(.+)", key)
+        if copied:
+            stages = max(stages, int(copied[1]) + 1)
+            check_copy(key, tensor, state.get(f"bb.{copied[2]}"))
+        elif key.startswith("bb."):
+            own[f"prior.{own_name(key)}"] = tensor
+        elif not re.fullmatch(r"[wb]_(mu|theta|rho)", key):
+            raise ValueError(f"this is no FISTA-Net file: its tensor {key} is unknown")
+    options = {"stages": stages, "start": "adjoint" if start is None else "regression"}
+    return Published(options, matrix, own)
+
+
+def check_copy(key: str, tensor: Tensor, shared: Tensor | None) -> None:
+    if shared is None or not torch.equal(tensor, shared):
+        raise ValueError(
+            f"{key} differs from the transform that all stages share (bb.*); the file was trained "
+            "with another code than FISTA-Net's"
+        )
+
+
+def own_name(key: str) -> str:
+    """``bb.conv2_forward.weight`` -> ``analysis.2.weight``."""
+    found = re.fullmatch(r"bb\.conv(_D|_G|[1-4]_forward|[1-4]_backward)\.(weight|bias)", key)
+    if found is None:
+        raise ValueError(f"this is no FISTA-Net file: its tensor {key} is unknown")
+    if found[1] in ("_D", "_G"):
+        return f"{'entry' if found[1] == '_D' else 'exit'}.{found[2]}"
+    part = "analysis" if found[1].endswith("forward") else "synthesis"
+    return f"{part}.{2 * int(found[1][0]) - 2}.{found[2]}"

@@ -1,0 +1,157 @@
+"""Orthonormal transforms Ψ of images, and the thresholding of their coefficients."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from lgmnet.operators.base import in_full_precision
+from lgmnet.unfolding.blocks import soft_threshold
+
+# Scaling filters of I. Daubechies, "Orthonormal bases of compactly supported wavelets", 1988,
+# with one and with four vanishing moments.
+SCALING_FILTERS = {
+    "haar": (0.5**0.5, 0.5**0.5),
+    "db4": (
+        0.23037781330885523, 0.7148465705525415, 0.6308807679295904, -0.02798376941698385,
+        -0.18703481171888114, 0.030841381835986965, 0.032883011666982945, -0.010597401784997278,
+    ),
+}  # fmt: skip
+
+
+class BlockDCT(nn.Module):
+    """Two-dimensional DCT-II of every ``side x side`` block.
+
+    A transform turns an image ``(batch, 1, H, W)``, sides in multiples of ``multiple``, into bands
+    ``(batch, ...)`` of four axes and back. The first band (DC here) is never thresholded.
+    """
+
+    matrix: Tensor
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.multiple = side
+        self.register_buffer("matrix", dct_matrix(side), persistent=False)
+
+    def analysis(self, image: Tensor) -> list[Tensor]:
+        side = self.multiple
+        blocks = rearrange(image, "b 1 (h p) (w q) -> b h w p q", p=side, q=side)
+        code = (self.matrix @ blocks @ self.matrix.T).flatten(3)
+        return [code[..., :1], code[..., 1:]]
+
+    def synthesis(self, bands: list[Tensor]) -> Tensor:
+        code = rearrange(torch.cat(bands, -1), "b h w (p q) -> b h w p q", p=self.multiple)
+        return rearrange(self.matrix.T @ code @ self.matrix, "b h w p q -> b 1 (h p) (w q)")
+
+
+def dct_matrix(side: int) -> Tensor:
+    """The orthonormal DCT-II, ``(side, side)``: frequencies in rows."""
+    frequency = torch.arange(side, dtype=torch.float64)[:, None]
+    position = torch.arange(side, dtype=torch.float64) + 0.5
+    rows = math.sqrt(2 / side) * torch.cos(math.pi / side * frequency * position)
+    rows[0] /= math.sqrt(2)
+    return rows.float()
+
+
+class Wavelet(nn.Module):
+    """Orthonormal wavelets with periodic extension; bands as `BlockDCT` describes them.
+
+    Args:
+        name: ``haar`` or ``db4``.
+        levels: how often the coarse band is split again.
+    """
+
+    filters: Tensor
+
+    def __init__(self, name: str, levels: int) -> None:
+        super().__init__()
+        if name not in SCALING_FILTERS:
+            raise ValueError(f"wavelet is '{name}', expected one of {', '.join(SCALING_FILTERS)}")
+        if levels < 1:
+            raise ValueError(f"levels is {levels}, expected at least 1")
+        self.levels = levels
+        self.multiple = 2**levels
+        low = torch.tensor(SCALING_FILTERS[name], dtype=torch.float64)
+        high = low.flip(0) * torch.tensor([1.0, -1.0]).repeat(len(low) // 2)
+        pair = torch.stack([low, high])
+        filters = torch.einsum("ik,jl->ijkl", pair, pair).flatten(0, 1)[:, None]
+        self.register_buffer("filters", filters.float(), persistent=False)
+
+    def analysis(self, image: Tensor) -> list[Tensor]:
+        details = []
+        for _ in range(self.levels):
+            bands = self.split(image)
+            image, detail = bands[:, :1], bands[:, 1:]
+            details.append(detail)
+        return [image, *reversed(details)]
+
+    def synthesis(self, bands: list[Tensor]) -> Tensor:
+        image = bands[0]
+        for detail in bands[1:]:
+            image = self.join(torch.cat([image, detail], 1))
+        return image
+
+    def split(self, image: Tensor) -> Tensor:
+        """One level: ``(b, 1, h, w)`` -> ``(b, 4, h/2, w/2)``."""
+        rows, columns = (self.periodic(side, image.device) for side in image.shape[2:])
+        return F.conv2d(image[:, :, rows][..., columns], self.filters, stride=2)
+
+    def join(self, bands: Tensor) -> Tensor:
+        """The transpose of `split`, which is its inverse."""
+        wide = F.conv_transpose2d(bands, self.filters, stride=2)
+        for axis in (2, 3):
+            side = 2 * bands.shape[axis]
+            index = self.periodic(side, bands.device)
+            shape = [side if k == axis else size for k, size in enumerate(wide.shape)]
+            wide = wide.new_zeros(shape).index_add(axis, index, wide)
+        return wide
+
+    def periodic(self, side: int, device: torch.device) -> Tensor:
+        """Indices of ``side`` pixels and those that the filters reach beyond them."""
+        return torch.arange(side + self.filters.shape[-1] - 2, device=device) % side
+
+
+class SparsePrior(nn.Module):
+    """Ψᵀ soft(Ψx, θ): the proximal mapping of θ‖Ψx‖₁ without the first band.
+
+    Args:
+        transform: Ψ.
+        shifts: cycle spinning; the mean over so many shifts of Ψ along each axis.
+
+    The mean of proximal mappings is the proximal mapping of another convex function, and so is
+    the mapping of an image that zeros complete to the multiples Ψ needs: ISTA converges.
+    """
+
+    def __init__(self, transform: BlockDCT | Wavelet, shifts: int = 1) -> None:
+        super().__init__()
+        if not 1 <= shifts <= transform.multiple:
+            raise ValueError(f"shifts is {shifts}, expected 1 to {transform.multiple}")
+        self.transform = transform
+        offsets = [transform.multiple * k // shifts for k in range(shifts)]
+        self.shifts = [(row, column) for row in offsets for column in offsets]
+
+    @in_full_precision
+    def forward(self, image: Tensor, threshold: Tensor) -> Tensor:
+        """Shapes: image ``(batch, 1, H, W)``, threshold ``(batch, 1, 1, 1)``."""
+        height, width = image.shape[2:]
+        whole = self.complete(image)
+        total = torch.zeros_like(whole)
+        for row, column in self.shifts:
+            coarse, *details = self.transform.analysis(whole.roll((row, column), (2, 3)))
+            details = [soft_threshold(detail, threshold) for detail in details]
+            total += self.transform.synthesis([coarse, *details]).roll((-row, -column), (2, 3))
+        return total[..., :height, :width] / len(self.shifts)
+
+    @in_full_precision
+    def largest(self, image: Tensor) -> Tensor:
+        """Per image the largest magnitude that would be thresholded, ``(batch, 1, 1, 1)``."""
+        _, *details = self.transform.analysis(self.complete(image))
+        peaks = [detail.abs().amax((1, 2, 3), keepdim=True) for detail in details]
+        return torch.stack(peaks).amax(0)
+
+    def complete(self, image: Tensor) -> Tensor:
+        height, width = image.shape[2:]
+        multiple = self.transform.multiple
+        return F.pad(image, (0, -width % multiple, 0, -height % multiple))
