@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lgmnet.data import download
+from lgmnet.data import catalogue, download
 from lgmnet.data.catalogue import Dataset, DownloadError, Entry
 from lgmnet.data.download import ChecksumError, install
 
