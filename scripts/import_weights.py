@@ -4,6 +4,7 @@ The pickle is read as tensors only; nothing in it is run.
 """
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -76,11 +77,23 @@ def import_weights(
     save_weights(output / "model.safetensors", model, config, metadata)
     (output / "config.yaml").write_text(config.as_yaml(), encoding="utf-8")
     found = ", ".join(f"{key} = {value}" for key, value in options.items())
+    for key, claimed, value in false_claims(file, {"ratio": ratio, **options}):
+        found += f" (the path says {key} = {claimed}, the tensors {value})"
     return (
         f"{file}: {network} with {found}; Φ measures {m} numbers per {block_size} x {block_size} "
         f"block, ratio {ratio:g}\nwritten to {output}; score it with "
         f"python test.py {output} --data Set11"
     )
+
+
+def false_claims(file: Path, found: dict[str, object]) -> list[tuple[str, str, object]]:
+    """What the authors' path says of the weights (``ratio_0.10_D_4_dim_8``) that is not so."""
+    said = re.findall(r"(ratio|D|dim)_(\d+(?:\.\d+)?)(?=_|$)", file.parent.name)
+    return [
+        (key, claimed, found[key])
+        for key, claimed in said
+        if isinstance(value := found.get(key), int | float) and float(claimed) != value
+    ]
 
 
 def likely_ratio(m: int, block_size: int) -> tuple[float, str]:

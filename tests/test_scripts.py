@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -175,6 +176,12 @@ def test_published_weights_are_imported(reference, tmp_path):
     assert "ratio 0.1" in done.stdout
     weights = Weights(tmp_path / "w" / "model.safetensors")
     assert weights.config == load_config(tmp_path / "w" / "config.yaml")
+    claiming = tmp_path / "ratio_0.10_D_4_dim_4" / "net_params_best.pkl"
+    claiming.parent.mkdir()
+    shutil.copy(source, claiming)
+    done = command("scripts/import_weights.py", "lgm_net", claiming, "--output", tmp_path / "w2")
+    assert "the path says D = 4, the tensors 1" in done.stdout
+    assert "the path says dim" not in done.stdout
     other = reference / "prl" / "prl_r010_N1_f4.pkl"
     failed = command(
         "scripts/import_weights.py", "lgm_net", other, "--output", tmp_path / "x", check=False
