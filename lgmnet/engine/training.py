@@ -60,7 +60,10 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
     data = open_data(config)
     at = Position()
     state = checkpoint.load_training_state(folder / "last.pt", config) if resume else None
-    model = build_model(config) if state else start_model(config, data.train)
+    if state:
+        model = build_model(config, state["model"]["operator.matrix"])
+    else:
+        model = start_model(config, data.train)
     check_trainable(model)
     model.to(here.device).train()
     average = WeightAverage(model, settings.ema) if settings.ema else None
