@@ -4,6 +4,7 @@ from lgmnet.models.amp_net_tip import AMPNetTIP
 from lgmnet.models.ampa_net import AMPANet, AMPNet
 from lgmnet.models.base import MODELS, Reconstruction, UnfoldingNetwork, create_network
 from lgmnet.models.fista_net import FISTANet
+from lgmnet.models.gin import GINAMPNetTIP, GINFISTANet, GINISTANetPlus
 from lgmnet.models.ista import FISTA, ISTA
 from lgmnet.models.ista_net import ISTANet, ISTANetPlus
 from lgmnet.models.lgm_net import LGMNet
@@ -19,6 +20,9 @@ __all__ = [
     "AMPNet",
     "AMPNetTIP",
     "FISTANet",
+    "GINAMPNetTIP",
+    "GINFISTANet",
+    "GINISTANetPlus",
     "ISTANet",
     "ISTANetPlus",
     "LGMNet",

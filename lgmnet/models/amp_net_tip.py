@@ -18,10 +18,10 @@ VARIANTS = ("k", "b", "m", "bm")
 ORTHONORMAL_TOLERANCE = 1e-4
 
 
-def noise_estimator(channels: int) -> nn.Sequential:
+def noise_estimator(channels: int, inputs: int = 1) -> nn.Sequential:
     """Four convolutions, the last without bias: N_k on blocks, P_k on the image."""
     return nn.Sequential(
-        conv3x3(1, channels),
+        conv3x3(inputs, channels),
         nn.ReLU(),
         conv3x3(channels, channels),
         nn.ReLU(),

@@ -48,9 +48,9 @@ class TransformPrior(nn.Module):
     Returns also the symmetry residual F̃(F(D(r))) − D(r) and s, both ``(batch, C, H, W)``.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, inputs: int = 1) -> None:
         super().__init__()
-        self.entry = conv(1, channels)
+        self.entry = conv(inputs, channels)
         self.analysis = transform(channels)
         self.synthesis = transform(channels)
         self.exit = conv(channels, 1)
@@ -191,7 +191,8 @@ class FISTANet(UnfoldingNetwork):
         symmetry, sparsity = [], []
         for k in range(self.stage_count):
             step, threshold, momentum = self.schedule(k)
-            estimate = point - step * self.back_project(operator(point) - measurement, operator)
+            change = step * self.back_project(operator(point) - measurement, operator)
+            estimate = self.data_step(point, change)
             previous = image
             image, residual, sparse = self.prior(estimate, threshold)
             image = image.relu() if self.nonneg else image
@@ -205,6 +206,10 @@ class FISTANet(UnfoldingNetwork):
             "sparsity": self.sparsity_weight * sum(sparsity),
         }
         return Reconstruction(image, penalties)
+
+    def data_step(self, point: Tensor, change: Tensor) -> Tensor:
+        """v moved by μ W̃ᵀ(Φv − y): what the prior is given."""
+        return point - change
 
     def back_project(self, residual: Tensor, operator: LinearOperator) -> Tensor:
         """W̃ᵀ of a measurement."""

@@ -50,10 +50,10 @@ class TransformPrior(nn.Module):
 class ResidualTransformPrior(nn.Module):
     """r + G(H̃(soft(H(D(r)), θ))), and the residual H̃(H(D(r))) − D(r) ``(batch, C, H, W)``."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, inputs: int = 1) -> None:
         super().__init__()
         self.threshold = nn.Parameter(torch.tensor(0.01))
-        self.entry = conv(1, channels)
+        self.entry = conv(inputs, channels)
         self.analysis = transform(channels, channels, channels)
         self.synthesis = transform(channels, channels, channels)
         self.exit = conv(channels, 1)
