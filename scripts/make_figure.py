@@ -23,12 +23,17 @@ SHOWN = (("astronaut.png", 0, 96, 256), ("coffee.png", 90, 170, 256))
 
 
 def columns(model: SensingModel, pixels: np.ndarray) -> list[np.ndarray]:
-    """The image, Φᵀy and the reconstruction: 0..255 float64 ``(H, W)``."""
+    """The image, Φᵀy and the reconstruction: 0..255 float64 ``(H, W)``.
+
+    The rows of a learned Φ have no unit norm; one factor brings Φᵀy to the scale of the image.
+    """
     image = torch.from_numpy(pixels)[None, None].float() / 255
     padded = pad_to_block(image, model.multiple)
     with torch.inference_mode():
         y = model.measure(padded)
-        rebuilt = [model.operator.adjoint(y), model.reconstruct(y)]
+        adjoint = model.operator.adjoint(y)
+        adjoint = adjoint * (adjoint * padded).sum() / adjoint.square().sum()
+        rebuilt = [adjoint, model.reconstruct(y)]
     rebuilt = [crop_back(r, *pixels.shape)[0, 0].double().numpy() * 255 for r in rebuilt]
     return [pixels.astype(np.float64), *rebuilt]
 
@@ -45,7 +50,7 @@ def main() -> None:
         pixels = luma(read_pixels(builtin.paths((name,))[0]))
         images = columns(model, pixels)
         titles = [f"{name.partition('.')[0]}, {pixels.shape[0]} x {pixels.shape[1]}"]
-        for label, image in zip(("Φᵀy", "reconstruction"), images[1:], strict=True):
+        for label, image in zip(("Φᵀy, rescaled", "reconstruction"), images[1:], strict=True):
             titles.append(f"{label}: {metrics.score(image, images[0]).psnr:.2f} dB")
         for axis, title, image in zip(row, titles, images, strict=True):
             shown = np.clip(image[top : top + side, left : left + side], 0, 255)
