@@ -247,7 +247,10 @@ def test_resume_without_a_state_says_so(image_folder, tmp_path):
 
 def test_resume_with_another_network_is_refused(image_folder, tmp_path, monkeypatch):
     train_steps(tiny_config(image_folder), tmp_path / "run", 2, monkeypatch)
-    with pytest.raises(checkpoint.CheckpointError, match="resume with the config"):
+    with pytest.raises(
+        checkpoint.CheckpointError,
+        match=r"model\.D = 1, but the config says 2; resume with the config",
+    ):
         train(tiny_config(image_folder, model={"D": 2}), tmp_path / "run", CPU, resume=True)
 
 

@@ -182,13 +182,15 @@ def load_training_state(path: Path, config: Config) -> dict[str, Any]:
     if not isinstance(state, dict) or not {"config", "model", "step"} <= state.keys():
         raise CheckpointError(f"{path} is no training state of lgmnet; name a run folder")
     saved = config_from_dict(json.loads(state["config"]))
+    theirs, ours = saved.as_dict(), config.as_dict()
     for section in ("model", "sampling"):
-        theirs, ours = getattr(saved, section), getattr(config, section)
-        if theirs != ours:
-            raise CheckpointError(
-                f"{path} was trained with {theirs}, but the config says {ours}; resume with the "
-                "config of the run folder"
-            )
+        for key in sorted(theirs[section].keys() | ours[section].keys()):
+            was, now = (tree[section].get(key, "its default") for tree in (theirs, ours))
+            if was != now:
+                raise CheckpointError(
+                    f"{path} was trained with {section}.{key} = {was}, but the config says {now}; "
+                    "resume with the config of the run folder, or choose another folder"
+                )
     return state
 
 
