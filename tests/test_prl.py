@@ -88,7 +88,7 @@ def test_blocks_of_33_pixels_where_the_image_divides_by_4():
 
 @pytest.mark.parametrize("name", ["D", "dim", "dimf"])
 def test_bad_options_are_refused(name):
-    with pytest.raises(ValueError, match=f"prl: {name} is 0, expected at least 1"):
+    with pytest.raises(ValueError, match=f"{name} is 0, expected at least 1"):
         PRL(**{name: 0})
 
 

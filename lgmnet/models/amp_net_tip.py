@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lgmnet.models.base import MODELS, Published, Reconstruction, UnfoldingNetwork
 from lgmnet.operators import LinearOperator
 from lgmnet.unfolding.blocks import conv3x3, join_blocks
+from lgmnet.unfolding.checks import require_choice, require_positive
 from lgmnet.unfolding.data_steps import GradientStep
 from lgmnet.unfolding.starts import LinearStart
 
@@ -89,13 +90,8 @@ class AMPNetTIP(UnfoldingNetwork):
         channels: int = 32,
     ) -> None:
         super().__init__()
-        if variant not in VARIANTS:
-            raise ValueError(
-                f"amp_net_tip: variant is '{variant}', expected one of {', '.join(VARIANTS)}"
-            )
-        for name, size in (("stages", stages), ("channels", channels)):
-            if size < 1:
-                raise ValueError(f"amp_net_tip: {name} is {size}, expected at least 1")
+        require_choice("variant", variant, VARIANTS)
+        require_positive(stages=stages, channels=channels)
         self.start = LinearStart(measurements, block_size, "adjoint", learned=True)
         self.iterations = nn.ModuleList(
             Stage(channels, block_size, learned_step=variant != "k", deblock="b" in variant)

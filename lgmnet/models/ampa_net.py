@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lgmnet.models.base import MODELS, Reconstruction, UnfoldingNetwork
 from lgmnet.operators import LinearOperator
 from lgmnet.unfolding.blocks import join_blocks, split_measurement
+from lgmnet.unfolding.checks import require_choice, require_positive
 from lgmnet.unfolding.starts import GAUSSIAN_STD, LinearStart
 
 NORMS = ("affine", "batch", "none")
@@ -22,11 +23,6 @@ NORM_EPSILON = 1e-3
 CHARBONNIER_EPSILON = 1e-3
 # Channels per channel of the bottleneck in the channel attention.
 REDUCTION = 4
-
-
-def require_choice(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ValueError(f"{name} is '{value}', expected one of {', '.join(known)}")
 
 
 def conv(inputs: int, outputs: int, size: int = 3, bias: bool = False) -> nn.Conv2d:
@@ -150,8 +146,7 @@ class AMPNet(UnfoldingNetwork):
         super().__init__()
         require_choice("onsager_residual", onsager_residual, ONSAGER_RESIDUALS)
         require_choice("orthogonality_norm", orthogonality_norm, ORTHOGONALITY_NORMS)
-        if stages < 1:
-            raise ValueError(f"stages is {stages}, expected at least 1")
+        require_positive(stages=stages, channels=channels)
         self.start: nn.Module = LinearStart(measurements, block_size, start, learned=True)
         self.priors = nn.ModuleList(
             BalancedCNN(channels, norm, orthogonality_norm) for _ in range(stages)

@@ -18,6 +18,7 @@ from lgmnet.models.base import (
 from lgmnet.operators import LinearOperator
 from lgmnet.operators.base import in_full_precision
 from lgmnet.unfolding.blocks import join_blocks, soft_threshold, split_measurement
+from lgmnet.unfolding.checks import require_choice, require_positive
 from lgmnet.unfolding.fitted import Fitted
 from lgmnet.unfolding.starts import LinearStart
 
@@ -171,8 +172,9 @@ class FISTANet(UnfoldingNetwork):
         sparsity_weight: float = 0.001,
     ) -> None:
         super().__init__()
-        require_one_of("w_tilde", w_tilde, W_TILDE)
-        require_one_of("prior_domain", prior_domain, PRIOR_DOMAINS)
+        require_choice("w_tilde", w_tilde, W_TILDE)
+        require_choice("prior_domain", prior_domain, PRIOR_DOMAINS)
+        require_positive(stages=stages, channels=channels)
         self.start = LinearStart(measurements, block_size, start)
         self.alista = AlistaAdjoint(measurements, block_size) if w_tilde == "alista" else None
         self.schedule = Schedule()
@@ -225,11 +227,6 @@ class FISTANet(UnfoldingNetwork):
     def stages(self) -> Iterable[nn.Module]:
         # One module runs in every stage; listed once, it is recomputed once per call.
         return (self.prior,)
-
-
-def require_one_of(key: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ValueError(f"{key} is '{value}', expected one of {', '.join(known)}")
 
 
 SCALARS = {"mu": "step", "theta": "threshold", "rho": "momentum"}

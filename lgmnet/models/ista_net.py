@@ -15,6 +15,7 @@ from lgmnet.models.base import (
 )
 from lgmnet.operators import LinearOperator
 from lgmnet.unfolding.blocks import join_blocks, soft_threshold, split_measurement
+from lgmnet.unfolding.checks import require_choice, require_positive
 from lgmnet.unfolding.data_steps import GradientStep
 from lgmnet.unfolding.starts import LinearStart
 
@@ -99,10 +100,8 @@ class ISTANet(UnfoldingNetwork):
         symmetry_weight: float = 0.01,
     ) -> None:
         super().__init__()
-        if prior_domain not in PRIOR_DOMAINS:
-            raise ValueError(
-                f"prior_domain is '{prior_domain}', expected one of {', '.join(PRIOR_DOMAINS)}"
-            )
+        require_choice("prior_domain", prior_domain, PRIOR_DOMAINS)
+        require_positive(stages=stages, channels=channels)
         self.start = LinearStart(measurements, block_size, start)
         self.data_steps = nn.ModuleList(GradientStep() for _ in range(stages))
         self.priors = nn.ModuleList(self.prior(channels) for _ in range(stages))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lgmnet.operators.base import in_full_precision
 from lgmnet.unfolding.blocks import soft_threshold
+from lgmnet.unfolding.checks import require_choice, require_positive
 
 # Scaling filters of I. Daubechies, "Orthonormal bases of compactly supported wavelets", 1988,
 # with one and with four vanishing moments.
@@ -67,10 +68,8 @@ class Wavelet(nn.Module):
 
     def __init__(self, name: str, levels: int) -> None:
         super().__init__()
-        if name not in SCALING_FILTERS:
-            raise ValueError(f"wavelet is '{name}', expected one of {', '.join(SCALING_FILTERS)}")
-        if levels < 1:
-            raise ValueError(f"levels is {levels}, expected at least 1")
+        require_choice("wavelet", name, SCALING_FILTERS)
+        require_positive(levels=levels)
         self.levels = levels
         self.multiple = 2**levels
         low = torch.tensor(SCALING_FILTERS[name], dtype=torch.float64)

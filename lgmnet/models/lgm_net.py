@@ -25,6 +25,7 @@ from lgmnet.models.lgm_net_options import (
 )
 from lgmnet.operators import LinearOperator
 from lgmnet.unfolding.blocks import ResidualBlock, bottleneck, conv3x3
+from lgmnet.unfolding.checks import require_choice, require_positive
 
 
 class FDIM(nn.Module):
@@ -164,10 +165,8 @@ class LGMNet(UnfoldingNetwork):
             ("outer_skip", outer_skip, ("x", "none")),
             ("share_iterations", share_iterations, ("none", "iterations", "levels")),
         ):
-            choose(name, value, {k: k for k in known})
-        for name, size in (("D", D), ("dim", dim), ("dimf", dimf), ("mid_factor", mid_factor)):
-            if size < 1:
-                raise ValueError(f"lgm_net: {name} is {size}, expected at least 1")
+            require_choice(name, value, known)
+        require_positive(D=D, dim=dim, dimf=dimf, mid_factor=mid_factor)
         self.single = variables == "single"
         self.level1_skip, self.outer_skip, self.phity_skip = level1_skip, outer_skip, phity_skip
 

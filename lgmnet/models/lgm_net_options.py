@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lgmnet.operators import LinearOperator
 from lgmnet.unfolding.blocks import ResidualBlock, conv1x1, conv3x3
+from lgmnet.unfolding.checks import require_choice
 from lgmnet.unfolding.data_steps import SigmoidRange
 
 AEGR_INPUTS = ("x", "gram", "z", "phity")
@@ -21,17 +22,14 @@ AVF_BRANCHES = ("pool", "2", "4", "8")
 
 def choose(option: str, value: Any, known: Mapping[Any, Any]) -> Any:
     """``known[value]``, or an error that lists what is known."""
-    if value not in known:
-        listed = ", ".join(str(k) for k in known)
-        raise ValueError(f"lgm_net: {option} is '{value}', expected one of {listed}")
+    require_choice(option, value, known)
     return known[value]
 
 
 def check_subset(option: str, values: tuple[str, ...], known: tuple[str, ...]) -> None:
     if not values or not set(values) <= set(known) or len(set(values)) < len(values):
         raise ValueError(
-            f"lgm_net: {option} is {list(values)}, expected at least one of {', '.join(known)}, "
-            "each once"
+            f"{option} is {list(values)}, expected at least one of {', '.join(known)}, each once"
         )
 
 

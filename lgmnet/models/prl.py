@@ -15,6 +15,7 @@ from lgmnet.models.base import (
 )
 from lgmnet.operators import LinearOperator
 from lgmnet.unfolding.blocks import bottleneck, conv3x3
+from lgmnet.unfolding.checks import require_positive
 from lgmnet.unfolding.data_steps import SigmoidRange
 
 
@@ -78,9 +79,7 @@ class PRL(UnfoldingNetwork):
 
     def __init__(self, D: int = 5, dim: int = 8, dimf: int = 8) -> None:
         super().__init__()
-        for name, size in (("D", D), ("dim", dim), ("dimf", dimf)):
-            if size < 1:
-                raise ValueError(f"prl: {name} is {size}, expected at least 1")
+        require_positive(D=D, dim=dim, dimf=dimf)
         self.multiple = 4
         self.lift = conv3x3(1, dimf)
         self.down = nn.ModuleList(Chain(D, dim, dimf, scale) for scale in (1, 2))

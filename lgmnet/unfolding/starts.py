@@ -6,6 +6,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lgmnet.operators.base import in_full_precision
+from lgmnet.unfolding.checks import require_choice
 from lgmnet.unfolding.fitted import Fitted
 
 RULES = ("regression", "adjoint", "gaussian")
@@ -36,8 +37,7 @@ class LinearStart(Fitted):
         self, measurements: int, block_size: int, rule: str = "regression", learned: bool = False
     ) -> None:
         super().__init__()
-        if rule not in RULES:
-            raise ValueError(f"start is '{rule}', expected one of {', '.join(RULES)}")
+        require_choice("start", rule, RULES)
         self.block_size = block_size
         self.rule = rule
         empty = torch.full((block_size**2, measurements), torch.nan)
