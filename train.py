@@ -84,7 +84,9 @@ def score_run(config: Config, folder: Path, here: Runtime) -> None:
         except ImageError as error:
             print(f"not scored: {error}")
     if sets:
-        results = score_sets(find_weights(folder), sets, config.evaluation, here)
+        weights = find_weights(folder)
+        results = score_sets(weights, sets, config.evaluation, here)
+        print(f"{weights.path}:")
         report.write_results(folder, results)
         print(report.comparison(results))
 

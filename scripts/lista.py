@@ -46,7 +46,11 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         columns = [experiment(m, arguments) for m in (100, 400)]
-    except (ImageError, ModuleNotFoundError) as error:
+    except ModuleNotFoundError:
+        need = "pip install -c constraints.txt -e '.[experiments]'"
+        print(f"lista.py: the dictionary needs scikit-learn: {need}", file=sys.stderr)
+        return 1
+    except ImageError as error:
         print(f"lista.py: {error}", file=sys.stderr)
         return 1
     rows = [

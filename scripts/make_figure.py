@@ -49,7 +49,7 @@ def main() -> None:
     for row, (name, top, left, side) in zip(axes, SHOWN, strict=True):
         pixels = luma(read_pixels(builtin.paths((name,))[0]))
         images = columns(model, pixels)
-        titles = [f"{name.partition('.')[0]}, {pixels.shape[0]} x {pixels.shape[1]}"]
+        titles = [f"{name.partition('.')[0]} (part of it)"]
         for label, image in zip(("Φᵀy, rescaled", "reconstruction"), images[1:], strict=True):
             titles.append(f"{label}: {metrics.score(image, images[0]).psnr:.2f} dB")
         for axis, title, image in zip(row, titles, images, strict=True):

@@ -20,6 +20,8 @@ def main() -> int:
     parser.add_argument("--output", type=Path, required=True, help="a .safetensors file")
     parser.add_argument("--noise-std", type=float, default=0.0, help="in the unit of y")
     arguments = parser.parse_args()
+    if arguments.output.suffix != ".safetensors":
+        parser.error(f"--output {arguments.output}: a measurement is a .safetensors file")
     try:
         model = load(arguments.weights)
         model.noise_std = arguments.noise_std

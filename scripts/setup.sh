@@ -1,14 +1,15 @@
 # Sourced by demo.sh and check.sh: a virtual environment in .venv with everything installed.
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=${PYTHON:-python3}
-if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
-    echo "lgmnet needs Python 3.10 or newer; name one with PYTHON=/path/to/python" >&2
+if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+    echo "lgmnet needs Python 3.11 or newer; name one with PYTHON=/path/to/python" >&2
     exit 1
 fi
 [ -x .venv/bin/python ] || "$python" -m venv .venv
 # Install again only when what is asked for has changed.
 wanted=$(cat pyproject.toml constraints.txt | sha256sum)
 if [ "$(cat .venv/installed 2>/dev/null)" != "$wanted" ]; then
+    echo "installing into .venv: some minutes, and gigabytes with the CUDA build of PyTorch"
     .venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
     echo "$wanted" > .venv/installed
 fi

@@ -109,7 +109,7 @@ def test_scores_are_those_of_the_pixels():
 
 
 def test_a_missing_test_set_says_where_it_was_sought(tmp_path):
-    with pytest.raises(ImageError, match=r"looked at Set99.*prepare_data\.py Set99"):
+    with pytest.raises(ImageError, match=r"looked at Set99.*prepare_data\.py --list"):
         open_test_set("Set99", [tmp_path])
 
 

@@ -94,7 +94,7 @@ def run_main(script, arguments, monkeypatch):
         ("train.py", ["configs/quickstart.yaml", "sampling.ration=0.1"], "did you mean 'ratio'"),
         ("train.py", ["configs/quickstart.yaml", "data.train=none"], "there are no images 'none'"),
         ("train.py", ["configs/quickstart.yaml", "--resume", "--output", "none"], "no state"),
-        ("scripts/measure.py", ["none.png", "--weights", "WEIGHTS", "--output", "y"], "none.png"),
+        ("scripts/measure.py", ["none.png", "--weights", "WEIGHTS", "--output", "y.safetensors"], "none.png"),
         ("scripts/reconstruct.py", ["none", "--weights", "WEIGHTS", "--output", "x.png"],
          "there is no measurement none"),
         ("scripts/import_weights.py", ["lgm_net", "none.pkl", "--output", "x"], "no file none.pkl"),

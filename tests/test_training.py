@@ -162,7 +162,7 @@ def test_bad_images_are_left_out_counted_and_named(image_folder, tmp_path, capsy
     config = tiny_config(image_folder, data={"source": source, "workers": workers})
     train(config, tmp_path / "run", CPU)
     text = capsys.readouterr().out
-    assert "training on 7 images; 2 left out" in text
+    assert "training on 7 images, 0 for validation; 2 left out:" in text
     assert "small.png is too small: 20 x 90" in text
     assert "none.png cannot be read" in text
     assert "1 images could not be decoded: cut.png" in text
@@ -243,6 +243,20 @@ def test_the_average_is_exponential_with_a_short_memory_at_the_start():
 def test_resume_without_a_state_says_so(image_folder, tmp_path):
     with pytest.raises(checkpoint.CheckpointError, match="start without --resume"):
         train(tiny_config(image_folder), tmp_path / "new", CPU, resume=True)
+
+
+def test_resuming_says_what_has_changed_and_a_finished_run_is_left_alone(
+    image_folder, tmp_path, monkeypatch, capsys
+):
+    config = tiny_config(image_folder)
+    train_steps(config, tmp_path / "run", 2, monkeypatch)
+    changed = tiny_config(image_folder, training={"rate": 2e-3})
+    train(changed, tmp_path / "run", CPU, resume=True)
+    assert "resumed from step 2; changed: training.rate 0.001 -> 0.002" in capsys.readouterr().out
+    before = (tmp_path / "run" / "log.jsonl").read_bytes()
+    with pytest.raises(checkpoint.CheckpointError, match="finished .step 6.; there is nothing"):
+        train(config, tmp_path / "run", CPU, resume=True)
+    assert (tmp_path / "run" / "log.jsonl").read_bytes() == before
 
 
 def test_resume_with_another_network_is_refused(image_folder, tmp_path, monkeypatch):

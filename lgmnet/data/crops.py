@@ -5,6 +5,7 @@ So a resumed run continues with exactly the crops it would have seen, two proces
 would have seen, and a faster source changes the speed, never the data.
 """
 
+import os
 import signal
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -111,6 +112,7 @@ def loaded_batches(
     crops: TrainingCrops, plan: Plan, workers: int, device: torch.device
 ) -> Iterator[Tensor]:
     """Batches ``(b, 1, size, size)`` uint8 on ``device``, read ahead by loader processes."""
+    workers = min(workers, os.cpu_count() or 1)
     loader = DataLoader(
         crops,
         batch_sampler=plan.numbers(),

@@ -92,8 +92,8 @@ def find_folder(name: str, roots: Sequence[Path]) -> Path:
         raise ImageError(f"there are no images at {name}; give an existing folder or file")
     looked = ", ".join(str(c) for c in candidates)
     raise ImageError(
-        f"there are no images '{name}' (looked at {looked}); give a path, or run "
-        f"python scripts/prepare_data.py {Path(name).parts[0]}"
+        f"there are no images '{name}' (looked at {looked}); give a path, or get a known set: "
+        "python scripts/prepare_data.py --list"
     )
 
 

@@ -45,6 +45,9 @@ def open_data(config: Config) -> TrainingData:
     """
     data, roots = config.data, data_roots()
     smallest = max(data.patch_size, config.sampling.block_size)
+    for name in data.train:
+        if name != "builtin":
+            find_folder(name, roots)  # said before validation images are missed
     listed = data.validation.endswith(".txt")
     folder = find_folder(data.validation, roots) if data.validation and not listed else None
     reserved = list_images(folder) if folder else []

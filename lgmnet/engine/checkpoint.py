@@ -194,6 +194,18 @@ def load_training_state(path: Path, config: Config) -> dict[str, Any]:
     return state
 
 
+def changed_settings(state: Mapping[str, Any], config: Config) -> list[str]:
+    """How ``training`` and ``data`` differ from those of a saved state, in words."""
+    theirs = config_from_dict(json.loads(state["config"])).as_dict()
+    ours = config.as_dict()
+    return [
+        f"{section}.{key} {theirs[section][key]} -> {value}"
+        for section in ("training", "data")
+        for key, value in ours[section].items()
+        if theirs[section][key] != value
+    ]
+
+
 def load_foreign(path: Path) -> dict[str, Tensor]:
     """Tensors of somebody else's pickle, read without running anything it contains.
 

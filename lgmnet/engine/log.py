@@ -13,6 +13,7 @@ from einops import rearrange
 from torch import Tensor
 from tqdm import tqdm
 
+from lgmnet.engine.building import TrainingData
 from lgmnet.engine.runtime import PROJECT, Runtime
 from lgmnet.engine.schedule import Position
 from lgmnet.operators import BlockSampling
@@ -52,7 +53,7 @@ class RunLog:
             if isinstance(value, int | float):
                 self._board.add_scalar(f"{kind}/{name}", value, step)
 
-    def start(self, step: int, images: int, rejected: dict[str, str], here: Runtime) -> None:
+    def start(self, step: int, data: TrainingData, here: Runtime) -> None:
         """What the run is made of: versions, device, images, and those left out by name."""
         self.record(
             step,
@@ -61,13 +62,20 @@ class RunLog:
                 **self.provenance,
                 "device": str(here.device),
                 "processes": here.processes,
-                "images": images,
-                "left_out": rejected,
+                "images": len(data.train.names),
+                "left_out": data.rejected,
             },
         )
-        self.say(f"training on {images} images; {len(rejected)} left out")
-        for reason in list(rejected.values())[:SHOWN]:
+        held = len(data.validation.names) if data.validation else 0
+        left_out = f"; {len(data.rejected)} left out:" if data.rejected else ""
+        self.say(f"training on {len(data.train.names)} images, {held} for validation{left_out}")
+        for reason in list(data.rejected.values())[:SHOWN]:
             self.say(f"  {reason}")
+
+    def resumed(self, step: int, changes: list[str]) -> None:
+        """Where a run goes on, and which settings are not those it began with."""
+        self.record(step, "resume", {"changed": changes})
+        self.say(f"resumed from step {step}" + "".join(f"; changed: {c}" for c in changes))
 
     def step(
         self, at: Position, rate: float, speed: float, means: dict[str, float], here: Runtime

@@ -79,7 +79,7 @@ def _print_size(config: Config, show: Callable[[str], None]) -> None:
         "forward; a training step costs about three times that"
     )
     note = ", less with recomputation" if settings.recompute else ""
-    show(f"memory            about {memory / MIB:,.0f} MiB in all processes together{note}")
+    show(f"memory            about {memory / MIB:,.0f} MiB for weights, Adam and activations{note}")
     free = shutil.disk_usage(".").free
     show(f"disk              {free / MIB:,.0f} MiB free; a state takes {total * 16 / MIB:,.0f} MiB")
 
@@ -95,8 +95,10 @@ def _print_speed(
     speed = f"{1 / seconds:.2f} steps/s = {settings.batch_size / seconds:.1f} crops/s"
     show(f"speed             {speed} on {here.processes} x {where}")
     show(f"waiting for data  {100 * waiting:.0f} % of the time")
-    show(f"the whole run     {total:,} steps, {total * seconds / 3600:.1f} h")
-    show(f"peak memory       {here.peak_memory():,.0f} MiB measured in this process")
+    hours = total * seconds / 3600
+    length = f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.0f} min"
+    show(f"the whole run     {total:,} steps, {length}, and validation")
+    show(f"peak memory       {here.peak_memory():,.0f} MiB of this process, libraries included")
 
 
 def _measure(config: Config, data: TrainingData, here: Runtime) -> tuple[float, float]:

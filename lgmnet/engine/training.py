@@ -60,6 +60,11 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
     data = open_data(config)
     at = Position()
     state = checkpoint.load_training_state(folder / "last.pt", config) if resume else None
+    if state and progress(Position(state["step"], state["elapsed"]), settings) >= 1:
+        raise checkpoint.CheckpointError(
+            f"the run in {folder} is finished (step {state['step']}); there is nothing to resume. "
+            "A longer one needs more training.epochs or training.minutes"
+        )
     if state:
         model = build_model(config, state["model"]["operator.matrix"])
     else:
@@ -77,7 +82,9 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(config.as_yaml(), encoding="utf-8")
     log = RunLog(folder, 100.0, 100 * progress(at, settings), here.is_main)
-    log.start(at.step, len(data.train.names), data.rejected, here)
+    log.start(at.step, data, here)
+    if state:
+        log.resumed(at.step, checkpoint.changed_settings(state, config))
     saver = Saver(folder, config, model, average, optimizer, data, here, log)
     pending: list[Terms] = []
     stopped_by = 0

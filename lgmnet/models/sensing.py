@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from torch import Tensor, nn
 
 from lgmnet.models.base import Reconstruction, UnfoldingNetwork
@@ -43,8 +44,9 @@ class SensingModel(nn.Module):
         check_image(image, self.multiple)
         return add_noise(self.operator(image), self.noise_std, name)
 
+    @torch.no_grad()
     def reconstruct(self, measurement: Tensor) -> Tensor:
-        """The image ``(batch, 1, H, W)`` rebuilt from y, not clipped."""
+        """The image ``(batch, 1, H, W)`` rebuilt from y, not clipped, without a gradient."""
         return self.network(measurement, self.operator).image
 
     def forward(self, image: Tensor) -> Reconstruction:
