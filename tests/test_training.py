@@ -25,6 +25,10 @@ from tests.conftest import smooth_image, tiny_config
 CPU = Runtime(torch.device("cpu"))
 PROJECT = Path(__file__).parents[1]
 
+# Adam divides a gradient by its own size, so where it is nearly zero another order of summation
+# shows: by up to a few hundredths of the step that a rate of 1e-3 makes.
+ROUNDING = 5e-5
+
 
 def records(folder, kind):
     lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
@@ -113,7 +117,7 @@ def test_accumulation_gives_the_same_step(image_folder, tmp_path):
         train(config, tmp_path / str(parts), CPU)
     one, four = final(tmp_path / "1"), final(tmp_path / "4")
     for key in one:
-        torch.testing.assert_close(one[key], four[key], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(one[key], four[key], rtol=0, atol=ROUNDING)
 
 
 def test_recomputation_changes_nothing_but_memory(image_folder, tmp_path):
@@ -310,7 +314,7 @@ def test_two_processes_give_the_result_of_one(image_folder, tmp_path):
     )  # fmt: skip
     one, two = final(tmp_path / "one"), final(tmp_path / "two")
     for key in one:
-        torch.testing.assert_close(one[key], two[key], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(one[key], two[key], rtol=0, atol=ROUNDING)
     assert records(tmp_path / "one", "train")[0]["loss"] == pytest.approx(
         records(tmp_path / "two", "train")[0]["loss"], rel=1e-6
     )
