@@ -4,12 +4,11 @@ import re
 from collections.abc import Iterable, Mapping
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
-from lgmnet.models.base import MODELS, Published, Reconstruction, UnfoldingNetwork
+from lgmnet.models.base import MODELS, Published, Reconstruction, UnfoldingNetwork, require_tensors
 from lgmnet.operators import LinearOperator
-from lgmnet.unfolding.blocks import conv3x3, join_blocks
+from lgmnet.unfolding.blocks import conv3x3, join_blocks, split_blocks
 from lgmnet.unfolding.checks import require_choice, require_positive
 from lgmnet.unfolding.data_steps import GradientStep
 from lgmnet.unfolding.starts import LinearStart
@@ -54,8 +53,8 @@ class Stage(nn.Module):
     def noise(self, image: Tensor) -> Tensor:
         """N(x), each block by itself."""
         b = self.block_size
-        blocks = rearrange(image, "b c (h p) (w q) -> (b h w) c p q", p=b, q=b)
-        return join_blocks(self.denoiser(blocks), image.shape[2] // b, image.shape[3] // b)
+        noise = self.denoiser(split_blocks(image, b))
+        return join_blocks(noise, image.shape[2] // b, image.shape[3] // b)
 
 
 @MODELS.register("amp_net_tip")
@@ -128,12 +127,7 @@ def from_published(
     """
     if matrix is not None or start is not None:
         raise ValueError("AMP-Net's files (TIP 2021) hold their own Φ and Q; give neither")
-    needed = ("A", "Q", "step_1", "denoiser_1.D.0.weight")
-    if missing := [key for key in needed if key not in state]:
-        raise ValueError(
-            f"this is no AMP-Net file (TIP 2021): it has no tensor {missing[0]} "
-            f"(its first tensors: {', '.join(list(state)[:4]) or 'none'})"
-        )
+    require_tensors("AMP-Net", state, "A", "Q", "step_1", "denoiser_1.D.0.weight")
     own = {_rename(key): tensor for key, tensor in state.items() if key != "A"}
     options = {
         "variant": _variant(state),

@@ -53,6 +53,16 @@ def strip_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return dict(state)
 
 
+def require_tensors(network: str, state: Mapping[str, Tensor], *needed: str) -> None:
+    """Raise ValueError unless an authors' file has the tensors that only ``network`` has."""
+    missing = [key for key in needed if key not in state]
+    if missing:
+        raise ValueError(
+            f"this is no {network} file: it has no tensor {missing[0]} "
+            f"(its first tensors: {', '.join(list(state)[:4]) or 'none'})"
+        )
+
+
 MODELS: Registry[UnfoldingNetwork] = Registry("model")
 
 

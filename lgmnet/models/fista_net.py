@@ -13,6 +13,7 @@ from lgmnet.models.base import (
     Published,
     Reconstruction,
     UnfoldingNetwork,
+    require_tensors,
     strip_prefix,
 )
 from lgmnet.operators import LinearOperator
@@ -246,11 +247,7 @@ def from_published(
             copies of the shared transform differ.
     """
     state = strip_prefix(state)
-    if "w_theta" not in state or "bb.conv_D.weight" not in state:
-        raise ValueError(
-            "this is no FISTA-Net file: it has no tensor w_theta or bb.conv_D.weight "
-            f"(its first tensors: {', '.join(list(state)[:4]) or 'none'})"
-        )
+    require_tensors("FISTA-Net", state, "w_theta", "bb.conv_D.weight")
     if matrix is None:
         raise ValueError("FISTA-Net's files do not hold Φ; give it with --matrix")
     if start is not None and start.shape != matrix.T.shape:

@@ -24,7 +24,6 @@ Differences from the original: unknown, see above.
 """
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
 from lgmnet.models import amp_net_tip, fista_net, ista_net
@@ -33,7 +32,7 @@ from lgmnet.models.base import MODELS
 from lgmnet.models.fista_net import FISTANet
 from lgmnet.models.ista_net import ISTANetPlus
 from lgmnet.operators import LinearOperator
-from lgmnet.unfolding.blocks import conv3x3, join_blocks, soft_threshold
+from lgmnet.unfolding.blocks import conv3x3, join_blocks, soft_threshold, split_blocks
 from lgmnet.unfolding.data_steps import GradientStep
 
 # Step -> number of channels that the prior sees.
@@ -183,7 +182,7 @@ class InformedStage(amp_net_tip.Stage):
 
     def noise(self, image: Tensor) -> Tensor:
         b = self.block_size
-        blocks = rearrange(image, "b c (h p) (w q) -> (b h w) c p q", p=b, q=b)
+        blocks = split_blocks(image, b)
         noise = run_informed(self.denoiser, self.injections, blocks, blocks[:, -1:])
         return join_blocks(noise, image.shape[2] // b, image.shape[3] // b)
 

@@ -11,6 +11,7 @@ from lgmnet.models.base import (
     Published,
     Reconstruction,
     UnfoldingNetwork,
+    require_tensors,
     strip_prefix,
 )
 from lgmnet.operators import LinearOperator
@@ -162,11 +163,7 @@ def from_published(
         ValueError: Φ or Q is missing or of another shape, or the file is of another network.
     """
     state = strip_prefix(state)
-    if "fcs.0.lambda_step" not in state or "fcs.0.conv1_forward" not in state:
-        raise ValueError(
-            "this is no ISTA-Net file: it has no tensor fcs.0.lambda_step or fcs.0.conv1_forward "
-            f"(its first tensors: {', '.join(list(state)[:4]) or 'none'})"
-        )
+    require_tensors("ISTA-Net", state, "fcs.0.lambda_step", "fcs.0.conv1_forward")
     if matrix is None or start is None:
         raise ValueError(
             "ISTA-Net's files hold neither Φ nor the regression start; give --matrix phi_0_*.mat "

@@ -12,6 +12,7 @@ from lgmnet.models.base import (
     Published,
     Reconstruction,
     UnfoldingNetwork,
+    require_tensors,
     strip_prefix,
 )
 from lgmnet.models.lgm_net_options import (
@@ -306,12 +307,7 @@ def from_published(
         raise ValueError("LGM-Net's files hold their own Φ and need no start; give neither")
     state = strip_prefix(state)
     probe = "body.mid.hqsM.0.body.0.weight"
-    missing = [k for k in ("Phi_weight", "body.conv_first.weight", probe) if k not in state]
-    if missing:
-        raise ValueError(
-            f"this is no LGM-Net file: it has no tensor {missing[0]} "
-            f"(its first tensors: {', '.join(list(state)[:4]) or 'none'})"
-        )
+    require_tensors("LGM-Net", state, "Phi_weight", "body.conv_first.weight", probe)
     iterations = {m[1] for key in state if (m := re.match(r"body\.down1\.hqsD\.(\d+)\.", key))}
     options = {
         "D": len(iterations),

@@ -11,6 +11,7 @@ from lgmnet.models.base import (
     Published,
     Reconstruction,
     UnfoldingNetwork,
+    require_tensors,
     strip_prefix,
 )
 from lgmnet.operators import LinearOperator
@@ -121,11 +122,7 @@ def from_published(
         raise ValueError("PRL's files hold their own Φ and need no start; give neither")
     state = strip_prefix(state)
     probe = "body.mid.body.0.body.0.weight"
-    if missing := [key for key in ("Phi_weight", probe) if key not in state]:
-        raise ValueError(
-            f"this is no PRL-PGD file: it has no tensor {missing[0]} "
-            f"(its first tensors: {', '.join(list(state)[:4]) or 'none'})"
-        )
+    require_tensors("PRL-PGD", state, "Phi_weight", probe)
     iterations = {m[1] for key in state if (m := re.match(r"body\.mid\.body\.(\d+)\.", key))}
     D = len(iterations) // 2
     options = {"D": D, "dim": state[probe].shape[0] // 16, "dimf": state[probe].shape[1] // 16}

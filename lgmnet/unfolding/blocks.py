@@ -50,6 +50,11 @@ def split_measurement(measurement: Tensor) -> Tensor:
     return rearrange(measurement, "b m h w -> (b h w) m 1 1")
 
 
+def split_blocks(image: Tensor, side: int) -> Tensor:
+    """Images ``(b, c, H, W)`` -> ``(b H/side W/side, c, side, side)``."""
+    return rearrange(image, "b c (h p) (w q) -> (b h w) c p q", p=side, q=side)
+
+
 def join_blocks(blocks: Tensor, rows: int, columns: int) -> Tensor:
     """``(b rows columns, c, B, B)`` -> images ``(b, c, rows B, columns B)``."""
     return rearrange(blocks, "(b h w) c p q -> b c (h p) (w q)", h=rows, w=columns)
