@@ -85,6 +85,25 @@ def comparison(results: Mapping[str, Any]) -> str:
     return "\n".join([markdown(header, rows), *sorted(sources)])
 
 
+def replace_block(text: str, name: str, table: str) -> str:
+    """``text`` with the table called ``name`` exchanged.
+
+    A table stands between the lines ``<!-- table: name -->`` and ``<!-- /table -->``.
+
+    Raises:
+        ValueError: the two lines are not in ``text`` exactly once.
+    """
+    opening, closing = f"<!-- table: {name} -->\n", "<!-- /table -->"
+    before, found, rest = text.partition(opening)
+    old, closed, after = rest.partition(closing)
+    if not (found and closed) or "<!-- table:" in old or opening in after:
+        raise ValueError(
+            f"expected the line {opening.strip()} once, and {closing} below it; write both where "
+            "the table shall stand"
+        )
+    return f"{before}{opening}{table.strip()}\n{closing}{after}"
+
+
 def number(value: float | None, digits: int) -> str:
     """``value`` with so many digits; a dash where there is none."""
     return "-" if value is None else f"{value:.{digits}f}"
