@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lgmnet.config import Config, config_from_dict
 from lgmnet.engine.building import build_model
+from lgmnet.engine.ratios import at_ratio
 from lgmnet.engine.runtime import checkpoint_roots
 from lgmnet.engine.untrained import Untrained
 from lgmnet.models import SensingModel
@@ -45,26 +46,34 @@ class Weights:
         """The folder's name for the usual file names, else the file's."""
         return self.path.parent.name if self.path.name in WEIGHT_FILES else self.path.stem
 
-    def load(self) -> SensingModel:
-        """The model in float32, on the CPU, in evaluation mode."""
+    def load(self, ratio: float | None = None) -> SensingModel:
+        """The model in float32, on the CPU, in evaluation mode.
+
+        Args:
+            ratio: of the measurement, for a network that serves a range; the largest by default.
+        """
         state = read_tensors(self.path)
         model = build_model(self.config, state.get("operator.matrix"))
         load_state(model, state, str(self.path))
-        return model.eval()
+        return at_ratio(model.eval(), self.config.sampling, ratio)
 
 
-def load(name: str | Path) -> SensingModel:
+def load(name: str | Path, ratio: float | None = None) -> SensingModel:
     """A model with its weights, by name (``"lgm_net_tiny_r0.10"``), folder or file.
 
     Algorithms without trained values are given by their config, such as configs/fista.yaml.
+
+    Args:
+        ratio: of the measurement, for a network that serves a range; the largest by default.
 
     Returns:
         The model in evaluation mode, on the CPU: ``measure``, ``reconstruct``, or call it.
 
     Raises:
         CheckpointError: there are no such weights, or they are damaged.
+        ConfigError: the network was not made for this ratio.
     """
-    return find_weights(name).load()
+    return find_weights(name).load(ratio)
 
 
 def find_weights(name: str | Path, overrides: Sequence[str] = ()) -> Weights | Untrained:

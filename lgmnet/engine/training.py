@@ -23,6 +23,7 @@ from lgmnet.engine.building import (
 )
 from lgmnet.engine.ema import WeightAverage
 from lgmnet.engine.log import RunLog
+from lgmnet.engine.ratios import draw_rows
 from lgmnet.engine.runtime import Runtime, StopSignal
 from lgmnet.engine.saver import Saver, restore
 from lgmnet.engine.schedule import Position, progress, rate_factor
@@ -97,7 +98,8 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
 
             runtime.seed_step(settings.seed, at.step, here)
             optimizer.zero_grad(set_to_none=True)
-            terms = backward(wrapped, model, next(batches), settings, here)
+            rows = draw_rows(config.sampling, settings.seed, at.step)
+            terms = backward(wrapped, model, next(batches), settings, here, rows)
             limit = settings.clip or math.inf
             terms["gradient_norm"] = nn.utils.clip_grad_norm_(model.parameters(), limit)
             optimizer.step()
@@ -178,9 +180,18 @@ def open_batches(
 
 
 def backward(
-    wrapped: nn.Module, model: SensingModel, batch: Tensor, settings: TrainingConfig, here: Runtime
+    wrapped: nn.Module,
+    model: SensingModel,
+    batch: Tensor,
+    settings: TrainingConfig,
+    here: Runtime,
+    rows: int | None = None,
 ) -> Terms:
-    """Gradients of one batch ``(b, 1, size, size)`` uint8, in parts; the loss and its terms."""
+    """Gradients of one batch ``(b, 1, size, size)`` uint8, in parts; the loss and its terms.
+
+    Args:
+        rows: measure with so many of the first rows of Φ; None is all.
+    """
     means: Terms = {}
     parts = batch.chunk(settings.accumulate)
     for k, part in enumerate(parts):
@@ -189,11 +200,11 @@ def backward(
         silent = isinstance(wrapped, DistributedDataParallel) and k + 1 < len(parts)
         with wrapped.no_sync() if silent else nullcontext():  # type: ignore[operator]
             with runtime.autocast(here.device, settings.precision):
-                reconstruction = wrapped(target)
+                reconstruction = wrapped(target, rows)
             loss, terms = total_loss(
                 reconstruction,
                 target,
-                model.operator,
+                model.operator if rows is None else model.first(rows).operator,
                 settings.loss,
                 settings.measurement_weight,
                 settings.orthogonality_weight,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lgmnet.models.base import Reconstruction, UnfoldingNetwork
-from lgmnet.operators import LinearOperator
+from lgmnet.operators import BlockSampling, LinearOperator
 from lgmnet.operators.block_sampling import check_image
 from lgmnet.operators.noise import add_noise
 
@@ -35,6 +35,17 @@ class SensingModel(nn.Module):
         """Height and width of an image must be multiples of this, in pixels."""
         return math.lcm(self.operator.multiple, self.network.multiple)
 
+    def first(self, rows: int) -> "SensingModel":
+        """This model with the first rows of Φ alone: a lower ratio. Φ and network are shared.
+
+        Raises:
+            ValueError: the operator has not so many rows, or none at all.
+        """
+        if not isinstance(self.operator, BlockSampling):
+            raise ValueError(f"{type(self.operator).__name__} has no rows to choose from")
+        part = SensingModel(self.operator.first(rows), self.network, self.noise_std)
+        return part.train(self.training)
+
     def measure(self, image: Tensor, name: str | None = None) -> Tensor:
         """y = Φx + n of images ``(batch, 1, H, W)`` in [0, 1]; see `BlockSampling` for y.
 
@@ -49,6 +60,12 @@ class SensingModel(nn.Module):
         """The image ``(batch, 1, H, W)`` rebuilt from y, not clipped, without a gradient."""
         return self.network(measurement, self.operator).image
 
-    def forward(self, image: Tensor) -> Reconstruction:
-        """Measure and rebuild: what training needs."""
+    def forward(self, image: Tensor, rows: int | None = None) -> Reconstruction:
+        """Measure and rebuild: what training needs.
+
+        Args:
+            rows: measure with so many of the first rows of Φ instead of all.
+        """
+        if rows is not None:
+            return self.first(rows)(image)
         return self.network(self.measure(image), self.operator)
