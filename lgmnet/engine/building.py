@@ -212,6 +212,11 @@ def check_run(config: Config, processes: int) -> None:
             f"{config.model.name} need; the next one is {multiple * math.ceil(patch / multiple)}"
         )
     settings = config.training
+    if settings.compile and config.sampling.is_range:
+        raise ConfigError(
+            "training.compile makes a graph for every number of measurements, which a range of "
+            "sampling.ratio draws anew in every step; set training.compile=false"
+        )
     if settings.batch_size % (processes * settings.accumulate):
         raise ConfigError(
             f"training.batch_size {settings.batch_size} is not a multiple of "
