@@ -45,11 +45,11 @@ def train_steps(config, folder, last, monkeypatch, resume=False):
 
     original = training.backward
 
-    def counted(*arguments):
+    def counted(wrapped, model, batch, settings, here):
         counted.steps += 1
         if counted.steps == last:
             os.kill(os.getpid(), signal.SIGTERM)
-        return original(*arguments)
+        return original(wrapped, model, batch, settings, here)
 
     counted.steps = 0
     monkeypatch.setattr(training, "backward", counted)

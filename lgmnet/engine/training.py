@@ -98,8 +98,8 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
 
             runtime.seed_step(settings.seed, at.step, here)
             optimizer.zero_grad(set_to_none=True)
-            rows = draw_rows(config.sampling, settings.seed, at.step)
-            terms = backward(wrapped, model, next(batches), settings, here, rows)
+            model.rows = draw_rows(config.sampling, settings.seed, at.step)
+            terms = backward(wrapped, model, next(batches), settings, here)
             limit = settings.clip or math.inf
             terms["gradient_norm"] = nn.utils.clip_grad_norm_(model.parameters(), limit)
             optimizer.step()
@@ -180,18 +180,9 @@ def open_batches(
 
 
 def backward(
-    wrapped: nn.Module,
-    model: SensingModel,
-    batch: Tensor,
-    settings: TrainingConfig,
-    here: Runtime,
-    rows: int | None = None,
+    wrapped: nn.Module, model: SensingModel, batch: Tensor, settings: TrainingConfig, here: Runtime
 ) -> Terms:
-    """Gradients of one batch ``(b, 1, size, size)`` uint8, in parts; the loss and its terms.
-
-    Args:
-        rows: measure with so many of the first rows of Φ; None is all.
-    """
+    """Gradients of one batch ``(b, 1, size, size)`` uint8, in parts; the loss and its terms."""
     means: Terms = {}
     parts = batch.chunk(settings.accumulate)
     for k, part in enumerate(parts):
@@ -200,11 +191,11 @@ def backward(
         silent = isinstance(wrapped, DistributedDataParallel) and k + 1 < len(parts)
         with wrapped.no_sync() if silent else nullcontext():  # type: ignore[operator]
             with runtime.autocast(here.device, settings.precision):
-                reconstruction = wrapped(target, rows)
+                reconstruction = wrapped(target)
             loss, terms = total_loss(
                 reconstruction,
                 target,
-                model.operator if rows is None else model.first(rows).operator,
+                model.operator if model.rows is None else model.first(model.rows).operator,
                 settings.loss,
                 settings.measurement_weight,
                 settings.orthogonality_weight,

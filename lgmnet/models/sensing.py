@@ -29,6 +29,8 @@ class SensingModel(nn.Module):
         self.operator = operator
         self.network = network
         self.noise_std = noise_std
+        # A training step for a range of ratios calls the model with so many first rows of Φ.
+        self.rows: int | None = None
 
     @property
     def multiple(self) -> int:
@@ -60,12 +62,8 @@ class SensingModel(nn.Module):
         """The image ``(batch, 1, H, W)`` rebuilt from y, not clipped, without a gradient."""
         return self.network(measurement, self.operator).image
 
-    def forward(self, image: Tensor, rows: int | None = None) -> Reconstruction:
-        """Measure and rebuild: what training needs.
-
-        Args:
-            rows: measure with so many of the first rows of Φ instead of all.
-        """
-        if rows is not None:
-            return self.first(rows)(image)
+    def forward(self, image: Tensor) -> Reconstruction:
+        """Measure and rebuild: what training needs."""
+        if self.rows is not None:
+            return self.first(self.rows)(image)
         return self.network(self.measure(image), self.operator)
