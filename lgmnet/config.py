@@ -120,6 +120,11 @@ class DataConfig:
     """File names left out of training, such as those that are in a test set too."""
     patch_size: int = 128
     """Side of the square training crops, in pixels."""
+    late_patch_size: int = 0
+    """Side of the crops at the end of the run; 0 keeps ``patch_size``. Small crops are cheap and
+    teach the blocks; larger ones teach what lies beyond them."""
+    late_share: float = 0.2
+    """Share of the run, at its end, that sees ``late_patch_size``."""
     augment: str = "sample"
     """Flips and quarter turns drawn per ``sample``, per ``batch`` (as published), or ``none``."""
     workers: int = 4
@@ -135,7 +140,21 @@ class DataConfig:
             f"data.validation_images is {self.validation_images}, expected at least 1; for no "
             "validation leave data.validation empty",
         )
+        require(
+            self.late_patch_size == 0 or self.late_patch_size > self.patch_size,
+            f"data.late_patch_size is {self.late_patch_size}, expected 0 or more than "
+            f"data.patch_size {self.patch_size}",
+        )
+        require(
+            0 < self.late_share < 1,
+            f"data.late_share is {self.late_share}, expected 0 < late_share < 1",
+        )
         require(self.workers >= 0, f"data.workers is {self.workers}, expected >= 0")
+
+    @property
+    def largest_patch(self) -> int:
+        """Side of the largest crops of the run."""
+        return max(self.patch_size, self.late_patch_size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,9 +172,11 @@ class TrainingConfig:
     accumulate: int = 1
     """A batch is computed in so many parts; the step is the same, the memory less."""
     optimizer: str = "adam"
-    """adam or adamw."""
+    """adam, adamw, or muon: orthogonal steps for kernels, adamw for Φ, biases and scalars."""
     rate: float = 1e-4
     """Largest learning rate."""
+    phi_rate: float = 1.0
+    """Learning rate of Φ relative to the network's: Φ from PCA is nearer to its end than that."""
     weight_decay: float = 0.0
     schedule: str = "multistep"
     """multistep, cosine, onecycle or constant."""
@@ -188,7 +209,7 @@ class TrainingConfig:
     """Steps between validations, which also save the state; 0 for only at the end."""
 
     def __post_init__(self) -> None:
-        require_choice("training.optimizer", self.optimizer, ("adam", "adamw"))
+        require_choice("training.optimizer", self.optimizer, ("adam", "adamw", "muon"))
         schedules = ("multistep", "cosine", "onecycle", "constant")
         require_choice("training.schedule", self.schedule, schedules)
         require_choice("training.loss", self.loss, ("mse", "l1", "charbonnier"))
@@ -202,6 +223,10 @@ class TrainingConfig:
             f"{self.accumulate}; the parts of a batch must be equal",
         )
         require(0 < self.rate < math.inf, f"training.rate is {self.rate}, expected > 0")
+        require(
+            0 < self.phi_rate < math.inf,
+            f"training.phi_rate is {self.phi_rate}, expected > 0 (sampling.phi=fixed trains no Φ)",
+        )
         names = ("minutes", "weight_decay", "clip", "validate_every", "seed")
         for name in (*names, "measurement_weight", "orthogonality_weight"):
             value = getattr(self, name)

@@ -242,6 +242,43 @@ def test_unequal_parts_of_a_batch_are_refused(load):
         load(minimal(), ["training.batch_size=8", "training.accumulate=3"])
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.late_patch_size=64", r"late_patch_size is 64, expected 0 or more than .* 128"),
+        ("data.late_share=1", r"data\.late_share is 1\.0, expected 0 < late_share < 1"),
+        ("training.phi_rate=0", r"phi_rate is 0\.0, expected > 0 \(sampling\.phi=fixed"),
+        ("sampling.ratio=[0.5, 0.1]", r"expected the smaller ratio first"),
+        ("sampling.ratio=[0.1]", r"ratio is \(0\.1,\), expected .* of a range \[0\.01, 0\.5\]"),
+        ("sampling.ratio=[0.1, 2]", r"expected 0 < ratio <= 1"),
+        ("sampling.ratio=", r"sampling\.ratio is None, expected float"),
+    ],
+)
+def test_a_value_out_of_range_says_what_is_expected(load, override, message):
+    with pytest.raises(ConfigError, match=message):
+        load(minimal(), [override])
+
+
+@pytest.mark.parametrize("text", ["[0.01, 0.5]", "0.01,0.5", "[1e-2, 5e-1]"])
+def test_a_range_of_ratios(load, text):
+    config = load(minimal(per_ratio=PER_RATIO), [f"sampling.ratio={text}"])
+    assert config.sampling.ratio == (0.01, 0.5)
+    assert config.sampling.is_range
+    assert config.training.rate == 9  # the default of per_ratio
+    assert config.sampling.scored_ratios == (0.01, 0.04, 0.1, 0.25, 0.5)
+    assert config.sampling.label == "r0.01-0.50"
+    assert load(config.as_yaml()) == config
+
+
+@pytest.mark.parametrize(
+    ("ratio", "label", "scored"),
+    [(0.1, "r0.10", (0.1,)), (0.125, "r0.125", (0.125,)), ([0.11, 0.2], "r0.11-0.20", (0.11, 0.2))],
+)
+def test_names_and_scored_ratios(load, ratio, label, scored):
+    sampling = load(minimal(sampling={"ratio": ratio})).sampling
+    assert (sampling.label, sampling.scored_ratios) == (label, scored)
+
+
 def test_a_config_file_that_is_not_there_is_named():
     with pytest.raises(ConfigError, match=r"no config file nowhere/x\.yaml"):
         load_config(Path("nowhere/x.yaml"))

@@ -131,5 +131,11 @@ def restore(
                 "the saved state has no weight average; set training.ema=0 or start again"
             )
         average.load_state_dict(state["average"])
-    optimizer.load_state_dict(state["optimizer"])
+    try:
+        optimizer.load_state_dict(state["optimizer"])
+    except ValueError:
+        raise checkpoint.CheckpointError(
+            "the saved state groups the parameters otherwise; resume with the training.optimizer "
+            "and training.phi_rate of the run folder's config.yaml"
+        ) from None
     return Position(state["step"], state["elapsed"], state["best"])

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from lgmnet.engine.building import (
 )
 from lgmnet.engine.ema import WeightAverage
 from lgmnet.engine.log import RunLog
+from lgmnet.engine.muon import Muon
 from lgmnet.engine.ratios import draw_rows
 from lgmnet.engine.runtime import Runtime, StopSignal
 from lgmnet.engine.saver import Saver, restore
@@ -77,7 +79,8 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
     if state:
         at = restore(state, model, average, optimizer)
     wrapped = prepare(model, settings, here)
-    crops, batches = open_batches(config, data.train, here, at.step)
+    sized = with_crops(config, at)
+    crops, batches = open_batches(sized, data.train, here, at.step)
 
     if here.is_main:
         folder.mkdir(parents=True, exist_ok=True)
@@ -93,8 +96,12 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
     with StopSignal() as stop:
         while progress(at, settings) < 1:
             rate = settings.rate * rate_factor(at, settings)
+            if with_crops(config, at) != sized:
+                sized = with_crops(config, at)
+                crops, batches = open_batches(sized, data.train, here, at.step, crops)
+                log.say(f"step {at.step}: crops of {sized.data.patch_size} from here on")
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * settings.phi_rate if group.get("phi") else rate
 
             runtime.seed_step(settings.seed, at.step, here)
             optimizer.zero_grad(set_to_none=True)
@@ -141,10 +148,19 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
 
 
 def make_optimizer(model: nn.Module, settings: TrainingConfig) -> torch.optim.Optimizer:
-    kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
-    return kind(
-        model.parameters(), lr=settings.rate, weight_decay=settings.weight_decay, fused=True
-    )
+    """Groups of their own have Φ, if its rate differs, and kernels, if Muon moves them."""
+    phi, kernels, others = [], [], []
+    for name, parameter in model.named_parameters():
+        if settings.phi_rate != 1 and name.startswith("operator."):
+            phi.append(parameter)
+        elif settings.optimizer == "muon" and parameter.ndim > 1 and name.startswith("network."):
+            kernels.append(parameter)
+        else:
+            others.append(parameter)
+    marked = ({"params": others}, {"params": phi, "phi": True}, {"params": kernels, "muon": True})
+    groups = [group for group in marked if group["params"]]
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "muon": Muon}[settings.optimizer]
+    return kind(groups, lr=settings.rate, weight_decay=settings.weight_decay, fused=True)
 
 
 def prepare(model: SensingModel, settings: TrainingConfig, here: Runtime) -> nn.Module:
@@ -161,21 +177,38 @@ def prepare(model: SensingModel, settings: TrainingConfig, here: Runtime) -> nn.
     return DistributedDataParallel(model, device_ids=devices)
 
 
+def with_crops(config: Config, at: Position) -> Config:
+    """``config`` with the crops of the step that comes next: larger ones at the end of the run."""
+    data = config.data
+    if not data.late_patch_size or progress(at, config.training) < 1 - data.late_share:
+        return config
+    return replace(config, data=replace(data, patch_size=data.late_patch_size, late_patch_size=0))
+
+
 def crop_rule(config: Config) -> CropRule:
     settings, data = config.training, config.data
     return CropRule(data.patch_size, settings.seed, data.augment, settings.batch_size)
 
 
 def open_batches(
-    config: Config, images: TrainingImages, here: Runtime, step: int
+    config: Config,
+    images: TrainingImages,
+    here: Runtime,
+    step: int,
+    source: TrainingCrops | DeviceCrops | None = None,
 ) -> tuple[TrainingCrops | DeviceCrops, Iterator[Tensor]]:
-    """The source of crops, and its uint8 batches for this process from ``step`` on, without end."""
+    """The source of crops, and its uint8 batches for this process from ``step`` on, without end.
+
+    Args:
+        source: of other crops of the same images, to be used again.
+    """
     rule = crop_rule(config)
     plan = Plan(step, config.training.batch_size, here.rank, here.processes)
     if config.data.source == "device":
-        resident = DeviceCrops(images, here.device)
+        resident = source if isinstance(source, DeviceCrops) else DeviceCrops(images, here.device)
         return resident, resident.batches(rule, plan)
-    crops = TrainingCrops(images, rule)
+    crops = source if isinstance(source, TrainingCrops) else TrainingCrops(images, rule)
+    crops.rule = rule
     return crops, loaded_batches(crops, plan, config.data.workers, here.device)
 
 

@@ -1,0 +1,104 @@
+import copy
+
+import pytest
+import torch
+
+from lgmnet.engine import checkpoint
+from lgmnet.engine.building import build_model, initial_matrix
+from lgmnet.engine.muon import Muon, orthogonalise
+from lgmnet.engine.runtime import Runtime
+from lgmnet.engine.training import make_optimizer, train
+from tests.conftest import tiny_config
+from tests.test_training import final, records, train_steps
+
+CPU = Runtime(torch.device("cpu"))
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 9), (2, 9, 4), (1, 5, 5)])
+def test_singular_values_become_nearly_one_and_directions_stay(shape):
+    matrices = torch.randn(shape, dtype=torch.float64)
+    u, sigma, v = torch.linalg.svd(matrices, full_matrices=False)
+    result = orthogonalise(matrices)
+    became = (u.mT @ result @ v.mT).diagonal(dim1=1, dim2=2)
+    assert ((became > 0.6) & (became < 1.25))[sigma > 0.05].all()
+    torch.testing.assert_close(u @ torch.diag_embed(became) @ v, result)
+
+
+def steps_of(optimizer, parameters, gradients):
+    for gradient in gradients:
+        for parameter, g in zip(parameters, gradient, strict=True):
+            parameter.grad = g.clone()
+        optimizer.step()
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
+def test_on_matrices_it_is_the_muon_of_torch():
+    ours = [torch.nn.Parameter(torch.randn(shape)) for shape in ((6, 10), (6, 10), (12, 5))]
+    theirs = copy.deepcopy(ours)
+    gradients = [[torch.randn(p.shape) for p in ours] for _ in range(5)]
+    mine = Muon([{"params": ours, "muon": True}], lr=0.01, weight_decay=0.1)
+    reference = torch.optim.Muon(
+        theirs, lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"
+    )  # fmt: skip
+    steps_of(mine, ours, gradients)
+    steps_of(reference, theirs, gradients)
+    for a, b in zip(ours, theirs, strict=True):
+        # theirs iterates in bfloat16
+        torch.testing.assert_close(a, b, rtol=0, atol=5 * 0.01 * 0.02)
+
+
+def test_a_kernel_moves_as_its_matrix_and_the_rest_by_adamw():
+    kernel, bias = (torch.nn.Parameter(torch.randn(s)) for s in ((4, 2, 3, 3), (4,)))
+    matrix, other = torch.nn.Parameter(kernel.detach().flatten(1)), copy.deepcopy(bias)
+    gradients = [[torch.randn(p.shape) for p in (kernel, bias)] for _ in range(3)]
+    groups = [{"params": [kernel], "muon": True}, {"params": [bias]}]
+    steps_of(Muon(groups, lr=0.01), [kernel, bias], gradients)
+    flat = [[g.flatten(1)] for g, _ in gradients]
+    steps_of(Muon([{"params": [matrix], "muon": True}], lr=0.01), [matrix], flat)
+    torch.testing.assert_close(kernel.detach().flatten(1), matrix.detach())
+    steps_of(torch.optim.AdamW([other], lr=0.01), [other], [[b] for _, b in gradients])
+    torch.testing.assert_close(bias, other)
+
+
+def test_kernels_of_the_network_get_muon_and_phi_does_not():
+    model = build_model(tiny_config())
+    optimizer = make_optimizer(model, tiny_config(training={"optimizer": "muon"}).training)
+    kernels = next(group["params"] for group in optimizer.param_groups if group.get("muon"))
+    expected = [p for p in model.network.parameters() if p.ndim > 1]
+    assert {id(p) for p in kernels} == {id(p) for p in expected}
+    count = sum(len(group["params"]) for group in optimizer.param_groups)
+    assert count == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("training", [{"optimizer": "muon"}, {"phi_rate": 0.1}])
+def test_stopped_and_resumed_equals_uninterrupted(image_folder, tmp_path, monkeypatch, training):
+    config = tiny_config(image_folder, training=training)
+    train(config, tmp_path / "whole", CPU)
+    train_steps(config, tmp_path / "parts", 3, monkeypatch)
+    plain = tiny_config(image_folder)
+    with pytest.raises(checkpoint.CheckpointError, match=r"resume with the training\.optimizer"):
+        train(plain, tmp_path / "parts", CPU, resume=True)
+    train(config, tmp_path / "parts", CPU, resume=True)
+    whole, parts = final(tmp_path / "whole"), final(tmp_path / "parts")
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+
+
+def test_muon_lowers_the_loss(image_folder, tmp_path):
+    config = tiny_config(
+        image_folder, model={"phity_skip": True}, data={"source": "device"},
+        training={"optimizer": "muon", "steps_per_epoch": 60, "rate": 2e-3, "log_every": 10},
+    )  # fmt: skip
+    train(config, tmp_path / "run", CPU)
+    losses = [line["loss"] for line in records(tmp_path / "run", "train")]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.01])
+def test_phi_has_a_rate_of_its_own(image_folder, tmp_path, factor):
+    """Adam's first step is the rate itself, whatever the gradient."""
+    settings = {"phi_rate": factor, "steps_per_epoch": 1, "log_every": 1, "schedule": "constant"}
+    config = tiny_config(image_folder, training=settings)
+    train(config, tmp_path / "run", CPU)
+    start = initial_matrix(config.sampling, seed=config.training.seed)
+    moved = (final(tmp_path / "run")["operator.matrix"] - start).abs().median()
+    assert float(moved) == pytest.approx(1e-3 * factor, rel=0.02)
