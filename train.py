@@ -21,6 +21,7 @@ from lgmnet.engine.training import NonFiniteLoss, train
 EXAMPLES = """examples:
   python train.py configs/quickstart.yaml
   python train.py configs/lgm_net.yaml sampling.ratio=0.25 data.train=data/coco2017/train2017
+  python train.py configs/ista_net_plus.yaml training.rate=1e-3 --with configs/budget.yaml
   python train.py configs/lgm_net.yaml --resume
   torchrun --nproc-per-node 4 train.py configs/lgm_net.yaml
 """
@@ -38,6 +39,15 @@ def main() -> int:
         help="override config entries; an unknown key is an error",
     )
     parser.add_argument(
+        "--with",
+        dest="joined",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="YAML files with settings for any network, such as configs/budget.yaml",
+    )
+    parser.add_argument(
         "--output", type=Path, help="run folder (default: runs/<config name>_r<ratio>)"
     )
     parser.add_argument(
@@ -49,8 +59,8 @@ def main() -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
     arguments = parser.parse_intermixed_args()
     try:
-        config = load_config(arguments.config, arguments.overrides)
-        folder = arguments.output or default_folder(arguments.config, config)
+        config = load_config(arguments.config, arguments.overrides, arguments.joined)
+        folder = arguments.output or default_folder(arguments, config)
         with runtime.start(arguments.device) as here:
             if arguments.dry_run:
                 return preflight(config, here)
@@ -68,9 +78,10 @@ def main() -> int:
     return 128 + stopped_by if stopped_by else 0
 
 
-def default_folder(path: Path, config: Config) -> Path:
-    """``runs/<config name>_r<ratio>``."""
-    return Path("runs") / f"{path.stem}_{config.sampling.label}"
+def default_folder(arguments: argparse.Namespace, config: Config) -> Path:
+    """``runs/<config name>_r<ratio>``, with the names of joined files between them."""
+    names = [path.stem for path in (arguments.config, *arguments.joined)]
+    return Path("runs") / "_".join([*names, config.sampling.label])
 
 
 def score_run(config: Config, folder: Path, here: Runtime) -> None:

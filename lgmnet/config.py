@@ -1,8 +1,8 @@
 """The experiment as a tree of frozen dataclasses, read from YAML.
 
 A YAML file may name one ``base:`` (a file beside it), which is read first and may name none.
-``per_ratio:`` holds settings that depend on ``sampling.ratio``. Later wins: base, file,
-per_ratio, command line.
+``per_ratio:`` holds settings that depend on ``sampling.ratio``. Files such as configs/budget.yaml
+hold settings for any network. Later wins: base, file, per_ratio, such files, command line.
 """
 
 import dataclasses
@@ -288,8 +288,13 @@ class Config:
         return yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True)
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(
+    path: Path, overrides: Sequence[str] = (), joined: Sequence[Path] = ()
+) -> Config:
     """Read a YAML file with its base, and apply ``section.key=value`` overrides.
+
+    Args:
+        joined: YAML files with settings for any network, which win over those of its own file.
 
     Raises:
         ConfigError: a file, key or value is wrong.
@@ -305,7 +310,9 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         tree = _merge(base, tree)
     per_ratio = section_of(tree, "per_ratio")
     tree.pop("per_ratio", None)
-    changes = _override_tree(overrides)
+    changes: dict[str, Any] = {}
+    for above in [*map(_read_yaml, joined), _override_tree(overrides)]:
+        changes = _merge(changes, above)
     chosen = _for_ratio(per_ratio, section_of(_merge(tree, changes), "sampling").get("ratio"))
     return config_from_dict(_merge(_merge(tree, chosen), changes))
 
