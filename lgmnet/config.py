@@ -288,9 +288,7 @@ class Config:
         return yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True)
 
 
-def load_config(
-    path: Path, overrides: Sequence[str] = (), joined: Sequence[Path] = ()
-) -> Config:
+def load_config(path: Path, overrides: Sequence[str] = (), joined: Sequence[Path] = ()) -> Config:
     """Read a YAML file with its base, and apply ``section.key=value`` overrides.
 
     Args:

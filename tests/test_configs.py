@@ -8,13 +8,18 @@ import torch
 
 from lgmnet import complexity
 from lgmnet.config import load_config
-from lgmnet.engine.building import build_model, measurements, start_model
+from lgmnet.engine.building import build_model, check_run, measurements, start_model
 from lgmnet.losses import total_loss
 from tests.conftest import smooth_image
 
 FOLDER = Path(__file__).parents[1] / "configs"
 NO_NETWORK = ("base.yaml", "budget.yaml")
-FILES = sorted(path for path in FOLDER.rglob("*.yaml") if path.name not in NO_NETWORK)
+EXPERIMENTS = FOLDER / "experiments"  # see test_experiment.py
+FILES = sorted(
+    path
+    for path in FOLDER.rglob("*.yaml")
+    if path.name not in NO_NETWORK and path.parent != EXPERIMENTS
+)
 
 
 # What makes each network small enough for a test.
@@ -72,6 +77,34 @@ def test_a_config_builds_at_full_size(path):
         build_model(
             config, torch.zeros(measurements(config.sampling), config.sampling.block_size**2)
         )
+
+
+# What a network cannot keep of its paper when Φ starts as the PCA and is learned, as in README.
+UNDER_BUDGET = {
+    "amp_net": ["model.start=adjoint"],
+    "ampa_net": ["model.start=adjoint"],
+    "fista_net": ["model.w_tilde=phi"],
+    "gin_fista_net": ["model.w_tilde=phi"],
+}
+TRAINED = sorted(NARROW.keys() - {"ista", "fista"})
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_every_network_has_a_budget_run(name, images, monkeypatch):
+    """configs/budget.yaml gives all of them the same terms."""
+    monkeypatch.setattr("lgmnet.engine.building.START_BLOCKS", 500)
+    overrides = [*NARROW[name], *UNDER_BUDGET.get(name, [])]
+    config = load_config(FOLDER / f"{name}.yaml", overrides, [FOLDER / "budget.yaml"])
+    check_run(config, 1)
+    assert (config.training.minutes, config.sampling.phi, config.evaluation.protocol) == (
+        25, "learned", "paper",
+    )  # fmt: skip
+    model = start_model(config, images)
+    batch = torch.rand(1, 1, 64, 64)
+    loss, _ = total_loss(model(batch), batch, model.operator, config.training.loss)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert model.operator.matrix.grad is not None
 
 
 def test_ablations_are_short():
