@@ -188,6 +188,7 @@ def test_published_weights_are_imported(reference, tmp_path):
         "scripts/import_weights.py", "lgm_net", other, "--output", tmp_path / "x", check=False
     )
     assert "no LGM-Net file" in failed.stderr
+    assert "looks like one of prl" in failed.stderr
     assert not (tmp_path / "x").exists()
 
 
