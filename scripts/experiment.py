@@ -135,7 +135,7 @@ def perform(run: Run, folder: Path, data: list[str]) -> None:
         return
     if not (folder / "last.safetensors").exists():
         command = [sys.executable, str(TRAIN), run.config, *run.overrides, "evaluation.datasets=[]"]
-        resume = ["--resume"] if (folder / "last.pt").exists() else []
+        resume = ["--resume"] if any(folder.rglob("last.pt")) else []
         print(folder, flush=True)
         subprocess.run([*command, "--output", str(folder), *resume], check=True)
     # Nothing is selected: the last average where the run keeps one, else the last weights.
@@ -149,15 +149,15 @@ def perform(run: Run, folder: Path, data: list[str]) -> None:
 
 def result(run: Run, folder: Path) -> dict[str, Any]:
     """What a finished run says: its choices, its size, its scores."""
-    config = load_config(folder / "config.yaml")
+    phases = [load_config(path) for path in folder.rglob("config.yaml")]
     model = find_weights(folder).load()
-    side = 8 * config.sampling.block_size
+    side = 8 * phases[0].sampling.block_size
     scores = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["datasets"]
     return {
         "choices": run.choices,
         "seed": run.seed,
         "command": run.command,
-        "patches": config.training.steps * config.training.batch_size,
+        "patches": sum(phase.training.steps * phase.training.batch_size for phase in phases),
         "parameters": complexity.parameters(model.network),
         "gflops": round(complexity.cost(model, side, side).flops / 1e9, 3),
         "scores": {
