@@ -9,18 +9,22 @@ import sys
 from pathlib import Path
 
 from lgmnet import report
-from lgmnet.data.datasets import open_test_sets
+from lgmnet.config import EvaluationConfig
+from lgmnet.data.datasets import TestSet, open_test_sets
 from lgmnet.data.images import to_uint8, write_image
 from lgmnet.engine import runtime
-from lgmnet.engine.checkpoint import find_weights
+from lgmnet.engine.checkpoint import Weights, find_weights
 from lgmnet.engine.evaluation import Result
-from lgmnet.engine.scoring import score_sets
+from lgmnet.engine.runtime import Runtime
+from lgmnet.engine.scoring import results_folder, score_sets
+from lgmnet.engine.untrained import Untrained
 from lgmnet.metrics import PROTOCOLS, find_protocol
 
 EXAMPLES = """examples:
   python test.py
   python test.py checkpoints/lgm_net_tiny_r0.10 --data Set11 BSD68 --save-images
   python test.py runs/quickstart_r0.10 --data path/to/folder --output results/mine
+  python test.py runs/lgm_net_tiny_all_ratios_r0.01-0.50 --ratio 0.05 0.1 --data Set11
   python test.py configs/fista.yaml sampling.ratio=0.25 --data Set11
 """
 
@@ -36,29 +40,45 @@ def main() -> int:
         find_protocol(settings.protocol)
         sets = open_test_sets(arguments.data, runtime.data_roots())
         output = arguments.output or Path("results") / weights.name
-        output.mkdir(parents=True, exist_ok=True)
-
-        def save(dataset: str, result: Result) -> None:
-            path = output / dataset / f"{result.name}.png"
-            write_image(path, to_uint8(result.pixels / 255))
-
         with runtime.start(arguments.device) as here:
-            results = score_sets(
-                weights,
-                sets,
-                settings,
-                here,
-                arguments.noise_std,
-                arguments.consistency,
-                save if arguments.save_images else None,
-            )
-        print(report.comparison(results))
-        report.write_results(output, results)
+            for ratio in arguments.ratio or weights.config.sampling.scored_ratios:
+                folder = results_folder(output, weights.config.sampling, ratio)
+                score(weights, ratio, sets, settings, here, folder, arguments)
     except (ValueError, OSError) as error:
         print(f"test.py: {error}", file=sys.stderr)
         return 1
-    print(f"written to {output / 'metrics.json'}")
     return 0
+
+
+def score(
+    weights: Weights | Untrained,
+    ratio: float,
+    sets: list[TestSet],
+    settings: EvaluationConfig,
+    here: Runtime,
+    folder: Path,
+    arguments: argparse.Namespace,
+) -> None:
+    """Score at one ratio, print the table, and write the results into ``folder``."""
+
+    def save(dataset: str, result: Result) -> None:
+        write_image(folder / dataset / f"{result.name}.png", to_uint8(result.pixels / 255))
+
+    folder.mkdir(parents=True, exist_ok=True)
+    results = score_sets(
+        weights,
+        sets,
+        settings,
+        here,
+        arguments.noise_std,
+        arguments.consistency,
+        save if arguments.save_images else None,
+        ratio,
+    )
+    print(f"{weights.name} at {100 * ratio:g} %")
+    print(report.comparison(results))
+    report.write_results(folder, results)
+    print(f"written to {folder / 'metrics.json'}")
 
 
 def parse() -> argparse.Namespace:
@@ -76,6 +96,9 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument(
         "--data", nargs="+", default=["builtin"], help="test sets by name, folder or image"
+    )
+    parser.add_argument(
+        "--ratio", nargs="+", type=float, help="ratios to score a network at that serves a range"
     )
     parser.add_argument("--output", type=Path, help="folder (default: results/<weights>)")
     parser.add_argument("--save-images", action="store_true", help="save reconstructions as PNG")

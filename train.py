@@ -1,4 +1,4 @@
-"""Train one unfolding network at one sampling ratio.
+"""Train one unfolding network, at one sampling ratio or for a range of them.
 
 The run (resolved config, log, checkpoints, metrics) is written to one folder.
 """
@@ -15,7 +15,7 @@ from lgmnet.engine import runtime
 from lgmnet.engine.checkpoint import find_weights
 from lgmnet.engine.preflight import preflight
 from lgmnet.engine.runtime import Runtime
-from lgmnet.engine.scoring import score_sets
+from lgmnet.engine.scoring import results_folder, score_sets
 from lgmnet.engine.training import NonFiniteLoss, train
 
 EXAMPLES = """examples:
@@ -69,10 +69,8 @@ def main() -> int:
 
 
 def default_folder(path: Path, config: Config) -> Path:
-    """``runs/<config name>_r<ratio>``, the ratio with two digits where they say it."""
-    ratio = config.sampling.ratio
-    digits = f"{ratio:.2f}" if float(f"{ratio:.2f}") == ratio else f"{ratio:g}"
-    return Path("runs") / f"{path.stem}_r{digits}"
+    """``runs/<config name>_r<ratio>``."""
+    return Path("runs") / f"{path.stem}_{config.sampling.label}"
 
 
 def score_run(config: Config, folder: Path, here: Runtime) -> None:
@@ -85,10 +83,12 @@ def score_run(config: Config, folder: Path, here: Runtime) -> None:
             print(f"not scored: {error}")
     if sets:
         weights = find_weights(folder)
-        results = score_sets(weights, sets, config.evaluation, here)
         print(f"{weights.path}:")
-        report.write_results(folder, results)
-        print(report.comparison(results))
+        for ratio in config.sampling.scored_ratios:
+            results = score_sets(weights, sets, config.evaluation, here, ratio=ratio)
+            report.write_results(results_folder(folder, config.sampling, ratio), results)
+            print(f"at {100 * ratio:g} %")
+            print(report.comparison(results))
 
 
 if __name__ == "__main__":

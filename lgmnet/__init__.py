@@ -5,9 +5,11 @@
 >>> y = model.measure(image)             # image (batch, 1, H, W) in [0, 1], whole blocks
 >>> rebuilt = model.reconstruct(y)       # the same shape
 >>> rebuilt = model(image).image         # both at once
+>>> print(*lgmnet.available(), sep="\n")  # the shipped weights and what they reach
 """
 
 from lgmnet.engine.checkpoint import load
+from lgmnet.engine.shipped import available
 
 __version__ = "0.1.0"
-__all__ = ["load"]
+__all__ = ["available", "load"]

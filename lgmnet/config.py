@@ -11,28 +11,27 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import UnionType
 from typing import Any
 
 import yaml
 
-from lgmnet.registry import nearest
+from lgmnet.conversion import (
+    ConfigError,
+    build,
+    convert,
+    reject_unknown,
+    require,
+    require_choice,
+    section_of,
+)
+
+# The ratios of the published tables.
+PUBLISHED_RATIOS = (0.01, 0.04, 0.1, 0.25, 0.5)
 
 
-class ConfigError(ValueError):
-    """A setting is wrong; the message says which, what was expected, and what to do."""
-
-
-def require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ConfigError(message)
-
-
-def require_choice(key: str, value: str, known: Sequence[str]) -> None:
-    require(
-        value in known,
-        f"{key} is '{value}'{nearest(value, known)} (expected one of {', '.join(known)})",
-    )
+def ratio_label(ratio: float) -> str:
+    """A ratio in names of folders, with two digits where they say it: ``r0.10``, ``r0.125``."""
+    return f"r{ratio:.2f}" if float(f"{ratio:.2f}") == ratio else f"r{ratio:g}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +46,9 @@ class ModelConfig:
 class SamplingConfig:
     """How an image is measured: ``y = Φx + n``."""
 
-    ratio: float
-    """Measurements per pixel, m / B². Every run states it; there is no default."""
+    ratio: float | tuple[float, ...]
+    """Measurements per pixel, m / B². Every run states it; there is no default. Two numbers, the
+    smallest and the largest, train one network for every ratio between them."""
     block_size: int = 32
     """Side B of a block, in pixels."""
     rounding: str = "ceil"
@@ -63,14 +63,45 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         require(
-            0 < self.ratio <= 1,
+            len(self.limits) == 2 and all(0 < limit <= 1 for limit in self.limits),
             f"sampling.ratio is {self.ratio}, expected 0 < ratio <= 1 "
-            "(for 10 % of the pixels write 0.1)",
+            "(for 10 % of the pixels write 0.1, for every ratio of a range [0.01, 0.5])",
+        )
+        require(
+            not self.is_range or self.limits[0] < self.limits[1],
+            f"sampling.ratio is {self.ratio}, expected the smaller ratio first",
+        )
+        require(
+            not (self.is_range and self.rounding == "table33"),
+            "sampling.rounding 'table33' knows eight ratios, not a range; use ceil, floor or round",
         )
         require(self.block_size >= 1, f"sampling.block_size is {self.block_size}, expected >= 1")
         require_choice("sampling.rounding", self.rounding, ("ceil", "floor", "round", "table33"))
         require_choice("sampling.phi", self.phi, ("learned", "fixed"))
         require(self.noise_std >= 0, f"sampling.noise_std is {self.noise_std}, expected >= 0")
+
+    @property
+    def is_range(self) -> bool:
+        """Whether the network serves all ratios between two."""
+        return isinstance(self.ratio, tuple)
+
+    @property
+    def limits(self) -> tuple[float, ...]:
+        """Smallest and largest ratio; the same number twice without a range."""
+        return self.ratio if isinstance(self.ratio, tuple) else (self.ratio, self.ratio)
+
+    @property
+    def scored_ratios(self) -> tuple[float, ...]:
+        """Where a network is validated and tested: at its ratio, or at the published of a range."""
+        low, high = self.limits
+        published = tuple(r for r in PUBLISHED_RATIOS if low <= r <= high)
+        return (published or (low, high)) if self.is_range else (low,)
+
+    @property
+    def label(self) -> str:
+        """The ratio in names of folders: ``r0.10``, ``r0.01-0.50``."""
+        low, high = self.limits
+        return f"{ratio_label(low)}-{ratio_label(high)[1:]}" if self.is_range else ratio_label(low)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,18 +278,18 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
             f"{path} is based on {base_name}, which names a base itself; one base at most",
         )
         tree = _merge(base, tree)
-    per_ratio = _section(tree, "per_ratio")
+    per_ratio = section_of(tree, "per_ratio")
     tree.pop("per_ratio", None)
     changes = _override_tree(overrides)
-    chosen = _for_ratio(per_ratio, _section(_merge(tree, changes), "sampling").get("ratio"))
+    chosen = _for_ratio(per_ratio, section_of(_merge(tree, changes), "sampling").get("ratio"))
     return config_from_dict(_merge(_merge(tree, chosen), changes))
 
 
 def config_from_dict(tree: Mapping[str, Any]) -> Config:
     """Build and check a config from nested dictionaries; unknown keys are errors."""
     sections = {f.name: f for f in dataclasses.fields(Config)}
-    _reject_unknown(tree, sections, "")
-    model = _section(tree, "model")
+    reject_unknown(tree, sections, "")
+    model = section_of(tree, "model")
     require("name" in model, "model.name is missing; name a network, such as lgm_net")
     types = typing.get_type_hints(Config)
     values: dict[str, Any] = {
@@ -268,66 +299,8 @@ def config_from_dict(tree: Mapping[str, Any]) -> Config:
     }
     for name in sections:
         if name != "model":
-            values[name] = _build(types[name], _section(tree, name), name)
+            values[name] = build(types[name], section_of(tree, name), name)
     return Config(**values)
-
-
-def convert(value: Any, annotation: Any, key: str) -> Any:
-    """``value`` as the type that ``annotation`` names: YAML reads 1e-4 as a string."""
-    origin = typing.get_origin(annotation)
-    if origin in (typing.Union, UnionType):
-        inner = [a for a in typing.get_args(annotation) if a is not type(None)]
-        return None if value is None else convert(value, inner[0], key)
-    if origin is tuple:
-        items = [v.strip() for v in value.split(",")] if isinstance(value, str) else value
-        require(isinstance(items, list | tuple), f"{key} is {value!r}, expected a list")
-        return tuple(convert(item, typing.get_args(annotation)[0], key) for item in items)
-    return _convert_scalar(value, annotation, key)
-
-
-def _convert_scalar(value: Any, annotation: Any, key: str) -> Any:
-    message = f"{key} is {value!r}, expected {getattr(annotation, '__name__', annotation)}"
-    if annotation is bool:
-        text = str(value).lower()
-        require(text in ("true", "false"), message + " (true or false)")
-        return text == "true"
-    # YAML reads off, no and yes as booleans: never what a number or a name was meant to be.
-    require(not isinstance(value, bool) and isinstance(value, str | int | float), message)
-    if annotation is str:
-        return str(value)
-    try:
-        number = float(value)
-    except ValueError:
-        raise ConfigError(message) from None
-    if annotation is int:
-        require(number.is_integer(), message)
-        return int(number)
-    return number
-
-
-def _build(section: type, values: Mapping[str, Any], prefix: str) -> Any:
-    fields = {f.name: f for f in dataclasses.fields(section)}
-    _reject_unknown(values, fields, prefix + ".")
-    types = typing.get_type_hints(section)
-    for name, f in fields.items():
-        required = f.default is f.default_factory is dataclasses.MISSING
-        require(name in values or not required, f"{prefix}.{name} is missing; every run states it")
-    return section(**{k: convert(v, types[k], f"{prefix}.{k}") for k, v in values.items()})
-
-
-def _section(tree: Mapping[str, Any], name: str) -> dict[str, Any]:
-    section = {} if tree.get(name) is None else tree[name]
-    require(isinstance(section, dict), f"{name} is {section!r}, expected keys and values")
-    return section
-
-
-def _reject_unknown(tree: Mapping[str, Any], known: Mapping[str, Any], prefix: str) -> None:
-    for key in tree:
-        require(
-            key in known,
-            f"unknown config key '{prefix}{key}'{nearest(str(key), known)} "
-            f"(known here: {', '.join(known)})",
-        )
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -367,12 +340,13 @@ def _override_tree(overrides: Sequence[str]) -> dict[str, Any]:
 def _for_ratio(per_ratio: Mapping[Any, Any], ratio: Any) -> dict[str, Any]:
     """The entry of ``per_ratio:`` for this ratio, or its ``default``."""
     name = "default"
+    annotation = typing.get_type_hints(SamplingConfig)["ratio"]
     for key in per_ratio:
         if key != "default" and ratio is not None:
             written = convert(key, float, "a key of per_ratio")
-            if written == convert(ratio, float, "sampling.ratio"):
+            if written == convert(ratio, annotation, "sampling.ratio"):
                 name = key
-    return _section(per_ratio, name)
+    return section_of(per_ratio, name)
 
 
 def _plain(value: Any) -> Any:

@@ -45,6 +45,14 @@ def published(network: str, dataset: str, ratio: float, protocol: str) -> Publis
     return None
 
 
+def comparable(results: Mapping[str, Any], dataset: str) -> Published | None:
+    """The published value that a test set of a ``metrics.json`` may be compared with."""
+    rules = ("color", "luma"), ("padding", "zeros"), ("noise_std", 0)
+    if any(results.get(key, usual) != usual for key, usual in rules):
+        return None
+    return published(results["network"], dataset, results["ratio"], results["protocol"])
+
+
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table whose columns line up when read as text; numbers to the right."""
     cells = [list(header), *[list(row) for row in rows]]
@@ -62,18 +70,13 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def comparison(results: Mapping[str, Any]) -> str:
     """Markdown of a ``metrics.json``: measured, published, difference, one row per test set."""
     rows, sources = [], set()
-    comparable = (
-        results.get("color", "luma"),
-        results.get("padding", "zeros"),
-        results.get("noise_std", 0),
-    ) == ("luma", "zeros", 0)
     first = next(iter(results["datasets"].values()))
     extra = [key for key in CONSISTENCY if key in first]
     for name, data in results["datasets"].items():
-        known = published(results["network"], name, results["ratio"], results["protocol"])
+        known = comparable(results, name)
         seconds = [image["seconds"] for image in data["images"].values()]
         row = [name, str(len(data["images"])), number(data["psnr"], 2), number(data["ssim"], 4)]
-        if known and comparable and data["psnr"] is not None:
+        if known and data["psnr"] is not None:
             row += [number(known.psnr, 2), f"{data['psnr'] - known.psnr:+.2f}"]
             sources.add(f"published: {known.method}, trained on {known.training} ({known.source})")
             if results.get("options"):
@@ -121,6 +124,25 @@ def _cell(column: str, runs: Sequence[Mapping[str, Any]]) -> str:
         return f"{values[0]:,}"
     mean, digits = number(statistics.fmean(values), DIGITS[key]), DIGITS[key]
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
+
+
+def replace_block(text: str, name: str, table: str) -> str:
+    """``text`` with the table called ``name`` exchanged.
+
+    A table stands between the lines ``<!-- table: name -->`` and ``<!-- /table -->``.
+
+    Raises:
+        ValueError: the two lines are not in ``text`` exactly once.
+    """
+    opening, closing = f"<!-- table: {name} -->\n", "<!-- /table -->"
+    before, found, rest = text.partition(opening)
+    old, closed, after = rest.partition(closing)
+    if not (found and closed) or "<!-- table:" in old or opening in after:
+        raise ValueError(
+            f"expected the line {opening.strip()} once, and {closing} below it; write both where "
+            "the table shall stand"
+        )
+    return f"{before}{opening}{table.strip()}\n{closing}{after}"
 
 
 def number(value: float | None, digits: int) -> str:

@@ -1,6 +1,8 @@
 """Turn a finished run into weights to ship: model.safetensors, config.yaml and log.jsonl.
 
-Score them afterwards: python test.py checkpoints/<name> --data Set11 --output checkpoints/<name>
+Score them afterwards, and write tables, model card and hash:
+  python test.py checkpoints/<name> --data Set11 --output checkpoints/<name>
+  python scripts/make_tables.py
 """
 
 import argparse

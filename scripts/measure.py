@@ -17,13 +17,14 @@ def main() -> int:
     )
     parser.add_argument("image", type=Path, help="8-bit grey or colour; its luma is measured")
     parser.add_argument("--weights", default="lgm_net_tiny_r0.10", help="name, folder or file")
+    parser.add_argument("--ratio", type=float, help="of a network that serves a range of them")
     parser.add_argument("--output", type=Path, required=True, help="a .safetensors file")
     parser.add_argument("--noise-std", type=float, default=0.0, help="in the unit of y")
     arguments = parser.parse_args()
     if arguments.output.suffix != ".safetensors":
         parser.error(f"--output {arguments.output}: a measurement is a .safetensors file")
     try:
-        model = load(arguments.weights)
+        model = load(arguments.weights, arguments.ratio)
         model.noise_std = arguments.noise_std
         plane = luma(read_pixels(arguments.image))
         measurement = measure_image(model, plane, arguments.image.stem)

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from lgmnet.data.images import to_uint8, write_image
-from lgmnet.engine.checkpoint import load
+from lgmnet.engine.checkpoint import find_weights
 from lgmnet.engine.measurement import load_measurement, reconstruct_image
 
 
@@ -20,7 +20,10 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         measurement = load_measurement(arguments.measurement)
-        image = reconstruct_image(load(arguments.weights), measurement)
+        weights = find_weights(arguments.weights)
+        sampling = weights.config.sampling
+        ratio = measurement.values.shape[1] / sampling.block_size**2 if sampling.is_range else None
+        image = reconstruct_image(weights.load(ratio), measurement)
         write_image(arguments.output, to_uint8(image))
     except (ValueError, OSError) as error:
         print(f"reconstruct.py: {error}", file=sys.stderr)

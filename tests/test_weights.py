@@ -1,7 +1,9 @@
-"""What is shipped works, and reproduces the numbers that are printed."""
+"""What is shipped works, is what it was, and reproduces the numbers that are printed."""
 
+import dataclasses
+import importlib.util
 import json
-import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,54 +12,132 @@ import torch
 import lgmnet
 from lgmnet.config import load_config
 from lgmnet.data.datasets import open_test_set
-from lgmnet.engine.checkpoint import Weights
+from lgmnet.engine.checkpoint import CheckpointError, Weights
 from lgmnet.engine.evaluation import evaluate
 from lgmnet.engine.runtime import Runtime, data_roots
 from lgmnet.metrics import summarise
+from lgmnet.operators.matrices import fingerprint
+from tests.test_scripts import run_main
 
 PROJECT = Path(__file__).parents[1]
-FOLDERS = sorted(path.parent for path in (PROJECT / "checkpoints").glob("*/model.safetensors"))
+SHIPPED = lgmnet.available()
 CPU = Runtime(torch.device("cpu"))
 
-shipped = pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
+shipped = pytest.mark.parametrize("weights", SHIPPED, ids=lambda weights: weights.name)
 
 
-def metrics(folder):
-    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-
-
-def measured(folder, dataset):
-    model = lgmnet.load(folder)
-    results = evaluate(model, open_test_set(dataset, data_roots()), CPU)
-    return summarise([result.score for result in results])
-
-
-def test_something_is_shipped():
-    assert "lgm_net_tiny_r0.10" in {folder.name for folder in FOLDERS}
+def test_what_is_available_can_be_loaded_by_name():
+    names = [weights.name for weights in SHIPPED]
+    folders = (PROJECT / "checkpoints").glob("*/model.safetensors")
+    assert names == sorted(path.parent.name for path in folders)
+    assert "lgm_net_tiny_r0.10" in names
+    first = SHIPPED[0]
+    model = lgmnet.load(first.name)
+    assert sum(p.numel() for p in model.network.parameters()) == first.parameters == 142_559
+    assert model.operator.matrix.numel() == first.phi_parameters
+    assert first.psnr[0.1]["Set11"] == pytest.approx(29.708, abs=1e-3)
+    assert (first.patches, first.minutes, first.images) == (36_444 * 8, 95, 1434)
+    line = "lgm_net_tiny_r0.10: lgm_net at 10 %, 142,559 parameters and 105,472 of Φ; builtin 30.29"
+    assert str(first).startswith(line)
 
 
 @shipped
-def test_weights_carry_config_data_and_phi(folder):
-    weights = Weights(folder / "model.safetensors")
+def test_weights_carry_config_data_and_phi(weights):
+    folder = weights.weights.path.parent
+    metadata = weights.weights.metadata
     assert weights.config == load_config(folder / "config.yaml")
-    assert weights.load().operator.fingerprint() == weights.metadata["phi_sha256"]
-    assert metrics(folder)["phi_sha256"] == weights.metadata["phi_sha256"]
-    assert {"training_data", "step", "minutes", "commit"} <= set(weights.metadata)
+    assert fingerprint(weights.weights.load().operator.matrix) == metadata["phi_sha256"]
+    for result in weights.results:
+        operator = lgmnet.load(weights.name, result["ratio"]).operator
+        assert operator.fingerprint() == result["phi_sha256"]
+    assert {"training_data", "step", "minutes", "commit"} <= set(metadata)
     assert (folder / "log.jsonl").is_file()
 
 
 @shipped
 @pytest.mark.parametrize("dataset", ["builtin", pytest.param("Set11", marks=pytest.mark.shared)])
-def test_weights_reproduce_their_metrics(folder, dataset):
-    expected = metrics(folder)["datasets"][dataset]
-    score = measured(folder, dataset)
-    assert score.psnr == pytest.approx(expected["psnr"], abs=0.01)
-    assert score.ssim == pytest.approx(expected["ssim"], abs=0.0005)
+def test_weights_reproduce_their_metrics(weights, dataset):
+    for result in weights.results:
+        model = lgmnet.load(weights.name, result["ratio"])
+        results = evaluate(model, open_test_set(dataset, data_roots()), CPU)
+        score = summarise([result.score for result in results])
+        expected = result["datasets"][dataset]
+        assert score.psnr == pytest.approx(expected["psnr"], abs=0.01)
+        assert score.ssim == pytest.approx(expected["ssim"], abs=0.0005)
 
 
-@shipped
-def test_readme_prints_the_measured_numbers(folder):
-    text = (PROJECT / "README.md").read_text(encoding="utf-8")
-    for name, data in metrics(folder)["datasets"].items():
-        score = rf"\| {data['psnr']:.2f} \| {data['ssim']:.4f} \|"
-        assert re.search(rf"`{folder.name}`.*\| {name} {score}", text), name
+@pytest.fixture
+def copied(tmp_path):
+    """The shipped folder, to be altered."""
+    shutil.copytree(PROJECT / "checkpoints", tmp_path / "checkpoints")
+    return tmp_path / "checkpoints" / "lgm_net_tiny_r0.10" / "model.safetensors"
+
+
+def test_altered_weights_are_refused_with_both_hashes(copied):
+    lgmnet.load(copied)
+    content = bytearray(copied.read_bytes())
+    content[-1] ^= 1  # one bit of one number: nothing else would notice
+    copied.write_bytes(content)
+    told = Weights(copied)
+    with pytest.raises(CheckpointError, match=r"SHA-256 \w{64}, but .*SHA256SUMS says 69b1e4.*git"):
+        told.load()
+    other = copied.with_name("best.safetensors")
+    copied.rename(other)
+    lgmnet.load(other)  # not listed: weights of one's own need no hash
+    (copied.parents[1] / "SHA256SUMS").unlink()
+    other.rename(copied)
+    lgmnet.load(copied)
+
+
+@pytest.fixture
+def make_tables():
+    path = PROJECT / "scripts" / "make_tables.py"
+    spec = importlib.util.spec_from_file_location("make_tables", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_tables_cards_and_hashes_are_what_the_files_say(monkeypatch, capsys):
+    """After a change: python scripts/make_tables.py."""
+    assert run_main("scripts/make_tables.py", ["--check"], monkeypatch) == 0, capsys.readouterr()
+
+
+def test_a_table_or_card_that_is_out_of_date_is_noticed_and_mended(
+    copied, make_tables, monkeypatch, capsys
+):
+    project = copied.parents[2]
+    (project / "docs").mkdir()
+    shutil.copy(PROJECT / "README.md", project)
+    monkeypatch.setattr(make_tables, "PROJECT", project)
+
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["make_tables.py", *arguments])
+        return make_tables.main(), capsys.readouterr().out
+
+    assert run("--check") == (0, "")
+    metrics = copied.with_name("metrics.json")
+    result = json.loads(metrics.read_text(encoding="utf-8"))
+    result["datasets"]["LIVE29"]["psnr"] = 29.0
+    metrics.write_text(json.dumps(result), encoding="utf-8")
+    code, out = run("--check")
+    assert code == 1
+    assert "README.md is out of date" in out
+    assert "lgm_net_tiny_r0.10/README.md is out of date" in out
+    assert "lgm_net_tiny_r0.25" not in out
+    assert run()[0] == 0
+    readme = (project / "README.md").read_text(encoding="utf-8")
+    row = next(line for line in readme.splitlines() if "LIVE29" in line)
+    assert [cell.strip() for cell in row.split("|")[3:-1]] == [
+        "LIVE29", "29.00 / 0.8239", "28.85 / 0.8488", "+0.15",
+    ]  # fmt: skip
+    assert run("--check") == (0, "")
+
+
+def test_a_range_is_one_row_group_per_ratio(make_tables):
+    first = SHIPPED[0].results[0]
+    results = tuple({**first, "ratio": ratio} for ratio in (0.04, 0.5))
+    weights = dataclasses.replace(SHIPPED[0], results=results)
+    rows = make_tables.results_table([weights]).splitlines()
+    assert len(rows) == 2 + 2 * len(first["datasets"])
+    assert [row.split("|")[2].strip() for row in rows if "builtin" in row] == ["4 %", "50 %"]

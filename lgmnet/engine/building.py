@@ -20,6 +20,7 @@ from lgmnet.data.datasets import (
     split,
 )
 from lgmnet.data.images import list_images, scan
+from lgmnet.engine.ratios import measurements
 from lgmnet.engine.runtime import data_roots
 from lgmnet.models import MODELS, SensingModel, UnfoldingNetwork, create_network
 from lgmnet.operators import BlockSampling, matrices
@@ -105,12 +106,23 @@ def build_model(config: Config, matrix: Tensor | None = None) -> SensingModel:
     sampling = config.sampling
     if matrix is None:
         matrix = initial_matrix(sampling)
+    if sampling.is_range:
+        _check_serves_a_range(config.model.name)
     try:
         operator = BlockSampling(matrix, sampling.block_size, sampling.phi == "learned")
     except ValueError as error:
         raise ConfigError(str(error)) from None
     network = build_network(config, len(matrix))
     return SensingModel(operator, network, sampling.noise_std)
+
+
+def _check_serves_a_range(network: str) -> None:
+    """Linear maps of y are made for one m."""
+    if "measurements" in inspect.signature(MODELS.get(network)).parameters:
+        raise ConfigError(
+            f"{network} begins with a linear map of the measurement, which fits one ratio; set "
+            "sampling.ratio to one number, or choose a network such as lgm_net or prl"
+        )
 
 
 def start_model(config: Config, images: TrainingImages) -> SensingModel:
@@ -179,14 +191,6 @@ def _matrix_from_file(sampling: SamplingConfig, m: int) -> Tensor:
     return matrix
 
 
-def measurements(sampling: SamplingConfig) -> int:
-    """m, or a ConfigError."""
-    try:
-        return matrices.measurement_count(sampling.ratio, sampling.block_size, sampling.rounding)
-    except ValueError as error:
-        raise ConfigError(f"sampling: {error}") from None
-
-
 def check_trainable(model: nn.Module) -> None:
     """Classical algorithms have nothing to train."""
     if not complexity.parameters(model):
@@ -208,6 +212,11 @@ def check_run(config: Config, processes: int) -> None:
             f"{config.model.name} need; the next one is {multiple * math.ceil(patch / multiple)}"
         )
     settings = config.training
+    if settings.compile and config.sampling.is_range:
+        raise ConfigError(
+            "training.compile makes a graph for every number of measurements, which a range of "
+            "sampling.ratio draws anew in every step; set training.compile=false"
+        )
     if settings.batch_size % (processes * settings.accumulate):
         raise ConfigError(
             f"training.batch_size {settings.batch_size} is not a multiple of "

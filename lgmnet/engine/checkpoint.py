@@ -4,6 +4,7 @@ A weights file holds the model's tensors and, as metadata, the full config, what
 on, its metrics and the hash of Φ: nothing else is needed to use it.
 """
 
+import hashlib
 import json
 import os
 import tempfile
@@ -18,12 +19,15 @@ from torch import Tensor
 
 from lgmnet.config import Config, config_from_dict
 from lgmnet.engine.building import build_model
+from lgmnet.engine.ratios import at_ratio
 from lgmnet.engine.runtime import checkpoint_roots
 from lgmnet.engine.untrained import Untrained
 from lgmnet.models import SensingModel
 from lgmnet.operators.matrices import fingerprint
 
 FORMAT = "lgmnet/1"
+# Beside the folders of shipped weights: their hashes, as sha256sum writes them.
+SUMS = "SHA256SUMS"
 # In a folder of weights, the first of these that exists is loaded.
 WEIGHT_FILES = ("model.safetensors", "best.safetensors", "ema.safetensors", "last.safetensors")
 
@@ -45,26 +49,35 @@ class Weights:
         """The folder's name for the usual file names, else the file's."""
         return self.path.parent.name if self.path.name in WEIGHT_FILES else self.path.stem
 
-    def load(self) -> SensingModel:
-        """The model in float32, on the CPU, in evaluation mode."""
+    def load(self, ratio: float | None = None) -> SensingModel:
+        """The model in float32, on the CPU, in evaluation mode.
+
+        Args:
+            ratio: of the measurement, for a network that serves a range; the largest by default.
+        """
+        verify(self.path)
         state = read_tensors(self.path)
         model = build_model(self.config, state.get("operator.matrix"))
         load_state(model, state, str(self.path))
-        return model.eval()
+        return at_ratio(model.eval(), self.config.sampling, ratio)
 
 
-def load(name: str | Path) -> SensingModel:
+def load(name: str | Path, ratio: float | None = None) -> SensingModel:
     """A model with its weights, by name (``"lgm_net_tiny_r0.10"``), folder or file.
 
     Algorithms without trained values are given by their config, such as configs/fista.yaml.
+
+    Args:
+        ratio: of the measurement, for a network that serves a range; the largest by default.
 
     Returns:
         The model in evaluation mode, on the CPU: ``measure``, ``reconstruct``, or call it.
 
     Raises:
-        CheckpointError: there are no such weights, or they are damaged.
+        CheckpointError: there are no such weights, they are damaged, or shipped and altered.
+        ConfigError: the network was not made for this ratio.
     """
-    return find_weights(name).load()
+    return find_weights(name).load(ratio)
 
 
 def find_weights(name: str | Path, overrides: Sequence[str] = ()) -> Weights | Untrained:
@@ -122,6 +135,36 @@ def save_weights(
         **(metadata or {}),
     }
     write_atomically(path, lambda temporary: save_file(state, temporary, full))
+
+
+def read_sums(path: Path) -> dict[str, str]:
+    """SHA-256 of each file that a list of ``<hash>  <folder>/<file>`` names; nothing without it."""
+    if not path.is_file():
+        return {}
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return {file: digest for digest, file in (line.split(maxsplit=1) for line in lines if line)}
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify(path: Path) -> None:
+    """Compare shipped weights with their hash; others, such as those of a run, have none.
+
+    Raises:
+        CheckpointError: the file is not the shipped one.
+    """
+    folder = path.absolute().parent
+    root = folder.parent
+    expected = read_sums(root / SUMS).get(f"{folder.name}/{path.name}")
+    if expected and (found := sha256(path)) != expected:
+        raise CheckpointError(
+            f"{path} has SHA-256 {found}, but {root / SUMS} says {expected}: it is damaged or was "
+            f"exchanged. Restore it (git checkout -- {path}); if you exchanged it yourself, score "
+            "it and run python scripts/make_tables.py"
+        )
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -6,15 +6,16 @@ from pathlib import Path
 
 import torch
 
-from lgmnet.config import Config
+from lgmnet.config import Config, ratio_label
 from lgmnet.engine import checkpoint
 from lgmnet.engine.building import TrainingData
 from lgmnet.engine.ema import WeightAverage
 from lgmnet.engine.evaluation import validate
 from lgmnet.engine.log import RunLog, phi_tiles
+from lgmnet.engine.ratios import at_ratio
 from lgmnet.engine.runtime import Runtime
 from lgmnet.engine.schedule import Position
-from lgmnet.metrics import Score
+from lgmnet.metrics import Score, summarise
 from lgmnet.models import SensingModel
 
 
@@ -72,6 +73,7 @@ class Saver:
             )
 
     def _validate(self, at: Position) -> Score | None:
+        """The mean over the images, and over the ratios of a network that serves a range."""
         images = self.data.validation
         if images is None:
             return None
@@ -80,12 +82,18 @@ class Saver:
             if k < 4:
                 self.log.image(at.step, f"validation/{images.names[k]}", image)  # type: ignore[arg-type]
 
-        score = validate(self.judged, images, self.here, self.config.data.validation_images, show)
+        sampling, limit = self.config.sampling, self.config.data.validation_images
+        scores = {
+            ratio: validate(at_ratio(self.judged, sampling, ratio), images, self.here, limit, show)
+            for ratio in sampling.scored_ratios
+        }
+        score = summarise(list(scores.values()))
+        each = {f"psnr_{ratio_label(r)}": s.psnr for r, s in scores.items() if sampling.is_range}
         self.log.image(at.step, "phi", phi_tiles(self.model.operator))  # type: ignore[arg-type]
         self.log.record(
             at.step,
             "validation",
-            {"psnr": score.psnr, "ssim": score.ssim, "minutes": at.elapsed / 60},
+            {"psnr": score.psnr, "ssim": score.ssim, "minutes": at.elapsed / 60, **each},
         )
         self.log.say(f"step {at.step}: validation {score.psnr:.3f} dB, SSIM {score.ssim:.4f}")
         return score

@@ -1,11 +1,12 @@
 """Test sets -> the content of metrics.json."""
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from lgmnet.config import EvaluationConfig
+from lgmnet.config import EvaluationConfig, SamplingConfig, ratio_label
 from lgmnet.data.datasets import TestSet
 from lgmnet.engine.checkpoint import Weights
 from lgmnet.engine.evaluation import Result, Rules, evaluate
@@ -23,6 +24,7 @@ def score_sets(
     noise_std: float = 0.0,
     consistency: bool = False,
     keep: Callable[[str, Result], None] | None = None,
+    ratio: float | None = None,
 ) -> dict[str, Any]:
     """Rebuild and score test sets with shipped or trained weights.
 
@@ -30,9 +32,12 @@ def score_sets(
         noise_std: measurement noise, in the unit of y; training noise is not added by itself.
         consistency: also compare with the measurement.
         keep: receives the name of the set and each result, to save its pixels.
+        ratio: of the measurement, for a network that serves a range.
     """
     rules = Rules(find_protocol(settings.protocol), settings.color, settings.padding, consistency)
-    model = weights.load().to(here.device)
+    sampling = weights.config.sampling
+    ratio = sampling.limits[1] if ratio is None else ratio
+    model = weights.load(ratio).to(here.device)
     model.noise_std = noise_std
     datasets = {}
     for images in sets:
@@ -47,15 +52,20 @@ def score_sets(
         "protocol": settings.protocol,
         "network": weights.config.model.name,
         "options": weights.config.model.options,
-        "ratio": weights.config.sampling.ratio,
+        "ratio": ratio,
         "weights": weights.name,
-        "phi_sha256": weights.metadata["phi_sha256"],
+        "phi_sha256": model.operator.fingerprint(),
         "color": settings.color,
         "padding": settings.padding,
         "noise_std": noise_std,
         **provenance(),
         "datasets": datasets,
     }
+
+
+def results_folder(folder: Path, sampling: SamplingConfig, ratio: float) -> Path:
+    """Where results at a ratio go: one folder each below ``folder`` for a range, else itself."""
+    return folder / ratio_label(ratio) if sampling.is_range else folder
 
 
 def summary(results: list[Result], rules: Rules) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from lgmnet.engine.building import (
 )
 from lgmnet.engine.ema import WeightAverage
 from lgmnet.engine.log import RunLog
+from lgmnet.engine.ratios import draw_rows
 from lgmnet.engine.runtime import Runtime, StopSignal
 from lgmnet.engine.saver import Saver, restore
 from lgmnet.engine.schedule import Position, progress, rate_factor
@@ -97,6 +98,7 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
 
             runtime.seed_step(settings.seed, at.step, here)
             optimizer.zero_grad(set_to_none=True)
+            model.rows = draw_rows(config.sampling, settings.seed, at.step)
             terms = backward(wrapped, model, next(batches), settings, here)
             limit = settings.clip or math.inf
             terms["gradient_norm"] = nn.utils.clip_grad_norm_(model.parameters(), limit)
@@ -193,7 +195,7 @@ def backward(
             loss, terms = total_loss(
                 reconstruction,
                 target,
-                model.operator,
+                model.operator if model.rows is None else model.first(model.rows).operator,
                 settings.loss,
                 settings.measurement_weight,
                 settings.orthogonality_weight,

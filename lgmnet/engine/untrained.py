@@ -6,6 +6,7 @@ from pathlib import Path
 from lgmnet import complexity
 from lgmnet.config import ConfigError, load_config
 from lgmnet.engine.building import build_model, initial_matrix
+from lgmnet.engine.ratios import at_ratio
 from lgmnet.models import SensingModel
 from lgmnet.operators.matrices import fingerprint
 
@@ -29,7 +30,7 @@ class Untrained:
                 "sampling.phi_init is 'pca', which needs training images; without training choose "
                 "orthonormal, gaussian, xavier or a file"
             )
-        self.name = f"{path.stem}_r{sampling.ratio:.2f}"
+        self.name = f"{path.stem}_{sampling.label}"
         # The seed that train.py would use: networks trained with this Φ measure alike.
         matrix = initial_matrix(sampling, seed=self.config.training.seed)
         self._model = build_model(self.config, matrix).eval()
@@ -41,6 +42,6 @@ class Untrained:
             )
         self.metadata = {"phi_sha256": fingerprint(matrix)}
 
-    def load(self) -> SensingModel:
-        """The model in float32, on the CPU, in evaluation mode."""
-        return self._model
+    def load(self, ratio: float | None = None) -> SensingModel:
+        """The model in float32, on the CPU, in evaluation mode; see `Weights.load`."""
+        return at_ratio(self._model, self.config.sampling, ratio)

@@ -59,6 +59,12 @@ class BlockSampling(LinearOperator):
         """Φ as filters, ``(m, 1, B, B)``."""
         return rearrange(self.matrix, "m (h w) -> m 1 h w", h=self.block_size)
 
+    def first(self, rows: int) -> "BlockSampling":
+        """The operator of the first ``rows`` rows of Φ; gradients reach this operator's Φ."""
+        if not 1 <= rows <= self.measurements:
+            raise ValueError(f"Φ has {self.measurements} rows; {rows} were asked for")
+        return BlockSampling(self.matrix[:rows], self.block_size, learned=False)
+
     def measurement_shape(self, height: int, width: int) -> tuple[int, int, int]:
         return self.measurements, height // self.block_size, width // self.block_size
 

@@ -1,0 +1,88 @@
+"""What a YAML file says, as the types that dataclasses name; every mistake in words."""
+
+import dataclasses
+import typing
+from collections.abc import Mapping, Sequence
+from types import UnionType
+from typing import Any
+
+from lgmnet.registry import nearest
+
+
+class ConfigError(ValueError):
+    """A setting is wrong; the message says which, what was expected, and what to do."""
+
+
+def require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+def require_choice(key: str, value: str, known: Sequence[str]) -> None:
+    require(
+        value in known,
+        f"{key} is '{value}'{nearest(value, known)} (expected one of {', '.join(known)})",
+    )
+
+
+def convert(value: Any, annotation: Any, key: str) -> Any:
+    """``value`` as the type that ``annotation`` names: YAML reads 1e-4 as a string."""
+    origin = typing.get_origin(annotation)
+    if origin in (typing.Union, UnionType):
+        members = typing.get_args(annotation)
+        if value is None and type(None) in members:
+            return None
+        inner = [a for a in members if a is not type(None)]
+        listed = isinstance(value, list | tuple) or (isinstance(value, str) and "," in value)
+        fitting = [a for a in inner if (typing.get_origin(a) is tuple) == listed]
+        return convert(value, (fitting or inner)[0], key)
+    if origin is tuple:
+        items = [v.strip() for v in value.split(",")] if isinstance(value, str) else value
+        require(isinstance(items, list | tuple), f"{key} is {value!r}, expected a list")
+        return tuple(convert(item, typing.get_args(annotation)[0], key) for item in items)
+    return _convert_scalar(value, annotation, key)
+
+
+def _convert_scalar(value: Any, annotation: Any, key: str) -> Any:
+    message = f"{key} is {value!r}, expected {getattr(annotation, '__name__', annotation)}"
+    if annotation is bool:
+        text = str(value).lower()
+        require(text in ("true", "false"), message + " (true or false)")
+        return text == "true"
+    # YAML reads off, no and yes as booleans: never what a number or a name was meant to be.
+    require(not isinstance(value, bool) and isinstance(value, str | int | float), message)
+    if annotation is str:
+        return str(value)
+    try:
+        number = float(value)
+    except ValueError:
+        raise ConfigError(message) from None
+    if annotation is int:
+        require(number.is_integer(), message)
+        return int(number)
+    return number
+
+
+def build(section: type, values: Mapping[str, Any], prefix: str) -> Any:
+    fields = {f.name: f for f in dataclasses.fields(section)}
+    reject_unknown(values, fields, prefix + ".")
+    types = typing.get_type_hints(section)
+    for name, f in fields.items():
+        required = f.default is f.default_factory is dataclasses.MISSING
+        require(name in values or not required, f"{prefix}.{name} is missing; every run states it")
+    return section(**{k: convert(v, types[k], f"{prefix}.{k}") for k, v in values.items()})
+
+
+def section_of(tree: Mapping[str, Any], name: str) -> dict[str, Any]:
+    section = {} if tree.get(name) is None else tree[name]
+    require(isinstance(section, dict), f"{name} is {section!r}, expected keys and values")
+    return section
+
+
+def reject_unknown(tree: Mapping[str, Any], known: Mapping[str, Any], prefix: str) -> None:
+    for key in tree:
+        require(
+            key in known,
+            f"unknown config key '{prefix}{key}'{nearest(str(key), known)} "
+            f"(known here: {', '.join(known)})",
+        )

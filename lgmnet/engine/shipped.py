@@ -1,0 +1,106 @@
+"""The weights that come with the project, and their key numbers."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lgmnet import complexity
+from lgmnet.config import Config
+from lgmnet.engine.building import build_model
+from lgmnet.engine.checkpoint import SUMS, Weights, read_sums
+from lgmnet.engine.ratios import measurements
+from lgmnet.engine.runtime import checkpoint_roots
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """Shipped weights: what they are, what they were trained on, and what they reach.
+
+    Printed, it is one line; ``lgmnet.load(shipped.name)`` loads them.
+    """
+
+    name: str
+    network: str
+    ratio: float | tuple[float, ...]
+    """Measurements per pixel; smallest and largest where the network serves a range."""
+    parameters: int
+    """Trained values of the network, without Φ."""
+    phi_parameters: int
+    """Trained values of Φ."""
+    training_data: str
+    images: int
+    """Training images."""
+    patches: int
+    """Crops seen in training."""
+    minutes: float
+    """Of training, on what ``log.jsonl`` names."""
+    results: tuple[dict[str, Any], ...]
+    """The contents of metrics.json, one for each ratio that was scored."""
+    weights: Weights
+
+    @property
+    def config(self) -> Config:
+        return self.weights.config
+
+    @property
+    def psnr(self) -> dict[float, dict[str, float]]:
+        """PSNR in dB by ratio and test set."""
+        return {
+            result["ratio"]: {name: data["psnr"] for name, data in result["datasets"].items()}
+            for result in self.results
+        }
+
+    def __str__(self) -> str:
+        limits = dict.fromkeys(self.config.sampling.limits)
+        ratio = " to ".join(f"{100 * limit:g}" for limit in limits)
+        size = f"{self.parameters:,} parameters and {self.phi_parameters:,} of Φ"
+        scores = [
+            f"{name} {psnr:.2f} dB" + (f" at {100 * ratio:g} %" if len(limits) > 1 else "")
+            for ratio, sets in self.psnr.items()
+            for name, psnr in sets.items()
+            if len(limits) == 1 or name == "Set11"
+        ]
+        return f"{self.name}: {self.network} at {ratio} %, {size}; {', '.join(scores)}"
+
+
+def available() -> list[Shipped]:
+    """The weights listed in ``checkpoints/SHA256SUMS``, by name.
+
+    >>> for weights in lgmnet.available():
+    ...     print(weights)
+    """
+    found: dict[str, Shipped] = {}
+    for root in checkpoint_roots():
+        for file in read_sums(root / SUMS):
+            name = Path(file).parent.name
+            if (root / file).is_file() and name not in found:
+                found[name] = describe(root / file)
+    return [found[name] for name in sorted(found)]
+
+
+def describe(path: Path) -> Shipped:
+    """What the weights file ``path`` and the ``metrics.json`` files in its folder say."""
+    weights = Weights(path)
+    config, metadata = weights.config, weights.metadata
+    with torch.device("meta"):
+        shape = measurements(config.sampling), config.sampling.block_size**2
+        model = build_model(config, torch.zeros(shape))
+    results = [
+        json.loads(file.read_text(encoding="utf-8")) for file in path.parent.glob("**/metrics.json")
+    ]
+    return Shipped(
+        name=weights.name,
+        network=config.model.name,
+        ratio=config.sampling.ratio,
+        parameters=complexity.parameters(model.network),
+        phi_parameters=complexity.parameters(model.operator),
+        training_data=metadata.get("training_data", ""),
+        images=int(metadata.get("training_images", 0)),
+        patches=int(metadata.get("step", 0)) * config.training.batch_size,
+        minutes=float(metadata.get("minutes", 0)),
+        results=tuple(sorted(results, key=lambda result: result["ratio"])),
+        weights=weights,
+    )

@@ -1,0 +1,183 @@
+"""Write what is printed about the shipped weights: tables, model cards and SHA-256 sums.
+
+All of it follows from the files: the weights with their metadata, their metrics.json, and
+lgmnet/published.yaml. So no number is typed twice.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from lgmnet import report
+from lgmnet.engine.checkpoint import SUMS, sha256
+from lgmnet.engine.shipped import Shipped, describe
+
+PROJECT = Path(__file__).parents[1]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit 1 where a file should change"
+    )
+    arguments = parser.parse_args()
+    try:
+        stale = [p for p, text in contents(PROJECT).items() if not p.exists() or read(p) != text]
+        if not arguments.check:
+            for path in stale:
+                path.write_text(contents(PROJECT)[path], encoding="utf-8")
+    except (ValueError, OSError) as error:
+        print(f"make_tables.py: {error}", file=sys.stderr)
+        return 1
+    for path in stale:
+        print(f"{path.relative_to(PROJECT)} {'is out of date' if arguments.check else 'written'}")
+    if arguments.check and stale:
+        print("make_tables.py: run python scripts/make_tables.py", file=sys.stderr)
+        return 1
+    return 0
+
+
+def read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def contents(project: Path) -> dict[Path, str]:
+    """Every file that is made here, and what it should say. Shipped is what has been scored."""
+    files = sorted((project / "checkpoints").glob("*/model.safetensors"))
+    shipped = [describe(file) for file in files if list(file.parent.glob("**/metrics.json"))]
+    tables = {"results": results_table(shipped), "weights": weights_table(shipped)}
+    pages = {}
+    for path in [project / "README.md", *sorted((project / "docs").glob("*.md"))]:
+        text = read(path)
+        for name, table in tables.items():
+            if f"<!-- table: {name} -->" in text:
+                text = report.replace_block(text, name, table)
+        pages[path] = text
+    for weights in shipped:
+        pages[weights.weights.path.parent / "README.md"] = card(weights)
+    pages[project / "checkpoints" / SUMS] = "".join(
+        f"{sha256(w.weights.path)}  {w.name}/{w.weights.path.name}\n" for w in shipped
+    )
+    return pages
+
+
+def results_table(shipped: Iterable[Shipped]) -> str:
+    """One row per weights, ratio and test set; what repeats from row to row is left empty."""
+    header = ["weights", "ratio", "test set", "PSNR / SSIM", "published", "difference"]
+    rows: list[list[str]] = []
+    for weights in shipped:
+        for result in weights.results:
+            heads = [f"`{weights.name}`", f"{100 * result['ratio']:g} %"]
+            for scored in scores(result):
+                rows.append([*heads, *scored])
+                heads = ["", ""]
+    return report.markdown(header, rows)
+
+
+def scores(result: dict) -> list[list[str]]:
+    """Test set, measured, published and difference of one metrics.json."""
+    rows = []
+    for name, data in result["datasets"].items():
+        known = report.comparable(result, name)
+        row = [name, pair(data["psnr"], data["ssim"]), "-", "-"]
+        if known:
+            row[2:] = [pair(known.psnr, known.ssim), f"{data['psnr'] - known.psnr:+.2f}"]
+        rows.append(row)
+    return rows
+
+
+def pair(psnr: float | None, ssim: float | None) -> str:
+    return f"{report.number(psnr, 2)} / {report.number(ssim, 4)}"
+
+
+def weights_table(shipped: Iterable[Shipped]) -> str:
+    """One row per weights: what they are, and what they saw."""
+    header = ["weights", "network", "parameters", "of Φ", "training images", "crops", "minutes"]
+    rows = [
+        [f"[`{w.name}`](checkpoints/{w.name})", w.network, f"{w.parameters:,}",
+         f"{w.phi_parameters:,}", f"{w.images:,} ({w.training_data})", f"{w.patches:,}",
+         f"{w.minutes:.0f}"]
+        for w in shipped
+    ]  # fmt: skip
+    return report.markdown(header, rows)
+
+
+CARD = """# {name}
+
+Made by `python scripts/make_tables.py` from the files of this folder; do not edit.
+
+**What it is.** The network `{network}` ({options}):
+{parameters} parameters, and a {phi} Φ of {phi_parameters} for blocks of {block} x {block} pixels.
+It measures {ratio} numbers per hundred pixels of one luma plane.
+
+```python
+import lgmnet
+
+model = lgmnet.load("{name}")
+```
+
+**Data.** {images} images of {training_data}; those of the validation list and of `data.exclude` in
+`config.yaml` are not among them. They belong to their authors and are not distributed.
+
+**Budget.** {steps} steps of {batch} crops of {side} x {side} pixels, {patches} crops in all, in
+{minutes} minutes; {optimizer}, largest rate {rate:g}, {schedule}, {precision}, seed {seed};
+commit {commit}, torch {torch}. The curve is `log.jsonl`.
+
+**Numbers.** Protocol `{protocol}`, by `python test.py {name} --data …`:
+
+{table}
+
+**Limits.** It was trained on photographs, {noise}, and knows no other Φ than its own. A
+reconstruction is an estimate: detail that the measurement does not hold is guessed. Where the
+difference above is negative, it is no stand-in for the published network.
+
+**Licence.** MIT, like the code.
+
+SHA-256 of `model.safetensors`: `{sha}`
+"""
+
+
+def card(weights: Shipped) -> str:
+    """The model card of shipped weights."""
+    config, metadata = weights.config, weights.weights.metadata
+    header = ["ratio", "test set", "images", "PSNR / SSIM", "published", "difference"]
+    rows = [
+        [f"{100 * result['ratio']:g} %", name, str(len(result["datasets"][name]["images"])), *rest]
+        for result in weights.results
+        for name, *rest in scores(result)
+    ]
+    limits = dict.fromkeys(config.sampling.limits)
+    noise = config.sampling.noise_std
+    return CARD.format(
+        name=weights.name,
+        network=weights.network,
+        options=", ".join(f"{k} = {v}" for k, v in config.model.options.items()) or "as published",
+        parameters=f"{weights.parameters:,}",
+        phi=config.sampling.phi,
+        phi_parameters=f"{weights.phi_parameters:,}",
+        block=config.sampling.block_size,
+        ratio=" to ".join(f"{100 * limit:g}" for limit in limits),
+        images=f"{weights.images:,}",
+        training_data=weights.training_data,
+        steps=f"{int(metadata['step']):,}",
+        batch=config.training.batch_size,
+        side=config.data.patch_size,
+        patches=f"{weights.patches:,}",
+        minutes=f"{weights.minutes:.0f}",
+        optimizer=config.training.optimizer,
+        rate=config.training.rate,
+        schedule=config.training.schedule,
+        precision=config.training.precision,
+        seed=config.training.seed,
+        commit=metadata["commit"],
+        torch=metadata["torch"],
+        protocol=weights.results[0]["protocol"],
+        table=report.markdown(header, rows),
+        noise=f"with measurement noise of {noise:g}" if noise else "without measurement noise",
+        sha=sha256(weights.weights.path),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,177 @@
+"""One network for a range of ratios: which rows of Φ are drawn, shared, trained and scored."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import lgmnet
+from lgmnet.config import ConfigError, config_from_dict
+from lgmnet.engine import training
+from lgmnet.engine.building import build_model, check_run, open_data
+from lgmnet.engine.checkpoint import save_weights
+from lgmnet.engine.ratios import at_ratio, draw_rows, measurements
+from lgmnet.engine.runtime import Runtime
+from tests.conftest import smooth_image, tiny_config
+from tests.test_scripts import run_main
+from tests.test_training import final, records, train_steps
+
+CPU = Runtime(torch.device("cpu"))
+RANGE = {"ratio": [0.01, 0.5], "phi_init": "orthonormal"}
+
+
+@pytest.fixture
+def config():
+    return tiny_config(sampling=RANGE)
+
+
+@pytest.fixture
+def model(config):
+    return build_model(config).eval()
+
+
+def test_the_first_rows_are_the_operator_of_a_lower_ratio(config, model):
+    image = torch.rand(2, 1, 32, 64)
+    low = at_ratio(model, config.sampling, 0.1)
+    assert low.operator.measurements == 103
+    assert torch.equal(low.operator.matrix, model.operator.matrix[:103])
+    torch.testing.assert_close(low.measure(image), model.measure(image)[:, :103])
+    model.rows = 103
+    assert torch.equal(low(image).image, model(image).image)
+    assert at_ratio(model, config.sampling, None).operator.measurements == 512
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_gradients_reach_the_rows_that_were_used_and_no_other(config, recompute):
+    model = build_model(config)
+    if recompute:
+        training.runtime.recompute_stages(model.network)
+    model.rows = 20
+    model(torch.rand(1, 1, 32, 32)).image.square().mean().backward()
+    gradient = model.operator.matrix.grad
+    assert gradient[:20].any(dim=1).all()
+    assert not gradient[20:].any()
+
+
+def test_draws_cover_the_range_evenly_in_the_logarithm(config):
+    drawn = [draw_rows(config.sampling, 3, step) for step in range(4000)]
+    assert (min(drawn), max(drawn)) == (11, 512)
+    middle = (11 * 512) ** 0.5
+    assert np.mean([rows < middle for rows in drawn]) == pytest.approx(0.5, abs=0.03)
+    assert drawn[:50] == [draw_rows(config.sampling, 3, step) for step in range(50)]
+    assert drawn[:50] != [draw_rows(config.sampling, 4, step) for step in range(50)]
+    assert draw_rows(tiny_config().sampling, 3, 0) is None
+
+
+@pytest.mark.parametrize("ratio", [0.005, 0.6, 0, -1, float("nan")])
+def test_a_ratio_outside_the_range_says_the_range(config, model, ratio):
+    with pytest.raises(ConfigError, match=r"was asked for, but this network was made for 0.01 to"):
+        at_ratio(model, config.sampling, ratio)
+
+
+def test_a_network_of_one_ratio_serves_no_other():
+    sampling = tiny_config().sampling
+    assert measurements(sampling, 0.1) == 103
+    with pytest.raises(ConfigError, match=r"0\.25 was asked for, but .* made for 0\.1;"):
+        measurements(sampling, 0.25)
+
+
+@pytest.mark.parametrize("name", ["ista_net", "fista_net", "amp_net", "amp_net_tip"])
+def test_a_network_with_a_linear_start_cannot_serve_a_range(name):
+    config = config_from_dict({"model": {"name": name}, "sampling": RANGE})
+    with pytest.raises(ConfigError, match=f"{name} begins with a linear map .*lgm_net or prl"):
+        build_model(config)
+
+
+def test_a_graph_for_every_number_of_measurements_is_refused():
+    config = tiny_config(sampling=RANGE, training={"compile": True})
+    with pytest.raises(ConfigError, match="set training.compile=false"):
+        check_run(config, 1)
+
+
+def test_stopped_and_resumed_draws_the_same_ratios(image_folder, tmp_path, monkeypatch):
+    config = tiny_config(image_folder, sampling=RANGE, training={"ema": 0.9})
+    training.train(config, tmp_path / "whole", CPU)
+    train_steps(config, tmp_path / "parts", 3, monkeypatch)
+    training.train(config, tmp_path / "parts", CPU, resume=True)
+    whole, parts = final(tmp_path / "whole"), final(tmp_path / "parts")
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+
+
+def test_validation_is_the_mean_over_the_published_ratios(image_folder, tmp_path):
+    held = tmp_path / "held.txt"
+    held.write_text("image0.png\n")
+    start = {"model": {"phity_skip": True}, "training": {"rate": 1e-9}}
+    config = tiny_config(image_folder, sampling=RANGE, data={"validation": str(held)}, **start)
+    assert len(open_data(config).train.names) == 5
+    training.train(config, tmp_path / "run", CPU)
+    line = records(tmp_path / "run", "validation")[0]
+    each = [line[f"psnr_{label}"] for label in ("r0.01", "r0.04", "r0.10", "r0.25", "r0.50")]
+    assert line["psnr"] == pytest.approx(np.mean(each))
+    assert each[0] < each[-1] - 1
+
+
+def test_the_measurement_term_uses_the_rows_of_the_step(config):
+    """An error that the measured rows do not see costs nothing."""
+    model = build_model(config)
+    model.network.forward = lambda measurement, operator: lgmnet.models.Reconstruction(
+        target + model.operator.adjoint(unseen)
+    )
+    batch = torch.full((1, 1, 32, 32), 100, dtype=torch.uint8)
+    target = batch.float() / 255
+    unseen = torch.zeros(1, 512, 1, 1)
+    unseen[:, 400] = 1
+    settings = tiny_config(training={"measurement_weight": 1.0}).training
+    for rows, least, most in ((399, 0, 1e-9), (401, 1e-4, 1)):
+        model.rows = rows
+        terms = training.backward(model, model, batch, settings, CPU)
+        assert least <= float(terms["measurement"]) <= most
+
+
+@pytest.fixture
+def weights(config, model, tmp_path):
+    save_weights(tmp_path / "w" / "model.safetensors", model, config)
+    return tmp_path / "w"
+
+
+def test_weights_are_loaded_at_any_ratio(weights, model):
+    image = torch.rand(1, 1, 32, 32)
+    model.rows = 41
+    assert torch.equal(lgmnet.load(weights, ratio=0.04)(image).image, model(image).image)
+    assert not lgmnet.load(weights, ratio=0.04).training
+    with pytest.raises(ConfigError, match=r"0\.7 was asked for"):
+        lgmnet.load(weights, ratio=0.7)
+
+
+def test_one_file_is_scored_at_several_ratios(weights, tmp_path, monkeypatch, capsys):
+    photo = tmp_path / "photo.png"
+    cv2.imwrite(str(photo), smooth_image(50, 70))
+    output = tmp_path / "results"
+    base = [weights, "--data", photo, "--output", output]
+    assert run_main("test.py", [*base, "--ratio", "0.02", "0.3"], monkeypatch) == 0
+    assert "w at 30 %" in capsys.readouterr().out
+    low, high = (
+        json.loads((output / label / "metrics.json").read_text()) for label in ("r0.02", "r0.30")
+    )
+    assert (low["ratio"], high["ratio"]) == (0.02, 0.3)
+    assert low["phi_sha256"] != high["phi_sha256"]
+    assert low["datasets"]["photo"]["psnr"] < high["datasets"]["photo"]["psnr"]
+    assert run_main("test.py", [*base, "--ratio", "0.9"], monkeypatch) == 1
+    assert "made for 0.01 to 0.5" in capsys.readouterr().err
+
+
+def test_a_measurement_at_a_ratio_is_rebuilt(weights, tmp_path, monkeypatch, capsys):
+    photo, y, out = tmp_path / "photo.png", tmp_path / "y.safetensors", tmp_path / "out.png"
+    cv2.imwrite(str(photo), smooth_image(64, 96))
+    measure = [photo, "--weights", weights, "--output", y, "--ratio", "0.04"]
+    assert run_main("scripts/measure.py", measure, monkeypatch) == 0
+    assert "(4.0%)" in capsys.readouterr().out
+    rebuild = [y, "--weights", weights, "--output", out]
+    assert run_main("scripts/reconstruct.py", rebuild, monkeypatch) == 0
+    rebuilt = cv2.imread(str(out), cv2.IMREAD_UNCHANGED)
+    image = torch.from_numpy(cv2.imread(str(photo), cv2.IMREAD_UNCHANGED))[None, None].float()
+    with torch.inference_mode():
+        expected = lgmnet.load(weights, ratio=0.04)(image / 255).image[0, 0]
+    np.testing.assert_allclose(rebuilt, (255 * expected).clamp(0, 255).round(), atol=1)
