@@ -12,15 +12,18 @@ from lgmnet import report
 from lgmnet.data.datasets import open_test_sets
 from lgmnet.data.images import to_uint8, write_image
 from lgmnet.engine import runtime
-from lgmnet.engine.checkpoint import find_weights
+from lgmnet.engine.adapters import Adapted
+from lgmnet.engine.checkpoint import Weights, find_weights
 from lgmnet.engine.evaluation import Result
 from lgmnet.engine.scoring import score_sets
+from lgmnet.engine.untrained import Untrained
 from lgmnet.metrics import PROTOCOLS, find_protocol
 
 EXAMPLES = """examples:
   python test.py
   python test.py checkpoints/lgm_net_tiny_r0.10 --data Set11 BSD68 --save-images
   python test.py runs/quickstart_r0.10 --data path/to/folder --output results/mine
+  python test.py runs/lorun_unet_r0.10/backbone --adapters runs/other/adapters.safetensors
   python test.py configs/fista.yaml sampling.ratio=0.25 --data Set11
 """
 
@@ -28,7 +31,10 @@ EXAMPLES = """examples:
 def main() -> int:
     arguments = parse()
     try:
+        weights: Weights | Untrained | Adapted
         weights = find_weights(arguments.weights, arguments.overrides)
+        if arguments.adapters:
+            weights = Adapted(weights, arguments.adapters, arguments.merge)
         # What is not asked for is as the weights' own config says.
         asked = {k: getattr(arguments, k) for k in ("protocol", "color", "padding")}
         asked = {k: v for k, v in asked.items() if v is not None}
@@ -73,6 +79,14 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="override entries of that YAML"
+    )
+    parser.add_argument(
+        "--adapters", type=Path, help="LoRun's adapters file; WEIGHTS then gives the backbone"
+    )
+    parser.add_argument(
+        "--merge",
+        default="on_the_fly",
+        help="adapters: on_the_fly (memory of one denoiser) or per_stage (faster)",
     )
     parser.add_argument(
         "--data", nargs="+", default=["builtin"], help="test sets by name, folder or image"

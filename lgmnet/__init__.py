@@ -7,7 +7,8 @@
 >>> rebuilt = model(image).image         # both at once
 """
 
+from lgmnet.engine.adapters import load_adapted
 from lgmnet.engine.checkpoint import load
 
 __version__ = "0.1.0"
-__all__ = ["load"]
+__all__ = ["load", "load_adapted"]

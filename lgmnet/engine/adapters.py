@@ -4,6 +4,7 @@ An adapters file holds what one ratio or task adds to a backbone: the adapters, 
 stage, and Φ. It names its backbone by a hash, and fits no other.
 """
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from lgmnet.engine.checkpoint import (
     load_state,
     read_metadata,
     read_tensors,
+    save_weights,
     write_atomically,
 )
 from lgmnet.engine.untrained import Untrained
@@ -26,6 +28,9 @@ from lgmnet.unfolding.low_rank import module_fingerprint
 
 FORMAT = "lgmnet-adapters/1"
 BACKBONE = "network.backbone."
+MERGE = ("on_the_fly", "per_stage")
+# What a weights file says by itself.
+OWN = ("format", "config", "phi_sha256", "backbone_sha256")
 
 
 def adopt_backbone(model: SensingModel, name: str | Path) -> None:
@@ -62,16 +67,24 @@ class Adapted:
     Args:
         backbone: weights with the backbone: of the first phase, or of any LoRun that adapts it.
         path: the adapters.
+        merge: ``on_the_fly`` computes the weights of a stage when it is its turn, in the memory of
+            one denoiser; ``per_stage`` once for all stages, as fast and as large as
+            a network with one denoiser per stage.
 
     Raises:
         CheckpointError: the file holds no adapters, or those of another backbone.
     """
 
-    def __init__(self, backbone: Weights | Untrained, path: Path) -> None:
+    def __init__(
+        self, backbone: Weights | Untrained, path: Path, merge: str = "on_the_fly"
+    ) -> None:
+        if merge not in MERGE:
+            raise ValueError(f"merge is '{merge}', expected one of {', '.join(MERGE)}")
         self.path = path
         self.metadata = read_metadata(path, FORMAT)
         self.config: Config = config_from_dict(json.loads(self.metadata["config"]))
-        self.name = f"{backbone.name}_{path.parent.name or path.stem}"
+        self.name = f"{backbone.name}_{path.absolute().parent.name}"
+        self._merge = merge == "per_stage"
         self._backbone = backbone.load()
         if _backbone_hash(self._backbone) != self.metadata["backbone_sha256"]:
             raise CheckpointError(
@@ -85,12 +98,26 @@ class Adapted:
         model = build_model(self.config, state["operator.matrix"])
         own = self._backbone.state_dict().items()
         load_state(model, state | {k: v for k, v in own if k.startswith(BACKBONE)}, str(self.path))
+        if self._merge:
+            model.network = _lorun(model).merged()
         return model.eval()
 
+    def save(self, path: Path) -> None:
+        """Write a weights file that needs neither of the two."""
+        config = self.config
+        if self._merge:
+            options = {**config.model.options, "sharing": "independent"}
+            changed = dataclasses.replace(config.model, options=options)
+            config = dataclasses.replace(config, model=changed, lora=None)
+        metadata = {k: v for k, v in self.metadata.items() if k not in OWN}
+        save_weights(path, self.load(), config, metadata)
 
-def load_adapted(backbone: str | Path, adapters: str | Path) -> SensingModel:
+
+def load_adapted(
+    backbone: str | Path, adapters: str | Path, merge: str = "on_the_fly"
+) -> SensingModel:
     """A LoRun from a backbone (name, folder or file) and an adapters file; see `Adapted`."""
-    return Adapted(find_weights(backbone), Path(adapters)).load()
+    return Adapted(find_weights(backbone), Path(adapters), merge).load()
 
 
 def _lorun(model: SensingModel) -> LoRun:

@@ -7,6 +7,7 @@ from tqdm import tqdm
 
 from lgmnet.config import EvaluationConfig
 from lgmnet.data.datasets import TestSet
+from lgmnet.engine.adapters import Adapted
 from lgmnet.engine.checkpoint import Weights
 from lgmnet.engine.evaluation import Result, Rules, evaluate
 from lgmnet.engine.log import provenance
@@ -16,7 +17,7 @@ from lgmnet.metrics import find_protocol, summarise
 
 
 def score_sets(
-    weights: Weights | Untrained,
+    weights: Weights | Untrained | Adapted,
     sets: Iterable[TestSet],
     settings: EvaluationConfig,
     here: Runtime,
