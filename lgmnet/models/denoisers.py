@@ -89,8 +89,10 @@ class ChannelAttention(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         height = features.shape[2]
         q, k, v = rearrange(self.qkv(features), "b (n c) h w -> n b c (h w)", n=3)
-        similarity = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).transpose(-2, -1)
-        mixed = (similarity * self.temperature).softmax(dim=-1) @ v
+        # Cosines: dividing the few products is cheaper than dividing the pixels.
+        lengths = q.norm(dim=-1, keepdim=True) * k.norm(dim=-1)[:, None]
+        cosines = q @ k.transpose(-2, -1) / lengths.clamp_min(1e-12)
+        mixed = (cosines * self.temperature).softmax(dim=-1).type_as(v) @ v
         return self.project(rearrange(mixed, "b c (h w) -> b c h w", h=height))
 
 
