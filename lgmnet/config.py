@@ -226,6 +226,26 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Training of LoRun in two phases: a backbone, then the adapters of the frozen backbone."""
+
+    backbone: str = ""
+    """Weights whose denoiser is adapted (name, folder or file); none: the first phase trains it."""
+    backbone_sharing: str = "shared"
+    """In the first phase: ``shared`` by all stages, or ``block1``, a single stage."""
+    share: float = 1 / 3
+    """Share of the length of the run that trains adapters, also where a backbone is given."""
+    rate: float = 0.0
+    """Largest learning rate of the adapters; 0 takes training.rate."""
+
+    def __post_init__(self) -> None:
+        require_choice("lora.backbone_sharing", self.backbone_sharing, ("shared", "block1"))
+        possible = 0 < self.share < 1 or (self.share == 1 and bool(self.backbone))
+        expected = "expected 0 < share < 1; or 1 with a lora.backbone"
+        require(possible, f"lora.share is {self.share}, {expected}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     """How reconstructions are judged."""
 
@@ -252,10 +272,11 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    lora: LoraConfig | None = None  # LoRun's; other networks have none
 
     def as_dict(self) -> dict[str, Any]:
         """Plain dictionaries, lists and numbers, as a YAML file would hold them."""
-        tree: dict[str, Any] = dataclasses.asdict(self)
+        tree = {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
         tree["model"] = {"name": self.model.name, **self.model.options}
         return _plain(tree)
 
@@ -291,14 +312,11 @@ def config_from_dict(tree: Mapping[str, Any]) -> Config:
     reject_unknown(tree, sections, "")
     model = section_of(tree, "model")
     require("name" in model, "model.name is missing; name a network, such as lgm_net")
-    types = typing.get_type_hints(Config)
-    values: dict[str, Any] = {
-        "model": ModelConfig(
-            name=str(model["name"]), options={k: v for k, v in model.items() if k != "name"}
-        )
-    }
+    types = {**typing.get_type_hints(Config), "lora": LoraConfig}
+    options = {k: v for k, v in model.items() if k != "name"}
+    values: dict[str, Any] = {"model": ModelConfig(name=str(model["name"]), options=options)}
     for name in sections:
-        if name != "model":
+        if name != "model" and (name in tree or name != "lora"):
             values[name] = build(types[name], section_of(tree, name), name)
     return Config(**values)
 

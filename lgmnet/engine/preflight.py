@@ -74,6 +74,8 @@ def _print_size(config: Config, show: Callable[[str], None]) -> None:
     activations = cost.activations * share * settings.batch_size / settings.accumulate
     memory = total * BYTES_PER_PARAMETER + activations
     show(f"parameters        {total:,} with Φ, {complexity.parameters(model.network):,} without")
+    if frozen := complexity.parameters(model, frozen=True) - total:
+        show(f"frozen            {frozen:,} parameters of the backbone beside them")
     show(
         f"one {side} x {side} crop  {cost.flops / 1e9:.2f} GFLOP = {cost.macs / 1e9:.2f} GMAC "
         "forward; a training step costs about three times that"

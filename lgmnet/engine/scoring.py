@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from lgmnet.config import EvaluationConfig, SamplingConfig, ratio_label
 from lgmnet.data.datasets import TestSet
+from lgmnet.engine.adapters import Adapted
 from lgmnet.engine.checkpoint import Weights
 from lgmnet.engine.evaluation import Result, Rules, evaluate
 from lgmnet.engine.log import provenance
@@ -17,7 +18,7 @@ from lgmnet.metrics import find_protocol, summarise
 
 
 def score_sets(
-    weights: Weights | Untrained,
+    weights: Weights | Untrained | Adapted,
     sets: Iterable[TestSet],
     settings: EvaluationConfig,
     here: Runtime,

@@ -14,6 +14,7 @@ from lgmnet.config import Config, TrainingConfig
 from lgmnet.data.crops import CropRule, DeviceCrops, Plan, TrainingCrops, loaded_batches
 from lgmnet.data.datasets import TrainingImages
 from lgmnet.engine import checkpoint, runtime
+from lgmnet.engine.adapters import adopt_backbone
 from lgmnet.engine.building import (
     build_model,
     check_run,
@@ -70,6 +71,8 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
         model = build_model(config, state["model"]["operator.matrix"])
     else:
         model = start_model(config, data.train)
+        if config.lora:
+            adopt_backbone(model, config.lora.backbone)
     check_trainable(model)
     model.to(here.device).train()
     average = WeightAverage(model, settings.ema) if settings.ema else None
