@@ -22,6 +22,7 @@ EXAMPLES = """examples:
   python test.py checkpoints/lgm_net_tiny_r0.10 --data Set11 BSD68 --save-images
   python test.py runs/quickstart_r0.10 --data path/to/folder --output results/mine
   python test.py configs/fista.yaml sampling.ratio=0.25 --data Set11
+  torchrun --nproc-per-node 4 test.py runs/lgm_net_r0.10 --data Urban100
 """
 
 
@@ -52,6 +53,8 @@ def main() -> int:
                 arguments.consistency,
                 save if arguments.save_images else None,
             )
+        if not here.is_main:
+            return 0
         print(report.comparison(results))
         report.write_results(output, results)
     except (ValueError, OSError) as error:
