@@ -28,6 +28,7 @@ EXAMPLES = """examples:
   python test.py runs/lgm_net_tiny_all_ratios_r0.01-0.50 --ratio 0.05 0.1 --data Set11
   python test.py runs/lorun_unet_r0.10/backbone --adapters runs/other/adapters.safetensors
   python test.py configs/fista.yaml sampling.ratio=0.25 --data Set11
+  torchrun --nproc-per-node 4 test.py runs/lgm_net_r0.10 --data Urban100
 """
 
 
@@ -69,7 +70,7 @@ def score(
     def save(dataset: str, result: Result) -> None:
         write_image(folder / dataset / f"{result.name}.png", to_uint8(result.pixels / 255))
 
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)  # said before the work, not after it
     results = score_sets(
         weights,
         sets,
@@ -80,6 +81,8 @@ def score(
         save if arguments.save_images else None,
         ratio,
     )
+    if not here.is_main:
+        return
     print(f"{weights.name} at {100 * ratio:g} %")
     print(report.comparison(results))
     report.write_results(folder, results)

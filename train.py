@@ -65,7 +65,7 @@ def main() -> int:
                 )
             stopped_by = train_phases(config, folder, here, arguments.resume)
             if here.is_main and not stopped_by:
-                score_run(config, folder, here)
+                score_run(config, folder, Runtime(here.device))  # by itself: the others are done
     except (ValueError, OSError, NonFiniteLoss) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 1

@@ -34,6 +34,10 @@ def ratio_label(ratio: float) -> str:
     return f"r{ratio:.2f}" if float(f"{ratio:.2f}") == ratio else f"r{ratio:g}"
 
 
+# Those of torch.compile; the second and third record CUDA graphs.
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """Which network, and the arguments of its constructor."""
@@ -181,6 +185,9 @@ class TrainingConfig:
     recompute: bool = False
     """Recompute every iteration in the backward pass: less memory, more time."""
     compile: bool = False
+    """Compile the network; the first step takes minutes."""
+    compile_mode: str = "default"
+    """default, reduce-overhead (CUDA graphs), max-autotune or max-autotune-no-cudagraphs."""
     seed: int = 2023
     log_every: int = 50
     """Steps between lines of the log."""
@@ -193,6 +200,7 @@ class TrainingConfig:
         require_choice("training.schedule", self.schedule, schedules)
         require_choice("training.loss", self.loss, ("mse", "l1", "charbonnier"))
         require_choice("training.precision", self.precision, ("fp32", "bf16"))
+        require_choice("training.compile_mode", self.compile_mode, COMPILE_MODES)
         for name in ("epochs", "steps_per_epoch", "batch_size", "accumulate", "log_every"):
             value = getattr(self, name)
             require(value >= 1, f"training.{name} is {value}, expected at least 1")
@@ -200,6 +208,13 @@ class TrainingConfig:
             self.batch_size % self.accumulate == 0,
             f"training.batch_size {self.batch_size} is not a multiple of training.accumulate "
             f"{self.accumulate}; the parts of a batch must be equal",
+        )
+        graphs = self.compile and self.compile_mode in ("reduce-overhead", "max-autotune")
+        require(
+            not (graphs and self.accumulate > 1),
+            f"training.compile_mode {self.compile_mode} records CUDA graphs, which overwrite the "
+            f"gradients of the parts before; with training.accumulate {self.accumulate} (or where "
+            "memory asks for parts) choose default or max-autotune-no-cudagraphs",
         )
         require(0 < self.rate < math.inf, f"training.rate is {self.rate}, expected > 0")
         names = ("minutes", "weight_decay", "clip", "validate_every", "seed")
