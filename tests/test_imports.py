@@ -78,7 +78,7 @@ def test_no_file_is_longer_than_400_lines():
 
 
 def test_import_is_quick_and_light():
-    """Beyond torch: two seconds of computing, and neither TensorBoard, torchvision nor matplotlib."""
+    """Beyond torch: two seconds of computing, and no TensorBoard, torchvision or matplotlib."""
     code = (
         "import sys, time, torch; start = time.process_time(); import lgmnet; "
         "print(time.process_time() - start); "
