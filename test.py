@@ -13,6 +13,7 @@ from lgmnet.config import EvaluationConfig
 from lgmnet.data.datasets import TestSet, open_test_sets
 from lgmnet.data.images import to_uint8, write_image
 from lgmnet.engine import runtime
+from lgmnet.engine.adapters import Adapted
 from lgmnet.engine.checkpoint import Weights, find_weights
 from lgmnet.engine.evaluation import Result
 from lgmnet.engine.runtime import Runtime
@@ -25,14 +26,19 @@ EXAMPLES = """examples:
   python test.py checkpoints/lgm_net_tiny_r0.10 --data Set11 BSD68 --save-images
   python test.py runs/quickstart_r0.10 --data path/to/folder --output results/mine
   python test.py runs/lgm_net_tiny_all_ratios_r0.01-0.50 --ratio 0.05 0.1 --data Set11
+  python test.py runs/lorun_unet_r0.10/backbone --adapters runs/other/adapters.safetensors
   python test.py configs/fista.yaml sampling.ratio=0.25 --data Set11
+  torchrun --nproc-per-node 4 test.py runs/lgm_net_r0.10 --data Urban100
 """
 
 
 def main() -> int:
     arguments = parse()
     try:
+        weights: Weights | Untrained | Adapted
         weights = find_weights(arguments.weights, arguments.overrides)
+        if arguments.adapters:
+            weights = Adapted(weights, arguments.adapters, arguments.merge)
         # What is not asked for is as the weights' own config says.
         asked = {k: getattr(arguments, k) for k in ("protocol", "color", "padding")}
         asked = {k: v for k, v in asked.items() if v is not None}
@@ -51,7 +57,7 @@ def main() -> int:
 
 
 def score(
-    weights: Weights | Untrained,
+    weights: Weights | Untrained | Adapted,
     ratio: float,
     sets: list[TestSet],
     settings: EvaluationConfig,
@@ -64,7 +70,7 @@ def score(
     def save(dataset: str, result: Result) -> None:
         write_image(folder / dataset / f"{result.name}.png", to_uint8(result.pixels / 255))
 
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)  # said before the work, not after it
     results = score_sets(
         weights,
         sets,
@@ -75,6 +81,8 @@ def score(
         save if arguments.save_images else None,
         ratio,
     )
+    if not here.is_main:
+        return
     print(f"{weights.name} at {100 * ratio:g} %")
     print(report.comparison(results))
     report.write_results(folder, results)
@@ -93,6 +101,14 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="override entries of that YAML"
+    )
+    parser.add_argument(
+        "--adapters", type=Path, help="LoRun's adapters file; WEIGHTS then gives the backbone"
+    )
+    parser.add_argument(
+        "--merge",
+        default="on_the_fly",
+        help="adapters: on_the_fly (memory of one denoiser) or per_stage (faster)",
     )
     parser.add_argument(
         "--data", nargs="+", default=["builtin"], help="test sets by name, folder or image"

@@ -13,16 +13,18 @@ from lgmnet.data.datasets import TestSet, open_test_set
 from lgmnet.data.images import ImageError
 from lgmnet.engine import runtime
 from lgmnet.engine.checkpoint import find_weights
+from lgmnet.engine.phases import phases, train_phases
 from lgmnet.engine.preflight import preflight
 from lgmnet.engine.runtime import Runtime
 from lgmnet.engine.scoring import results_folder, score_sets
-from lgmnet.engine.training import NonFiniteLoss, train
+from lgmnet.engine.training import NonFiniteLoss
 
 EXAMPLES = """examples:
   python train.py configs/quickstart.yaml
   python train.py configs/lgm_net.yaml sampling.ratio=0.25 data.train=data/coco2017/train2017
   python train.py configs/ista_net_plus.yaml training.rate=1e-3 --with configs/budget.yaml
   python train.py configs/lgm_net.yaml --resume
+  python train.py configs/lorun_unet.yaml lora.backbone=runs/lorun_unet_r0.10 sampling.ratio=0.25
   torchrun --nproc-per-node 4 train.py configs/lgm_net.yaml
 """
 
@@ -62,16 +64,18 @@ def main() -> int:
         config = load_config(arguments.config, arguments.overrides, arguments.joined)
         folder = arguments.output or default_folder(arguments, config)
         with runtime.start(arguments.device) as here:
+            runs = phases(config, folder)
             if arguments.dry_run:
-                return preflight(config, here)
-            if not arguments.resume and (folder / "config.yaml").exists():
+                return max(preflight(phase.config, here) for phase in runs)
+            begun = any((phase.folder / "config.yaml").exists() for phase in runs)
+            if begun and not arguments.resume:
                 raise ValueError(
                     f"{folder} holds a run already; add --resume to continue it, or choose "
                     "another folder with --output"
                 )
-            stopped_by = train(config, folder, here, arguments.resume)
+            stopped_by = train_phases(config, folder, here, arguments.resume)
             if here.is_main and not stopped_by:
-                score_run(config, folder, here)
+                score_run(config, folder, Runtime(here.device))  # by itself: the others are done
     except (ValueError, OSError, NonFiniteLoss) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 1

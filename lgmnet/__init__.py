@@ -8,8 +8,9 @@
 >>> print(*lgmnet.available(), sep="\n")  # the shipped weights and what they reach
 """
 
+from lgmnet.engine.adapters import load_adapted
 from lgmnet.engine.checkpoint import load
 from lgmnet.engine.shipped import available
 
 __version__ = "0.1.0"
-__all__ = ["available", "load"]
+__all__ = ["available", "load", "load_adapted"]

@@ -25,9 +25,9 @@ class Cost(NamedTuple):
         return self.flops // 2
 
 
-def parameters(module: nn.Module) -> int:
-    """Number of trained values."""
-    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+def parameters(module: nn.Module, frozen: bool = False) -> int:
+    """Number of trained values; with ``frozen`` also of those that are kept as they are."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad or frozen)
 
 
 def cost(model: nn.Module, height: int, width: int, batch: int = 1) -> Cost:

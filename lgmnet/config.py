@@ -16,9 +16,15 @@ from typing import Any
 import yaml
 
 from lgmnet.conversion import (
-    ConfigError,
+    ConfigError as ConfigError,
+)
+from lgmnet.conversion import (
     build,
     convert,
+    merge,
+    override_tree,
+    plain,
+    read_yaml,
     reject_unknown,
     require,
     require_choice,
@@ -32,6 +38,10 @@ PUBLISHED_RATIOS = (0.01, 0.04, 0.1, 0.25, 0.5)
 def ratio_label(ratio: float) -> str:
     """A ratio in names of folders, with two digits where they say it: ``r0.10``, ``r0.125``."""
     return f"r{ratio:.2f}" if float(f"{ratio:.2f}") == ratio else f"r{ratio:g}"
+
+
+# Those of torch.compile; the second and third record CUDA graphs.
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,6 +212,9 @@ class TrainingConfig:
     recompute: bool = False
     """Recompute every iteration in the backward pass: less memory, more time."""
     compile: bool = False
+    """Compile the network; the first step takes minutes."""
+    compile_mode: str = "default"
+    """default, reduce-overhead (CUDA graphs), max-autotune or max-autotune-no-cudagraphs."""
     seed: int = 2023
     log_every: int = 50
     """Steps between lines of the log."""
@@ -214,6 +227,7 @@ class TrainingConfig:
         require_choice("training.schedule", self.schedule, schedules)
         require_choice("training.loss", self.loss, ("mse", "l1", "charbonnier"))
         require_choice("training.precision", self.precision, ("fp32", "bf16"))
+        require_choice("training.compile_mode", self.compile_mode, COMPILE_MODES)
         for name in ("epochs", "steps_per_epoch", "batch_size", "accumulate", "log_every"):
             value = getattr(self, name)
             require(value >= 1, f"training.{name} is {value}, expected at least 1")
@@ -221,6 +235,13 @@ class TrainingConfig:
             self.batch_size % self.accumulate == 0,
             f"training.batch_size {self.batch_size} is not a multiple of training.accumulate "
             f"{self.accumulate}; the parts of a batch must be equal",
+        )
+        graphs = self.compile and self.compile_mode in ("reduce-overhead", "max-autotune")
+        require(
+            not (graphs and self.accumulate > 1),
+            f"training.compile_mode {self.compile_mode} records CUDA graphs, which overwrite the "
+            f"gradients of the parts before; with training.accumulate {self.accumulate} (or where "
+            "memory asks for parts) choose default or max-autotune-no-cudagraphs",
         )
         require(0 < self.rate < math.inf, f"training.rate is {self.rate}, expected > 0")
         require(
@@ -251,6 +272,26 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Training of LoRun in two phases: a backbone, then the adapters of the frozen backbone."""
+
+    backbone: str = ""
+    """Weights whose denoiser is adapted (name, folder or file); none: the first phase trains it."""
+    backbone_sharing: str = "shared"
+    """In the first phase: ``shared`` by all stages, or ``block1``, a single stage."""
+    share: float = 1 / 3
+    """Share of the length of the run that trains adapters, also where a backbone is given."""
+    rate: float = 0.0
+    """Largest learning rate of the adapters; 0 takes training.rate."""
+
+    def __post_init__(self) -> None:
+        require_choice("lora.backbone_sharing", self.backbone_sharing, ("shared", "block1"))
+        possible = 0 < self.share < 1 or (self.share == 1 and bool(self.backbone))
+        expected = "expected 0 < share < 1; or 1 with a lora.backbone"
+        require(possible, f"lora.share is {self.share}, {expected}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     """How reconstructions are judged."""
 
@@ -277,12 +318,13 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    lora: LoraConfig | None = None  # LoRun's; other networks have none
 
     def as_dict(self) -> dict[str, Any]:
         """Plain dictionaries, lists and numbers, as a YAML file would hold them."""
-        tree: dict[str, Any] = dataclasses.asdict(self)
+        tree = {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
         tree["model"] = {"name": self.model.name, **self.model.options}
-        return _plain(tree)
+        return plain(tree)
 
     def as_yaml(self) -> str:
         return yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True)
@@ -297,22 +339,22 @@ def load_config(path: Path, overrides: Sequence[str] = (), joined: Sequence[Path
     Raises:
         ConfigError: a file, key or value is wrong.
     """
-    tree = _read_yaml(path)
+    tree = read_yaml(path)
     base_name = tree.pop("base", None)
     if base_name is not None:
-        base = _read_yaml(path.parent / str(base_name))
+        base = read_yaml(path.parent / str(base_name))
         require(
             "base" not in base,
             f"{path} is based on {base_name}, which names a base itself; one base at most",
         )
-        tree = _merge(base, tree)
+        tree = merge(base, tree)
     per_ratio = section_of(tree, "per_ratio")
     tree.pop("per_ratio", None)
     changes: dict[str, Any] = {}
-    for above in [*map(_read_yaml, joined), _override_tree(overrides)]:
-        changes = _merge(changes, above)
-    chosen = _for_ratio(per_ratio, section_of(_merge(tree, changes), "sampling").get("ratio"))
-    return config_from_dict(_merge(_merge(tree, chosen), changes))
+    for above in [*map(read_yaml, joined), override_tree(overrides)]:
+        changes = merge(changes, above)
+    chosen = _for_ratio(per_ratio, section_of(merge(tree, changes), "sampling").get("ratio"))
+    return config_from_dict(merge(merge(tree, chosen), changes))
 
 
 def config_from_dict(tree: Mapping[str, Any]) -> Config:
@@ -321,50 +363,13 @@ def config_from_dict(tree: Mapping[str, Any]) -> Config:
     reject_unknown(tree, sections, "")
     model = section_of(tree, "model")
     require("name" in model, "model.name is missing; name a network, such as lgm_net")
-    types = typing.get_type_hints(Config)
-    values: dict[str, Any] = {
-        "model": ModelConfig(
-            name=str(model["name"]), options={k: v for k, v in model.items() if k != "name"}
-        )
-    }
+    types = {**typing.get_type_hints(Config), "lora": LoraConfig}
+    options = {k: v for k, v in model.items() if k != "name"}
+    values: dict[str, Any] = {"model": ModelConfig(name=str(model["name"]), options=options)}
     for name in sections:
-        if name != "model":
+        if name != "model" and (name in tree or name != "lora"):
             values[name] = build(types[name], section_of(tree, name), name)
     return Config(**values)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    require(path.is_file(), f"there is no config file {path}; see configs/")
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is no valid YAML: {error}") from None
-    require(isinstance(tree, dict), f"{path} holds no keys and values")
-    return tree
-
-
-def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(below)
-    for key, value in above.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both else value
-    return merged
-
-
-def _override_tree(overrides: Sequence[str]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for text in overrides:
-        key, equals, value = text.partition("=")
-        section, dot, name = key.partition(".")
-        require(
-            bool(equals and dot and section and name),
-            f"'{text}' is no override; write section.key=value, such as sampling.ratio=0.25",
-        )
-        try:
-            tree.setdefault(section, {})[name] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"cannot read the value of '{text}': {error}") from None
-    return tree
 
 
 def _for_ratio(per_ratio: Mapping[Any, Any], ratio: Any) -> dict[str, Any]:
@@ -377,9 +382,3 @@ def _for_ratio(per_ratio: Mapping[Any, Any], ratio: Any) -> dict[str, Any]:
             if written == convert(ratio, annotation, "sampling.ratio"):
                 name = key
     return section_of(per_ratio, name)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value

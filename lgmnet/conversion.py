@@ -3,8 +3,11 @@
 import dataclasses
 import typing
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import UnionType
 from typing import Any
+
+import yaml
 
 from lgmnet.registry import nearest
 
@@ -64,6 +67,7 @@ def _convert_scalar(value: Any, annotation: Any, key: str) -> Any:
 
 
 def build(section: type, values: Mapping[str, Any], prefix: str) -> Any:
+    """The dataclass ``section`` of values, converted as its fields say."""
     fields = {f.name: f for f in dataclasses.fields(section)}
     reject_unknown(values, fields, prefix + ".")
     types = typing.get_type_hints(section)
@@ -74,6 +78,7 @@ def build(section: type, values: Mapping[str, Any], prefix: str) -> Any:
 
 
 def section_of(tree: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The keys and values under ``name``; none where it is missing or empty."""
     section = {} if tree.get(name) is None else tree[name]
     require(isinstance(section, dict), f"{name} is {section!r}, expected keys and values")
     return section
@@ -86,3 +91,47 @@ def reject_unknown(tree: Mapping[str, Any], known: Mapping[str, Any], prefix: st
             f"unknown config key '{prefix}{key}'{nearest(str(key), known)} "
             f"(known here: {', '.join(known)})",
         )
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The keys and values of a YAML file, or a ConfigError."""
+    require(path.is_file(), f"there is no config file {path}; see configs/")
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is no valid YAML: {error}") from None
+    require(isinstance(tree, dict), f"{path} holds no keys and values")
+    return tree
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Both trees; where they meet, the values of ``above``."""
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def override_tree(overrides: Sequence[str]) -> dict[str, Any]:
+    """The tree that ``section.key=value`` texts stand for."""
+    tree: dict[str, Any] = {}
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        section, dot, name = key.partition(".")
+        require(
+            bool(equals and dot and section and name),
+            f"'{text}' is no override; write section.key=value, such as sampling.ratio=0.25",
+        )
+        try:
+            tree.setdefault(section, {})[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"cannot read the value of '{text}': {error}") from None
+    return tree
+
+
+def plain(value: Any) -> Any:
+    """``value`` with lists in place of tuples, as YAML and JSON hold them."""
+    if isinstance(value, dict):
+        return {k: plain(v) for k, v in value.items()}
+    return [plain(v) for v in value] if isinstance(value, list | tuple) else value

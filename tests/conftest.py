@@ -1,6 +1,8 @@
 """Shared pieces of the tests: the reference data, tiny models and tiny image folders."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -9,6 +11,8 @@ import pytest
 import torch
 
 from lgmnet.config import Config, config_from_dict
+
+PROJECT = Path(__file__).parents[1]
 
 
 def pytest_runtest_setup(item):
@@ -36,6 +40,17 @@ def reference() -> Path:
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
+
+
+def torchrun(script: Path | str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a script of the project as two processes on the CPU."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return subprocess.run(
+        [*launcher, "--nproc-per-node", "2", str(PROJECT / script), "--device", "cpu",
+         *map(str, arguments)],
+        check=True, capture_output=True, text=True, timeout=240,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
 
 
 def smooth_image(height: int, width: int, seed: int = 0) -> np.ndarray:

@@ -36,6 +36,7 @@ NARROW = {
     "lgm_net": ["model.dim=2", "model.dimf=2"],
     "ista_net": ["model.stages=2"],
     "ista_net_plus": ["model.stages=2"],
+    "lorun": ["model.stages=2", "model.width=8"],
     "prl": ["model.dim=2", "model.dimf=2"],
 }
 

@@ -57,6 +57,29 @@ def test_gram_of_features_is_the_gram_of_each_image(operator, scale):
     torch.testing.assert_close(gram, expected, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize(("side", "scale"), [(8, 1), (8, 2), (8, 4), (9, 3), (9, 2)])
+def test_both_forms_of_gram_agree_with_their_gradients(side, scale):
+    """Gathered blocks against strided convolutions; a block of 9 has no half."""
+    features = torch.randn(1, 2 * scale**2, 72, 144, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn_like(features)
+    results = []
+    for gathers in (True, False):
+        torch.manual_seed(1)
+        operator = BlockSampling(torch.randn(5, side**2, dtype=torch.float64), side)
+        operator.gathers = gathers
+        gram = operator.gram(features, scale)
+        gradients = torch.autograd.grad((gram * weight).sum(), [features, operator.matrix])
+        results.append((gram, *gradients))
+    for gathered, convolved in zip(*results, strict=True):
+        torch.testing.assert_close(gathered, convolved, rtol=1e-10, atol=1e-10)
+
+
+def test_features_that_are_not_in_whole_blocks_are_refused():
+    operator = BlockSampling(torch.randn(5, 64), 8)
+    with pytest.raises(ValueError, match="multiple of 4, multiple of 4. at scale 2"):
+        operator.gram(torch.randn(1, 4, 4, 6), 2)
+
+
 @pytest.mark.parametrize("weight", [0.01, 1.0, 30.0])
 def test_solve_satisfies_the_normal_equations(operator, weight):
     image = image_for(operator)

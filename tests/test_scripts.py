@@ -18,7 +18,7 @@ import torch
 from lgmnet.config import load_config
 from lgmnet.engine.building import build_model
 from lgmnet.engine.checkpoint import Weights, save_weights
-from tests.conftest import smooth_image, tiny_config
+from tests.conftest import smooth_image, tiny_config, torchrun
 
 PROJECT = Path(__file__).parents[1]
 
@@ -56,6 +56,26 @@ def test_measure_then_reconstruct_equals_test(weights, photo, tmp_path):
     metrics = json.loads((tmp_path / "r" / "metrics.json").read_text())
     assert set(metrics["datasets"]["photo"]["images"]) == {"photo"}
     assert metrics["protocol"] == "paper"
+
+
+def test_two_processes_score_as_one(weights, image_folder, tmp_path):
+    """Seven images, of different sizes, one of them in colour."""
+    cv2.imwrite(
+        str(image_folder / "colour.png"), np.dstack([smooth_image(40, 64, k) for k in range(3)])
+    )
+    options = ["--data", image_folder, "--noise-std", "0.01", "--consistency"]
+    one = command("test.py", weights, *options, "--output", tmp_path / "1")
+    two = torchrun("test.py", weights, *options, "--output", tmp_path / "2", "--save-images")
+    found = [json.loads((tmp_path / k / "metrics.json").read_text()) for k in ("1", "2")]
+    for results in found:
+        for image in results["datasets"]["images"]["images"].values():
+            del image["seconds"]
+    assert found[0] == found[1]
+    assert next(iter(found[1]["datasets"]["images"]["images"])) == "colour"
+    tables = [run.stdout.splitlines()[2].split("|")[:7] for run in (one, two)]
+    assert tables[0] == tables[1]
+    assert two.stdout.count("metrics.json") == 1
+    assert len(list((tmp_path / "2" / "images").glob("*.png"))) == 7
 
 
 def test_a_measurement_of_another_phi_is_refused(weights, photo, tmp_path):
@@ -188,7 +208,27 @@ def test_published_weights_are_imported(reference, tmp_path):
         "scripts/import_weights.py", "lgm_net", other, "--output", tmp_path / "x", check=False
     )
     assert "no LGM-Net file" in failed.stderr
+    assert "looks like one of prl" in failed.stderr
     assert not (tmp_path / "x").exists()
+
+
+def test_curves_of_runs_are_drawn_phase_after_phase(tmp_path, monkeypatch, capsys):
+    for folder in (tmp_path / "run", tmp_path / "run" / "backbone"):
+        folder.mkdir()
+        lines = [{"step": s, "kind": "train", "mse": 1 / s} for s in (2, 4)]
+        (folder / "log.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    output = ["--output", tmp_path / "c.png"]
+    assert run_main("scripts/plot_runs.py", [tmp_path / "run", *output], monkeypatch) == 0
+    assert cv2.imread(str(tmp_path / "c.png")).std() > 0
+    monkeypatch.syspath_prepend(str(PROJECT / "scripts"))
+    import plot_runs
+
+    assert plot_runs.curve(tmp_path / "run", "train", "mse").tolist() == [
+        [2, 4, 6, 8], [0.5, 0.25, 0.5, 0.25],
+    ]  # fmt: skip
+    wrong = [tmp_path / "run", *output, "--value", "psnr"]
+    assert run_main("scripts/plot_runs.py", wrong, monkeypatch) == 1
+    assert "has no 'psnr' of kind 'train' (it has step, kind, mse)" in capsys.readouterr().err
 
 
 @pytest.mark.shared

@@ -2,8 +2,6 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -20,7 +18,8 @@ from lgmnet.engine.preflight import preflight
 from lgmnet.engine.runtime import Runtime
 from lgmnet.engine.schedule import Position, rate_factor
 from lgmnet.engine.training import NonFiniteLoss, train
-from tests.conftest import smooth_image, tiny_config
+from lgmnet.models import SensingModel
+from tests.conftest import smooth_image, tiny_config, torchrun
 
 CPU = Runtime(torch.device("cpu"))
 PROJECT = Path(__file__).parents[1]
@@ -156,6 +155,83 @@ def test_accumulation_gives_the_same_step(image_folder, tmp_path):
     one, four = final(tmp_path / "1"), final(tmp_path / "4")
     for key in one:
         torch.testing.assert_close(one[key], four[key], rtol=0, atol=ROUNDING)
+
+
+def run_out_of_memory_above(crops, monkeypatch):
+    """Let the allocator fail for more than so many crops at once; returns the sizes tried."""
+    sizes = []
+    forward = SensingModel.forward
+
+    def limited(self, image):
+        sizes.append(len(image))
+        if len(image) > crops:
+            torch.empty(2**60)  # the allocator's own error
+        return forward(self, image)
+
+    monkeypatch.setattr(SensingModel, "forward", limited)
+    return sizes
+
+
+@pytest.mark.parametrize(("batch", "fits", "tried"), [(4, 2, [4]), (6, 1, [6, 3])])
+def test_out_of_memory_halves_the_parts_and_keeps_the_batch(
+    image_folder, tmp_path, monkeypatch, capsys, batch, fits, tried
+):
+    changes = {"batch_size": batch, "steps_per_epoch": 2}
+    config = tiny_config(image_folder, training=changes, sampling={"noise_std": 0.0})
+    train(config, tmp_path / "whole", CPU)
+    sizes = run_out_of_memory_above(fits, monkeypatch)
+    train(config, tmp_path / "parts", CPU)
+
+    assert sizes == tried + [fits] * (2 * batch // fits)
+    whole, parts = final(tmp_path / "whole"), final(tmp_path / "parts")
+    for key in whole:
+        torch.testing.assert_close(whole[key], parts[key], rtol=0, atol=ROUNDING)
+    text = f"the batch of {batch} is kept, now in {batch // fits} parts of {fits} crops"
+    assert text in capsys.readouterr().out
+    assert text in records(tmp_path / "parts", "note")[-1]["text"]
+
+
+def test_memory_for_no_crop_at_all_ends_the_run(image_folder, tmp_path, monkeypatch):
+    run_out_of_memory_above(0, monkeypatch)
+    with pytest.raises(ConfigError, match=r"not hold a single crop; lower data\.patch_size"):
+        train(tiny_config(image_folder), tmp_path / "run", CPU)
+
+
+def test_another_error_is_not_taken_for_missing_memory(image_folder, tmp_path, monkeypatch):
+    def broken(self, image):
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(SensingModel, "forward", broken)
+    with pytest.raises(RuntimeError, match="something else"):
+        train(tiny_config(image_folder), tmp_path / "run", CPU)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.cuda.OutOfMemoryError("CUDA out of memory"), True),
+        (MemoryError(), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+    ],
+)
+def test_out_of_memory_is_told_from_other_errors(error, expected):
+    assert runtime.out_of_memory(error) == expected
+
+
+def test_a_failed_compilation_goes_on_without(image_folder, tmp_path, monkeypatch, capsys):
+    def no_compiler(graph, inputs):
+        raise RuntimeError("no compiler here")
+
+    compiled = torch.nn.Module.compile
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda self, mode: compiled(self, backend=no_compiler)
+    )
+    train(tiny_config(image_folder), tmp_path / "eager", CPU)
+    config = tiny_config(image_folder, training={"compile": True})
+    train(config, tmp_path / "run", CPU)
+    eager, run = final(tmp_path / "eager"), final(tmp_path / "run")
+    assert all(torch.equal(eager[key], run[key]) for key in eager)
+    assert capsys.readouterr().out.count("training.compile failed, going on without") == 1
 
 
 def test_recomputation_changes_nothing_but_memory(image_folder, tmp_path):
@@ -338,24 +414,46 @@ def test_a_signal_is_noted_and_the_old_handler_comes_back():
 
 
 def test_two_processes_give_the_result_of_one(image_folder, tmp_path):
-    """Gloo on the CPU: the same global batches, so the same weights to rounding."""
-    config = tiny_config(image_folder, training={"steps_per_epoch": 3})
+    """Gloo on the CPU: the same global batches in parts, so the same loss at every step."""
+    config = tiny_config(
+        image_folder,
+        training={"steps_per_epoch": 5, "log_every": 1, "accumulate": 2},
+    )
     (tmp_path / "config.yaml").write_text(config.as_yaml())
     train(config, tmp_path / "one", CPU)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
-                "--master-port", "0", "--standalone"]  # fmt: skip
-    subprocess.run(
-        [*torchrun, str(PROJECT / "train.py"), str(tmp_path / "config.yaml"), "--device", "cpu",
-         "--output", str(tmp_path / "two")],
-        check=True, capture_output=True, timeout=120,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    torchrun("train.py", tmp_path / "config.yaml", "--output", tmp_path / "two")
     one, two = final(tmp_path / "one"), final(tmp_path / "two")
     for key in one:
         torch.testing.assert_close(one[key], two[key], rtol=0, atol=ROUNDING)
-    assert records(tmp_path / "one", "train")[0]["loss"] == pytest.approx(
-        records(tmp_path / "two", "train")[0]["loss"], rel=1e-6
+    losses = [[line["loss"] for line in records(tmp_path / n, "train")] for n in ("one", "two")]
+    assert len(losses[0]) == 5
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+def test_two_processes_agree_on_the_parts_when_one_runs_out_of_memory(image_folder, tmp_path):
+    """A script in place of train.py: the memory of rank 1 holds a single crop."""
+    config = tiny_config(image_folder)
+    (tmp_path / "config.yaml").write_text(config.as_yaml())
+    train(config, tmp_path / "one", CPU)
+    script = tmp_path / "small.py"
+    script.write_text(
+        "import os, sys, torch\n"
+        f"sys.path.insert(0, {str(PROJECT)!r})\n"
+        "from lgmnet.models import SensingModel\n"
+        "import train\n"
+        "forward = SensingModel.forward\n"
+        "def limited(self, image):\n"
+        "    if len(image) > 1 and os.environ['RANK'] == '1':\n"
+        "        torch.empty(2**60)\n"
+        "    return forward(self, image)\n"
+        "SensingModel.forward = limited\n"
+        "train.main()\n"
     )
+    done = torchrun(script, tmp_path / "config.yaml", "--output", tmp_path / "two")
+    assert done.stdout.count("now in 2 parts of 1 crops") == 1
+    one, two = final(tmp_path / "one"), final(tmp_path / "two")
+    for key in one:
+        torch.testing.assert_close(one[key], two[key], rtol=0, atol=ROUNDING)
 
 
 @pytest.mark.gpu

@@ -71,6 +71,10 @@ class TestSet:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def share(self, rank: int, processes: int) -> "TestSet":
+        """Every ``processes``-th image, from number ``rank`` on."""
+        return TestSet(self.name, self.paths[rank::processes])
+
     def __iter__(self) -> Iterator[NamedImage]:
         for path in self.paths:
             yield NamedImage(path.stem, read_pixels(path))

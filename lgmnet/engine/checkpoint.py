@@ -41,7 +41,7 @@ class Weights:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.metadata = _read_metadata(path)
+        self.metadata = read_metadata(path)
         self.config: Config = config_from_dict(json.loads(self.metadata["config"]))
 
     @property
@@ -297,16 +297,23 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         raise
 
 
-def _read_metadata(path: Path) -> dict[str, str]:
+def read_metadata(path: Path, expected: str = FORMAT) -> dict[str, str]:
+    """What a file says of itself.
+
+    Raises:
+        CheckpointError: it is damaged, or not of the expected format.
+    """
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(_damaged(path, error)) from None
-    if metadata.get("format") != FORMAT or "config" not in metadata:
+    found = metadata.get("format")
+    if found != expected or "config" not in metadata:
         raise CheckpointError(
-            f"{path} is no weights file of lgmnet (format {metadata.get('format')}); import "
-            "published weights with scripts/import_weights.py"
+            f"{path} is no weights file of lgmnet (format {found}, expected {expected}); import "
+            "published weights with scripts/import_weights.py, and name adapters with --adapters "
+            "beside their backbone"
         )
     return metadata
 

@@ -110,6 +110,11 @@ class RunLog:
         if self.active:
             self._bar.write(text)
 
+    def note(self, step: int, text: str) -> None:
+        """Something the run did by itself: on the console and in the log."""
+        self.record(step, "note", {"text": text})
+        self.say(text)
+
     def image(self, step: int, name: str, image: Tensor | np.ndarray) -> None:
         """A grey picture ``(H, W)`` in [0, 1], in TensorBoard."""
         if self.active:

@@ -17,7 +17,7 @@ from lgmnet.engine.building import (
     open_data,
 )
 from lgmnet.engine.runtime import Runtime
-from lgmnet.engine.training import backward, make_optimizer, open_batches, prepare
+from lgmnet.engine.training import Gradients, make_optimizer, open_batches, prepare
 
 # Parameters, gradients and two moments of Adam, each in float32.
 BYTES_PER_PARAMETER = 16
@@ -74,6 +74,8 @@ def _print_size(config: Config, show: Callable[[str], None]) -> None:
     activations = cost.activations * share * settings.batch_size / settings.accumulate
     memory = total * BYTES_PER_PARAMETER + activations
     show(f"parameters        {total:,} with Φ, {complexity.parameters(model.network):,} without")
+    if frozen := complexity.parameters(model, frozen=True) - total:
+        show(f"frozen            {frozen:,} parameters of the backbone beside them")
     show(
         f"one {side} x {side} crop  {cost.flops / 1e9:.2f} GFLOP = {cost.macs / 1e9:.2f} GMAC "
         "forward; a training step costs about three times that"
@@ -88,7 +90,7 @@ def _print_speed(
     config: Config, data: TrainingData, here: Runtime, show: Callable[[str], None]
 ) -> None:
     """Run real steps for some seconds; the time that follows for the whole run."""
-    seconds, waiting = _measure(config, data, here)
+    seconds, waiting = _measure(config, data, here, show)
     settings = config.training
     total = round(settings.minutes * 60 / seconds) if settings.minutes else settings.steps
     where = torch.cuda.get_device_name(here.device) if here.device.type == "cuda" else "CPU"
@@ -101,11 +103,16 @@ def _print_speed(
     show(f"peak memory       {here.peak_memory():,.0f} MiB of this process, libraries included")
 
 
-def _measure(config: Config, data: TrainingData, here: Runtime) -> tuple[float, float]:
+def _measure(
+    config: Config, data: TrainingData, here: Runtime, show: Callable[[str], None]
+) -> tuple[float, float]:
     """Seconds per step, and the share of it that waits for data."""
     model = build_model(config).to(here.device).train()
     optimizer = make_optimizer(model, config.training)
     wrapped = prepare(model, config.training, here)
+    gradients = Gradients(
+        wrapped, model, config.training, here, lambda step, text: show(f"{'note':<17} {text}")
+    )
     _, batches = open_batches(config, data.train, here, 0)
     steps, loading, started = 0, 0.0, 0.0
     limit = time.perf_counter() + SPEED_SECONDS
@@ -117,7 +124,7 @@ def _measure(config: Config, data: TrainingData, here: Runtime) -> tuple[float, 
         batch = next(batches)
         loading += time.perf_counter() - before
         optimizer.zero_grad(set_to_none=True)
-        backward(wrapped, model, batch, config.training, here)
+        gradients(batch, steps)
         optimizer.step()
         steps += 1
     here.synchronise()

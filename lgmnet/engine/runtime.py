@@ -7,14 +7,18 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from types import FrameType
+from typing import TypeVar
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from lgmnet.models import UnfoldingNetwork
+
+T = TypeVar("T")
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -71,6 +75,15 @@ class Runtime:
         if self.processes > 1:
             torch.distributed.all_reduce(values)
         return values / self.processes
+
+    def gather(self, items: list[T]) -> list[T]:
+        """What the processes have of items that were dealt out in turn, in their order, in all."""
+        if self.processes == 1:
+            return items
+        shares: list[list[T]] = [[] for _ in range(self.processes)]
+        torch.distributed.all_gather_object(shares, items)
+        turns = zip_longest(*shares, fillvalue=None)
+        return [item for turn in turns for item in turn if item is not None]
 
     def largest(self, number: int) -> int:
         """The largest of the processes' numbers, in every process."""
@@ -141,6 +154,29 @@ def recompute_stages(network: UnfoldingNetwork) -> None:
     """Let the backward pass recompute every iteration instead of keeping its activations."""
     for stage in network.stages():
         stage.forward = partial(checkpoint, stage.forward, use_reentrant=False)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether the GPU, PyTorch's allocator on the CPU, or Python had no memory left."""
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return known or "DefaultCPUAllocator: can't allocate memory" in str(error)
+
+
+def release_memory() -> None:
+    """Give back what a failed attempt has left behind."""
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def compilation_failed(error: BaseException) -> bool:
+    from torch._dynamo.exc import TorchDynamoException  # takes seconds to import
+
+    return isinstance(error, TorchDynamoException)
+
+
+def undo_compilation(module: nn.Module) -> None:
+    """Undo `nn.Module.compile`."""
+    module._compiled_call_impl = None
 
 
 def use_channels_last(module: nn.Module) -> None:

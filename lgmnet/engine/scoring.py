@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from lgmnet.config import EvaluationConfig, SamplingConfig, ratio_label
 from lgmnet.data.datasets import TestSet
+from lgmnet.engine.adapters import Adapted
 from lgmnet.engine.checkpoint import Weights
 from lgmnet.engine.evaluation import Result, Rules, evaluate
 from lgmnet.engine.log import provenance
@@ -17,7 +18,7 @@ from lgmnet.metrics import find_protocol, summarise
 
 
 def score_sets(
-    weights: Weights | Untrained,
+    weights: Weights | Untrained | Adapted,
     sets: Iterable[TestSet],
     settings: EvaluationConfig,
     here: Runtime,
@@ -27,6 +28,8 @@ def score_sets(
     ratio: float | None = None,
 ) -> dict[str, Any]:
     """Rebuild and score test sets with shipped or trained weights.
+
+    Several processes deal out the images of a set, and each returns the results of all.
 
     Args:
         noise_std: measurement noise, in the unit of y; training noise is not added by itself.
@@ -42,12 +45,19 @@ def score_sets(
     datasets = {}
     for images in sets:
         results = []
-        samples = tqdm(images, total=len(images), desc=images.name, unit="image", leave=False)
+        share = images.share(here.rank, here.processes)
+        samples = tqdm(
+            share,
+            desc=images.name,
+            unit="image",
+            leave=False,
+            disable=not here.is_main,
+        )
         for result in evaluate(model, samples, here, rules):
             if keep is not None:
                 keep(images.name, result)
             results.append(result._replace(pixels=result.pixels[:0]))  # scored: no longer needed
-        datasets[images.name] = summary(results, rules)
+        datasets[images.name] = summary(here.gather(results), rules)
     return {
         "protocol": settings.protocol,
         "network": weights.config.model.name,

@@ -2,19 +2,19 @@
 
 import math
 import time
-from collections.abc import Iterator
-from contextlib import nullcontext
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from lgmnet.config import Config, TrainingConfig
+from lgmnet.config import Config, ConfigError, TrainingConfig
 from lgmnet.data.crops import CropRule, DeviceCrops, Plan, TrainingCrops, loaded_batches
 from lgmnet.data.datasets import TrainingImages
 from lgmnet.engine import checkpoint, runtime
+from lgmnet.engine.adapters import adopt_backbone
 from lgmnet.engine.building import (
     build_model,
     check_run,
@@ -31,6 +31,9 @@ from lgmnet.engine.saver import Saver, restore
 from lgmnet.engine.schedule import Position, progress, rate_factor
 from lgmnet.losses import total_loss
 from lgmnet.models import SensingModel
+
+# Several processes rehearse so many first steps: from the second on the optimizer has its memory.
+REHEARSALS = 2
 
 # The loss, its terms and the gradient norm of one step, by name; scalars on the device.
 Terms = dict[str, Tensor]
@@ -72,6 +75,8 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
         model = build_model(config, state["model"]["operator.matrix"])
     else:
         model = start_model(config, data.train)
+        if config.lora:
+            adopt_backbone(model, config.lora.backbone)
     check_trainable(model)
     model.to(here.device).train()
     average = WeightAverage(model, settings.ema) if settings.ema else None
@@ -92,6 +97,7 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
     saver = Saver(folder, config, model, average, optimizer, data, here, log)
     pending: list[Terms] = []
     stopped_by = 0
+    gradients = Gradients(wrapped, model, settings, here, log.note)
     clock = logged = time.perf_counter()
     with StopSignal() as stop:
         while progress(at, settings) < 1:
@@ -103,10 +109,9 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
             for group in optimizer.param_groups:
                 group["lr"] = rate * settings.phi_rate if group.get("phi") else rate
 
-            runtime.seed_step(settings.seed, at.step, here)
             optimizer.zero_grad(set_to_none=True)
             model.rows = draw_rows(config.sampling, settings.seed, at.step)
-            terms = backward(wrapped, model, next(batches), settings, here)
+            terms = gradients(next(batches), at.step)
             limit = settings.clip or math.inf
             terms["gradient_norm"] = nn.utils.clip_grad_norm_(model.parameters(), limit)
             optimizer.step()
@@ -170,11 +175,17 @@ def prepare(model: SensingModel, settings: TrainingConfig, here: Runtime) -> nn.
     if settings.recompute:
         runtime.recompute_stages(model.network)
     if settings.compile:
-        model.network.compile()
+        model.network.compile(mode=settings.compile_mode)
     if here.processes == 1:
         return model
-    devices = [here.device] if here.device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=devices)
+    return DistributedDataParallel(
+        model,
+        device_ids=[here.device] if here.device.type == "cuda" else None,
+        broadcast_buffers=False,  # training changes none
+        gradient_as_bucket_view=True,
+        # No static_graph: it counts the backward passes of parts that are not exchanged, and then
+        # sums wrong gradients (PyTorch 2.13).
+    )
 
 
 def with_crops(config: Config, at: Position) -> Config:
@@ -212,29 +223,107 @@ def open_batches(
     return crops, loaded_batches(crops, plan, config.data.workers, here.device)
 
 
+@dataclass
+class Gradients:
+    """Gradients of batches, computed in as many parts as the memory asks for.
+
+    When memory runs out, the parts of a batch are halved; the batch stays whole, so the step is the
+    same. Several processes must agree on that before one of them waits for the others, so they
+    rehearse their first steps without exchanging gradients; running out later ends the run.
+    """
+
+    wrapped: nn.Module
+    model: SensingModel
+    settings: TrainingConfig
+    here: Runtime
+    note: Callable[[int, str], None]
+    rehearsals: int = REHEARSALS
+
+    def __call__(self, batch: Tensor, step: int) -> Terms:
+        """The loss, its terms, and the gradients of ``(b, 1, size, size)`` uint8 crops.
+
+        Raises:
+            ConfigError: a single crop does not fit into memory.
+        """
+        if self.here.processes == 1:
+            return self._until_it_fits(batch, step)
+        if self.rehearsals:
+            self.rehearsals -= 1
+            self._until_it_fits(batch, step)
+            self.model.zero_grad(set_to_none=True)
+        runtime.seed_step(self.settings.seed, step, self.here)
+        return backward(self.wrapped, self.model, batch, self.settings, self.here)
+
+    def _until_it_fits(self, batch: Tensor, step: int) -> Terms:
+        while True:
+            runtime.seed_step(self.settings.seed, step, self.here)
+            terms = self._attempt(batch, step)
+            failed = self.here.largest(int(terms is None))
+            if terms is not None and not failed:
+                return terms
+            self.model.zero_grad(set_to_none=True)
+            runtime.release_memory()
+            self._halve(len(batch), step)
+
+    def _attempt(self, batch: Tensor, step: int) -> Terms | None:
+        """Gradients of this process alone; None when memory ran out."""
+        try:
+            return backward(self.model, self.model, batch, self.settings, self.here)
+        except (RuntimeError, MemoryError) as error:
+            if runtime.out_of_memory(error):
+                return None
+            if not (self.settings.compile and runtime.compilation_failed(error)):
+                raise
+            reason = str(error).strip().splitlines()[0]
+        self.note(step, f"training.compile failed, going on without: {reason}")
+        self.settings = replace(self.settings, compile=False)
+        runtime.undo_compilation(self.model.network)
+        self.model.zero_grad(set_to_none=True)
+        return self._attempt(batch, step)
+
+    def _halve(self, share: int, step: int) -> None:
+        """Compute the ``share`` of this process in at least twice as many equal parts."""
+        parts = self.settings.accumulate
+        if parts >= share:
+            raise ConfigError(
+                "the memory does not hold a single crop; lower data.patch_size, or set "
+                "training.recompute=true and training.precision=bf16"
+            )
+        more = next(k for k in range(2 * parts, share + 1) if share % k == 0)
+        self.note(
+            step,
+            f"out of memory at step {step + 1}: the batch of {self.settings.batch_size} is kept, "
+            f"now in {more} parts of {share // more} crops each per process, not {parts}",
+        )
+        self.settings = replace(self.settings, accumulate=more)
+
+
 def backward(
     wrapped: nn.Module, model: SensingModel, batch: Tensor, settings: TrainingConfig, here: Runtime
 ) -> Terms:
-    """Gradients of one batch ``(b, 1, size, size)`` uint8, in parts; the loss and its terms."""
+    """Gradients of one batch ``(b, 1, size, size)`` uint8, in parts; the loss and its terms.
+
+    Args:
+        wrapped: the model, or what exchanges its gradients with other processes.
+    """
     means: Terms = {}
     parts = batch.chunk(settings.accumulate)
     for k, part in enumerate(parts):
         target = part.float() / 255
         # Processes exchange gradients once per batch, with its last part.
-        silent = isinstance(wrapped, DistributedDataParallel) and k + 1 < len(parts)
-        with wrapped.no_sync() if silent else nullcontext():  # type: ignore[operator]
-            with runtime.autocast(here.device, settings.precision):
-                reconstruction = wrapped(target)
-            loss, terms = total_loss(
-                reconstruction,
-                target,
-                model.operator if model.rows is None else model.first(model.rows).operator,
-                settings.loss,
-                settings.measurement_weight,
-                settings.orthogonality_weight,
-                settings.l1_weight,
-            )
-            (loss / len(parts)).backward()
+        module = wrapped if k + 1 == len(parts) else model
+        with runtime.autocast(here.device, settings.precision):
+            reconstruction = module(target)
+        loss, terms = total_loss(
+            reconstruction,
+            target,
+            model.operator if model.rows is None else model.first(model.rows).operator,
+            settings.loss,
+            settings.measurement_weight,
+            settings.orthogonality_weight,
+            settings.l1_weight,
+        )
+        (loss / len(parts)).backward()
         for name, term in {"loss": loss, **terms}.items():
             means[name] = means.get(name, 0) + term.detach() / len(parts)
     return means

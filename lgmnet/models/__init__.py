@@ -8,6 +8,7 @@ from lgmnet.models.gin import GINAMPNetTIP, GINFISTANet, GINISTANetPlus
 from lgmnet.models.ista import FISTA, ISTA
 from lgmnet.models.ista_net import ISTANet, ISTANetPlus
 from lgmnet.models.lgm_net import LGMNet
+from lgmnet.models.lorun import LoRun
 from lgmnet.models.prl import PRL
 from lgmnet.models.sensing import SensingModel
 
@@ -26,6 +27,7 @@ __all__ = [
     "ISTANet",
     "ISTANetPlus",
     "LGMNet",
+    "LoRun",
     "Reconstruction",
     "SensingModel",
     "UnfoldingNetwork",

@@ -1,6 +1,9 @@
 """Steps towards the measurement."""
 
+import math
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lgmnet.operators import LinearOperator
@@ -20,6 +23,25 @@ class GradientStep(nn.Module):
 
     def forward(self, image: Tensor, measurement: Tensor, operator: LinearOperator) -> Tensor:
         return image - self.step * operator.adjoint(operator(image) - measurement)
+
+
+class QuadraticStep(nn.Module):
+    """(ΦᵀΦ + μI)⁻¹(Φᵀy + μx) with a learned, positive weight μ: half-quadratic splitting.
+
+    Args:
+        weight: μ before training. What is trained is the inverse softplus of μ.
+    """
+
+    def __init__(self, weight: float = 0.5) -> None:
+        super().__init__()
+        self.raw = nn.Parameter(torch.tensor(math.log(math.expm1(weight))))
+
+    @property
+    def weight(self) -> Tensor:
+        return F.softplus(self.raw)
+
+    def forward(self, image: Tensor, measurement: Tensor, operator: LinearOperator) -> Tensor:
+        return operator.solve(image, self.weight, operator.adjoint(measurement))
 
 
 class SigmoidRange(nn.Module):

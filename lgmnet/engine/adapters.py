@@ -1,0 +1,134 @@
+"""Backbones and adapters of LoRun as files.
+
+An adapters file holds what one ratio or task adds to a backbone: the adapters, ρ and λ of every
+stage, and Φ. It names its backbone by a hash, and fits no other.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from lgmnet.config import Config, config_from_dict
+from lgmnet.engine.building import build_model
+from lgmnet.engine.checkpoint import (
+    CheckpointError,
+    Weights,
+    find_weights,
+    load_state,
+    read_metadata,
+    read_tensors,
+    save_weights,
+    write_atomically,
+)
+from lgmnet.engine.ratios import at_ratio
+from lgmnet.engine.untrained import Untrained
+from lgmnet.models import LoRun, SensingModel
+from lgmnet.unfolding.low_rank import module_fingerprint
+
+FORMAT = "lgmnet-adapters/1"
+BACKBONE = "network.backbone."
+MERGE = ("on_the_fly", "per_stage")
+# What a weights file says by itself.
+OWN = ("format", "config", "phi_sha256", "backbone_sha256")
+
+
+def adopt_backbone(model: SensingModel, name: str | Path) -> None:
+    """Give a new LoRun the denoiser, ρ and λ of trained weights, and their Φ if it has its shape.
+
+    Raises:
+        CheckpointError: there are no such weights, or their denoiser is another.
+    """
+    trained = find_weights(name).load()
+    try:
+        _lorun(model).adopt(_lorun(trained))
+    except ValueError as error:
+        raise CheckpointError(f"lora.backbone {name}: {error}") from None
+    ours, theirs = model.operator.state_dict(), trained.operator.state_dict()
+    if ours["matrix"].shape == theirs["matrix"].shape:
+        model.operator.load_state_dict(theirs)
+
+
+def save_adapters(path: Path, weights: Weights) -> None:
+    """Write the adapters of trained weights to a file of their own."""
+    model = weights.load()
+    state = {k: v for k, v in model.state_dict().items() if not k.startswith(BACKBONE)}
+    metadata = {
+        **weights.metadata,
+        "format": FORMAT,
+        "backbone_sha256": _backbone_hash(model),
+    }
+    write_atomically(path, lambda temporary: save_file(state, temporary, metadata))
+
+
+class Adapted:
+    """Weights made of a backbone and an adapters file; what `Weights` is for a single file.
+
+    Args:
+        backbone: weights with the backbone: of the first phase, or of any LoRun that adapts it.
+        path: the adapters.
+        merge: ``on_the_fly`` computes the weights of a stage when it is its turn, in the memory of
+            one denoiser; ``per_stage`` once for all stages, as fast and as large as
+            a network with one denoiser per stage.
+
+    Raises:
+        CheckpointError: the file holds no adapters, or those of another backbone.
+    """
+
+    def __init__(
+        self, backbone: Weights | Untrained, path: Path, merge: str = "on_the_fly"
+    ) -> None:
+        if merge not in MERGE:
+            raise ValueError(f"merge is '{merge}', expected one of {', '.join(MERGE)}")
+        self.path = path
+        self.metadata = read_metadata(path, FORMAT)
+        self.config: Config = config_from_dict(json.loads(self.metadata["config"]))
+        self.name = f"{backbone.name}_{path.absolute().parent.name}"
+        self._merge = merge == "per_stage"
+        self._backbone = backbone.load()
+        if _backbone_hash(self._backbone) != self.metadata["backbone_sha256"]:
+            raise CheckpointError(
+                f"{path} was trained on another backbone than that of {backbone.name}; adapters "
+                "fit only the backbone of their own run"
+            )
+
+    def load(self, ratio: float | None = None) -> SensingModel:
+        """The model in float32, on the CPU, in evaluation mode; see `Weights.load`."""
+        state = read_tensors(self.path)
+        model = build_model(self.config, state["operator.matrix"])
+        own = self._backbone.state_dict().items()
+        load_state(model, state | {k: v for k, v in own if k.startswith(BACKBONE)}, str(self.path))
+        if self._merge:
+            model.network = _lorun(model).merged()
+        return at_ratio(model.eval(), self.config.sampling, ratio)
+
+    def save(self, path: Path) -> None:
+        """Write a weights file that needs neither of the two."""
+        config = self.config
+        if self._merge:
+            options = {**config.model.options, "sharing": "independent"}
+            changed = dataclasses.replace(config.model, options=options)
+            config = dataclasses.replace(config, model=changed, lora=None)
+        metadata = {k: v for k, v in self.metadata.items() if k not in OWN}
+        save_weights(path, self.load(), config, metadata)
+
+
+def load_adapted(
+    backbone: str | Path, adapters: str | Path, merge: str = "on_the_fly"
+) -> SensingModel:
+    """A LoRun from a backbone (name, folder or file) and an adapters file; see `Adapted`."""
+    return Adapted(find_weights(backbone), Path(adapters), merge).load()
+
+
+def _lorun(model: SensingModel) -> LoRun:
+    if not isinstance(model.network, LoRun):
+        raise CheckpointError(f"{type(model.network).__name__} has no backbone; LoRun has")
+    return model.network
+
+
+def _backbone_hash(model: SensingModel) -> str:
+    backbone = _lorun(model).backbone
+    if backbone is None:
+        raise CheckpointError("these weights have one denoiser per stage, and no backbone")
+    return module_fingerprint(backbone)

@@ -1,0 +1,101 @@
+"""A run in one phase; or, for LoRun, in two: the backbone, then its adapters."""
+
+import dataclasses
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from lgmnet.config import Config, ConfigError, LoraConfig, TrainingConfig
+from lgmnet.engine.adapters import save_adapters
+from lgmnet.engine.building import build_network, measurements
+from lgmnet.engine.checkpoint import Weights, find_weights
+from lgmnet.engine.runtime import Runtime
+from lgmnet.engine.training import train
+from lgmnet.models import LoRun
+
+
+class Phase(NamedTuple):
+    """An ordinary run: its config, and its folder."""
+
+    config: Config
+    folder: Path
+
+
+def phases(config: Config, folder: Path) -> list[Phase]:
+    """The runs that a config asks for, first to last; the last is in ``folder`` itself.
+
+    A LoRun with adapters is trained in two, the backbone in ``folder/backbone``; with
+    ``lora.backbone`` only the adapters are. The config of each phase, written into its folder,
+    gives the same phase again.
+
+    Raises:
+        ConfigError: a setting does not fit.
+    """
+    with torch.device("meta"):
+        network = build_network(config, measurements(config.sampling))
+    if not isinstance(network, LoRun):
+        if config.lora is not None:
+            raise ConfigError(f"lora is for the network lorun, but model is {config.model.name}")
+        return [Phase(config, folder)]
+    if network.sharing != "lora":
+        return [Phase(dataclasses.replace(config, lora=None), folder)]
+    lora = config.lora or LoraConfig()
+    if lora.backbone:
+        return [Phase(_adapter_config(config, lora), folder)]
+    backbone = folder / "backbone"
+    named = dataclasses.replace(lora, backbone=str(backbone))
+    # The adapters shall see other crops than the backbone saw.
+    second = dataclasses.replace(config.training, seed=config.training.seed + 1)
+    second_config = _adapter_config(dataclasses.replace(config, training=second), named)
+    return [Phase(_backbone_config(config, lora), backbone), Phase(second_config, folder)]
+
+
+def train_phases(config: Config, folder: Path, here: Runtime, resume: bool = False) -> int:
+    """Train all phases of a run; see `lgmnet.engine.training.train`.
+
+    A LoRun also leaves adapters.safetensors, the adapters of the weights that are scored.
+
+    Args:
+        resume: go on where the run was stopped, in whichever phase.
+    """
+    for phase in (every := phases(config, folder)):
+        first = phase.folder != folder
+        if resume and first and (phase.folder / "last.safetensors").exists():
+            continue  # written at the end of a run
+        begun = len(every) == 1 or first or (folder / "last.pt").exists()
+        stopped_by = train(phase.config, phase.folder, here, resume and begun)
+        if stopped_by:
+            return stopped_by
+        here.agree(0.0)  # wait until the main process has written the weights
+    weights = find_weights(folder)
+    if here.is_main and every[-1].config.lora and isinstance(weights, Weights):
+        save_adapters(folder / "adapters.safetensors", weights)
+    return 0
+
+
+def _backbone_config(config: Config, lora: LoraConfig) -> Config:
+    options = {**config.model.options, "sharing": lora.backbone_sharing}
+    return dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, options=options),
+        training=_shorten(config.training, 1 - lora.share),
+        lora=None,
+    )
+
+
+def _adapter_config(config: Config, lora: LoraConfig) -> Config:
+    training = _shorten(config.training, lora.share)
+    training = dataclasses.replace(training, rate=lora.rate or training.rate)
+    return dataclasses.replace(
+        config, training=training, lora=dataclasses.replace(lora, share=1.0, rate=0.0)
+    )
+
+
+def _shorten(settings: TrainingConfig, share: float) -> TrainingConfig:
+    """A share of a run: shorter epochs, so that milestones keep their place."""
+    return dataclasses.replace(
+        settings,
+        steps_per_epoch=max(1, round(settings.steps_per_epoch * share)),
+        minutes=settings.minutes * share,
+    )

@@ -1,0 +1,233 @@
+"""LoRun: one denoiser for all iterations, with a low-rank change of its weights in each."""
+
+import copy
+from collections.abc import Callable, Iterable
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from lgmnet.models.base import MODELS, Reconstruction, UnfoldingNetwork
+from lgmnet.models.denoisers import Transformer, UNet
+from lgmnet.models.dual_path import DualPath
+from lgmnet.operators import LinearOperator
+from lgmnet.unfolding.checks import require_choice, require_positive
+from lgmnet.unfolding.data_steps import GradientStep, QuadraticStep
+from lgmnet.unfolding.low_rank import Adapters
+
+SHARING = ("block1", "independent", "shared", "lora")
+ALGORITHMS: dict[str, Callable[[], GradientStep | QuadraticStep]] = {
+    "pgd": GradientStep,
+    "hqs": QuadraticStep,
+}
+DENOISERS: dict[str, Callable[..., nn.Module]] = {
+    "unet": UNet,
+    "transformer": Transformer,
+    "dpfb": DualPath,
+}
+NOISE_CHANNELS = ("none", "map")
+# ρ, λ and μ before training.
+START = 0.5
+# The noise level is a square root, which has no gradient at zero.
+SMALLEST_VARIANCE = 1e-6
+
+
+class Stage(nn.Module):
+    """One iteration on images ``(batch, 1, H, W)``: a data step with ρ or μ, then a denoiser.
+
+    The noise to be removed has variance ρλ (PGD) or λ/μ (HQS); where no denoiser asks for it,
+    there is no λ.
+
+    Args:
+        algorithm: see `ALGORITHMS`.
+        tells_variance: whether the denoiser needs the variance.
+        noise_map: whether it is shown the noise level √variance as a second channel.
+        denoiser: of this stage alone; without one, `forward` is given the shared one.
+        adapters: what this stage changes in the shared one.
+    """
+
+    def __init__(
+        self,
+        algorithm: str,
+        tells_variance: bool,
+        noise_map: bool,
+        denoiser: nn.Module | None = None,
+        adapters: Adapters | None = None,
+    ) -> None:
+        super().__init__()
+        self.data_step = ALGORITHMS[algorithm]()
+        self.regularisation = nn.Parameter(torch.tensor(START)) if tells_variance else None
+        self.noise_map = noise_map
+        self.denoiser = denoiser
+        self.adapters = adapters
+
+    def forward(
+        self,
+        image: Tensor,
+        measurement: Tensor,
+        operator: LinearOperator,
+        backbone: nn.Module | None = None,
+    ) -> Tensor:
+        image = self.data_step(image, measurement, operator)
+        denoiser = self.denoiser or backbone
+        if denoiser is None:
+            raise ValueError("this stage has no denoiser of its own; give it one")
+        variance = 0.0 if self.regularisation is None else self.variance(self.regularisation)
+        if self.noise_map:
+            level = torch.as_tensor(variance).clamp_min(SMALLEST_VARIANCE).sqrt()
+            image = torch.cat([image, level.expand_as(image)], dim=1)
+        if self.adapters is None:
+            return denoiser(image, variance)
+        return self.adapters(denoiser, image, variance)
+
+    def variance(self, regularisation: Tensor) -> Tensor:
+        """ρλ or λ/μ."""
+        if isinstance(self.data_step, GradientStep):
+            return self.data_step.step * regularisation
+        return regularisation / self.data_step.weight
+
+    def adopt(self, trained: "Stage", backbone: nn.Module) -> None:
+        """Start like a trained stage, for the sake of a backbone that is now another."""
+        self.data_step.load_state_dict(trained.data_step.state_dict())
+        if self.regularisation is not None and trained.regularisation is not None:
+            self.regularisation.copy_(trained.regularisation)
+        if self.adapters is not None:
+            self.adapters.refresh(backbone)
+
+    def merge(self, backbone: nn.Module) -> None:
+        """Replace the adapters by a denoiser of this stage alone."""
+        self.denoiser = copy.deepcopy(backbone).requires_grad_(True)
+        if self.adapters is not None:
+            self.denoiser.load_state_dict(self.adapters.weights(backbone), strict=False)
+        self.adapters = None
+
+
+@MODELS.register("lorun")
+class LoRun(UnfoldingNetwork):
+    """Proximal gradient descent or half-quadratic splitting with a learned denoiser.
+
+    Args:
+        sharing: ``lora``, one frozen denoiser, the backbone, with low-rank adapters per stage;
+            ``independent``, one denoiser per stage (Block-K); ``shared``, one denoiser for all
+            (Block-K-share); ``block1``, a single stage, whatever ``stages`` is.
+        stages: K.
+        algorithm: ``pgd`` or ``hqs``, which need Φ and Φᵀ, or also `LinearOperator.solve`.
+        denoiser: ``unet``, ``transformer`` or ``dpfb``, the dual-path block of CPP-Net.
+        width: channels of the denoiser at full resolution; 0 is its own default.
+        noise_channel: ``map`` shows the denoiser the noise level as a second channel.
+        gamma: rank of the adapters, as a percentage of the full one.
+        exclude, excluded_mode, train_bias, train_norm: see `Adapters`.
+
+    Shapes:
+        measurement ``(batch, m, H/B, W/B)`` -> image ``(batch, 1, H, W)``.
+
+    Paper:     LoRun, low-rank adapted unfolding. The authors' code is not public.
+    Differences from the original: the paper leaves open how ρ and λ reach the denoiser, the widths
+    of its U-Net and Transformer, and the spread of the random factors. Here λ exists only where a
+    denoiser reads it, μ is kept positive, and the widths are those that give the published numbers
+    of parameters within 2 %.
+    """
+
+    def __init__(
+        self,
+        sharing: str = "lora",
+        stages: int = 9,
+        algorithm: str = "pgd",
+        denoiser: str = "unet",
+        width: int = 0,
+        noise_channel: str = "none",
+        gamma: float = 10.0,
+        exclude: tuple[str, ...] = (),
+        excluded_mode: str = "per_stage_full",
+        train_bias: bool = False,
+        train_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        require_choice("sharing", sharing, SHARING)
+        require_choice("algorithm", algorithm, ALGORITHMS)
+        require_choice("denoiser", denoiser, DENOISERS)
+        require_choice("noise_channel", noise_channel, NOISE_CHANNELS)
+        require_positive(stages=stages)
+        noise_map = noise_channel == "map"
+        tells_variance = noise_map or denoiser == "dpfb"
+
+        def new_denoiser() -> nn.Module:
+            sizes = {"width": width} if width else {}
+            return DENOISERS[denoiser](inputs=2 if noise_map else 1, **sizes)
+
+        self.sharing = sharing
+        self.design = {
+            "algorithm": algorithm,
+            "denoiser": denoiser,
+            "width": width,
+            "noise_channel": noise_channel,
+        }
+        self.backbone = None if sharing == "independent" else new_denoiser()
+        self.iterations = nn.ModuleList()
+        for _ in range(1 if sharing == "block1" else stages):
+            own = new_denoiser() if sharing == "independent" else None
+            adapters = None
+            if self.backbone is not None and sharing == "lora":
+                self.backbone.requires_grad_(False)
+                adapters = Adapters(
+                    self.backbone, gamma, exclude, excluded_mode, train_bias, train_norm
+                )
+            self.iterations.append(Stage(algorithm, tells_variance, noise_map, own, adapters))
+
+    def forward(self, measurement: Tensor, operator: LinearOperator) -> Reconstruction:
+        image = operator.adjoint(measurement)
+        for stage in self.iterations:
+            image = stage(image, measurement, operator, self.backbone)
+        return Reconstruction(image)
+
+    def stages(self) -> Iterable[nn.Module]:
+        return self.iterations
+
+    def _stages(self) -> list[Stage]:
+        return list(cast(Iterable[Stage], self.iterations))
+
+    @torch.no_grad()
+    def adopt(self, trained: "LoRun") -> None:
+        """Take the denoiser of a trained network as backbone, and its ρ and λ as start.
+
+        Stages beyond those of ``trained`` start like its last. Adapters stay as they are: at zero
+        in a new network.
+
+        Raises:
+            ValueError: ``trained`` has another denoiser, or one for each stage.
+        """
+        if self.backbone is None or trained.backbone is None:
+            raise ValueError(
+                "a network with sharing 'independent' has one denoiser per stage, which is no "
+                "backbone; train one with sharing 'shared' or 'block1'"
+            )
+        for key, value in self.design.items():
+            if trained.design[key] != value:
+                raise ValueError(
+                    f"the backbone has {key} = {trained.design[key]}, but model.{key} is {value}; "
+                    "change it, or take another backbone"
+                )
+        self.backbone.load_state_dict(trained.backbone.state_dict())
+        theirs = trained._stages()
+        for k, stage in enumerate(self._stages()):
+            stage.adopt(theirs[min(k, len(theirs) - 1)], self.backbone)
+
+    @torch.no_grad()
+    def merged(self) -> "LoRun":
+        """The same network with one merged denoiser per stage: faster, and as large as Block-K.
+
+        This one stays as it is. Of the result, ``sharing`` is ``independent``.
+
+        Raises:
+            ValueError: there are no adapters to merge, perhaps because they are merged already.
+        """
+        if self.backbone is None or self.sharing != "lora":
+            raise ValueError(
+                f"a network with sharing '{self.sharing}' has no adapters to merge; "
+                "were they merged already?"
+            )
+        result = copy.deepcopy(self)
+        for stage in result._stages():
+            stage.merge(self.backbone)
+        result.backbone, result.sharing = None, "independent"
+        return result

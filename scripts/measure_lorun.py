@@ -1,0 +1,153 @@
+"""What LoRun costs beside networks with one denoiser per stage: parameters, memory, time.
+
+Memory is what training keeps: the activations saved for the backward pass, counted on the meta
+device, and weights, gradients and two moments of Adam. Times are ratios of steps that were run in
+turn on this machine.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from lgmnet import complexity
+from lgmnet.engine import runtime
+from lgmnet.models import LoRun, SensingModel
+from lgmnet.operators import BlockSampling, matrices
+
+BLOCK_SIZE = 32
+MIB = 2**20
+VARIANTS = {"Block-1": "block1", "Block-K": "independent", "Block-K-share": "shared"}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="example:\n  python scripts/measure_lorun.py --denoisers transformer --rounds 5",
+    )
+    parser.add_argument("--denoisers", nargs="+", default=["unet", "transformer", "dpfb"])
+    parser.add_argument("--stages", type=int, default=9)
+    parser.add_argument("--gamma", type=float, default=10.0)
+    parser.add_argument("--ratio", type=float, default=0.1, help="measurements per pixel")
+    parser.add_argument("--patch", type=int, default=96, help="side of the crops, in pixels")
+    parser.add_argument("--batch", type=int, default=2, help="crops per timed step")
+    parser.add_argument("--image", type=int, default=256, help="side of the rebuilt image")
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
+    parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--rounds", type=int, default=5, help="timed rounds; 0 counts only")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
+    arguments = parser.parse_args()
+    try:
+        with runtime.start(arguments.device) as here:
+            for denoiser in arguments.denoisers:
+                print(f"\n{denoiser}, training:\n")
+                print("\n".join(training_table(denoiser, arguments, here)))
+                print(f"\n{denoiser}, inference:\n")
+                print("\n".join(inference_table(denoiser, arguments, here)))
+    except (ValueError, OSError) as error:
+        print(f"measure_lorun.py: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def build(sharing: str, denoiser: str, arguments: argparse.Namespace) -> SensingModel:
+    """A network as its YAML builds it, with a Φ of random orthonormal rows."""
+    exclude = ("upsample",) if denoiser == "dpfb" else ()
+    m = matrices.measurement_count(arguments.ratio, BLOCK_SIZE, "ceil")
+    operator = BlockSampling(matrices.orthonormal(m, BLOCK_SIZE**2), BLOCK_SIZE)
+    network = LoRun(
+        sharing, arguments.stages, denoiser=denoiser, gamma=arguments.gamma, exclude=exclude
+    )
+    model = SensingModel(operator, network)
+    if arguments.channels_last:
+        runtime.use_channels_last(model.network)
+    return model
+
+
+def training_table(
+    denoiser: str, arguments: argparse.Namespace, here: runtime.Runtime
+) -> Iterator[str]:
+    variants = VARIANTS | {"LoRun-K": "lora"}
+    models = {name: build(s, denoiser, arguments).to(here.device) for name, s in variants.items()}
+    side = arguments.patch
+    image = torch.rand(arguments.batch, 1, side, side, device=here.device)
+    steps = {name: training_step(model, image, arguments, here) for name, model in models.items()}
+    times = relative_times(steps, "Block-K", arguments.rounds, here)
+    whole = complexity.parameters(models["Block-K"].network, frozen=True)
+    yield f"| K = {arguments.stages} | parameters | of Block-K | trained | weights, gradients, Adam | activations of a crop | step time |"  # noqa: E501
+    yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
+    for name, model in models.items():
+        network = model.network
+        total, trained = (complexity.parameters(network, frozen=f) for f in (True, False))
+        state = (4 * total + 12 * trained) / MIB
+        activations = complexity.cost(model, side, side).activations / MIB
+        yield (
+            f"| {name} | {total:,} | {total / whole:.1%} | {trained:,} | {state:.1f} MiB | "
+            f"{activations:.1f} MiB | {times[name]} |"
+        )
+
+
+def inference_table(
+    denoiser: str, arguments: argparse.Namespace, here: runtime.Runtime
+) -> Iterator[str]:
+    """Of the two ways to apply adapters, beside a network with one denoiser per stage."""
+    lora = build("lora", denoiser, arguments).to(here.device).eval()
+    models = {
+        "Block-K": build("independent", denoiser, arguments).to(here.device).eval(),
+        "LoRun-K, on the fly": lora,
+        "LoRun-K, merged per stage": SensingModel(lora.operator, lora.network.merged()).eval(),
+    }
+    y = lora.measure(torch.rand(1, 1, arguments.image, arguments.image, device=here.device))
+    runs = {name: lambda model=model: model.reconstruct(y) for name, model in models.items()}
+    times = relative_times(runs, "Block-K", arguments.rounds, here)
+    yield f"| {arguments.image} x {arguments.image} image | weights | time |"
+    yield "| --- | ---: | ---: |"
+    for name, model in models.items():
+        size = 4 * complexity.parameters(model.network, frozen=True) / MIB
+        yield f"| {name} | {size:.2f} MiB | {times[name]} |"
+
+
+def training_step(
+    model: SensingModel, image: Tensor, arguments: argparse.Namespace, here: runtime.Runtime
+) -> Callable[[], object]:
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-5, fused=True)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with runtime.autocast(here.device, arguments.precision):
+            rebuilt = model(image).image
+        (rebuilt.float() - image).square().mean().backward()
+        optimizer.step()
+
+    return step
+
+
+def relative_times(
+    runs: dict[str, Callable[[], object]], reference: str, rounds: int, here: runtime.Runtime
+) -> dict[str, str]:
+    """Median and range of the time of each run by that of ``reference``, run in turn."""
+    if not rounds:
+        return dict.fromkeys(runs, "-")
+    ratios: dict[str, list[float]] = {name: [] for name in runs}
+    for k in range(rounds + 1):  # the first round warms up
+        seconds = {}
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            here.synchronise()
+            seconds[name] = time.perf_counter() - start
+        for name in runs if k else ():
+            ratios[name].append(seconds[name] / seconds[reference])
+    return {
+        name: f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+        for name, values in ratios.items()
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
