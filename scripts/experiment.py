@@ -158,7 +158,7 @@ def result(run: Run, folder: Path) -> dict[str, Any]:
         "seed": run.seed,
         "command": run.command,
         "patches": sum(phase.training.steps * phase.training.batch_size for phase in phases),
-        "parameters": complexity.parameters(model.network),
+        "parameters": complexity.parameters(model.network, frozen=True),
         "gflops": round(complexity.cost(model, side, side).flops / 1e9, 3),
         "scores": {
             name: {key: value for key, value in values.items() if key != "images"}

@@ -103,6 +103,12 @@ def test_values_per_kernel_and_the_product_as_memory_shows_it(outputs, inputs, k
     np.testing.assert_allclose(update().detach().numpy().ravel(), expected, rtol=1e-12)
 
 
+def test_the_random_factor_has_the_spread_of_the_inverse_rank():
+    update = LowRankUpdate((64, 128, 3, 3), 10)  # rank 7
+    assert not update.left.any()
+    assert float(update.right.detach().std()) == pytest.approx(1 / 7, rel=0.05)
+
+
 def test_the_product_has_the_rank_that_was_asked_for():
     update = moved(LowRankUpdate((40, 50), 10))
     assert torch.linalg.matrix_rank(update()) == 4

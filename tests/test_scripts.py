@@ -118,12 +118,21 @@ def run_main(script, arguments, monkeypatch):
          "none.png"),
         ("scripts/reconstruct.py", ["none", "--weights", "WEIGHTS", "--output", "x.png"],
          "there is no measurement none"),
+        ("test.py", ["WEIGHTS", "--adapters", "WEIGHTS/model.safetensors"], "lgmnet-adapters/1"),
+        ("scripts/apply_adapters.py", ["none", "a.safetensors", "--output", "x"],
+         "no weights 'none'"),
+        ("scripts/measure_lorun.py", ["--gamma", "0"], "gamma is 0, which gives rank 0"),
+        ("scripts/measure_lorun.py", ["--denoisers", "net"], "expected one of unet, transformer"),
+        ("train.py", ["configs/lorun_unet.yaml", "lora.backbone=none", "data.train=builtin",
+                      "data.validation=configs/validation/builtin.txt", "--output", "UNUSED"],
+         "no weights 'none'"),
         ("scripts/import_weights.py", ["lgm_net", "none.pkl", "--output", "x"], "no file none.pkl"),
     ],
 )  # fmt: skip
 def test_mistakes_get_one_line(script, arguments, message, weights, monkeypatch, capsys):
     monkeypatch.chdir(PROJECT)
-    arguments = [str(weights) if a == "WEIGHTS" else a for a in arguments]
+    arguments = [a.replace("WEIGHTS", str(weights)) for a in arguments]
+    arguments = [a.replace("UNUSED", str(weights.parent / "unused")) for a in arguments]
     assert run_main(script, arguments, monkeypatch) == 1
     error = capsys.readouterr().err
     assert message in error

@@ -14,6 +14,9 @@ from lgmnet.engine.runtime import Runtime
 from lgmnet.engine.training import train
 from lgmnet.models import LoRun
 
+# Seeds are below SEEDS; the second phase draws with one that is far from the first's.
+SEEDS, SEED_OFFSET = 2**22, 2**21
+
 
 class Phase(NamedTuple):
     """An ordinary run: its config, and its folder."""
@@ -45,8 +48,9 @@ def phases(config: Config, folder: Path) -> list[Phase]:
         return [Phase(_adapter_config(config, lora), folder)]
     backbone = folder / "backbone"
     named = dataclasses.replace(lora, backbone=str(backbone))
-    # The adapters shall see other crops than the backbone saw.
-    second = dataclasses.replace(config.training, seed=config.training.seed + 1)
+    # The adapters see other crops than this backbone saw, or that of a run with the next seed.
+    seed = (config.training.seed + SEED_OFFSET) % SEEDS
+    second = dataclasses.replace(config.training, seed=seed)
     second_config = _adapter_config(dataclasses.replace(config, training=second), named)
     return [Phase(_backbone_config(config, lora), backbone), Phase(second_config, folder)]
 

@@ -24,8 +24,6 @@ from lgmnet.unfolding.checks import require_choice
 ADAPTED = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d)
 EXCLUDED_MODES = ("per_stage_full", "frozen")
-# Standard deviation of the second factor; the first starts at zero.
-FACTOR_STD = 0.02
 # Attribute of a merged module: its weights as they were, by name.
 ORIGINALS = "weights_before_merging"
 
@@ -44,7 +42,10 @@ def rank(shape: Sequence[int], gamma: float) -> int:
 
 
 class LowRankUpdate(nn.Module):
-    """ΔW = AB for the weight of one layer; A starts at zero, so ΔW does.
+    """ΔW = AB for the weight of one layer of rank r. A starts at zero, so ΔW does.
+
+    B starts with standard deviation 1/r: then a step of Adam changes W about as much as if W itself
+    were trained. The paper does not give the value.
 
     For a kernel ``(c, d, k, k)`` the product of A ``(c k, r k)`` and B ``(r k, d k)`` is read as
     the kernel; for a matrix k is 1.
@@ -58,9 +59,10 @@ class LowRankUpdate(nn.Module):
         super().__init__()
         self.shape = tuple(shape)
         height, width = self.shape[2:] or (1, 1)
-        inner = rank(shape, gamma) * min(height, width)
+        r = rank(shape, gamma)
+        inner = r * min(height, width)
         self.left = nn.Parameter(torch.zeros(shape[0] * height, inner))
-        self.right = nn.Parameter(torch.randn(inner, shape[1] * width) * FACTOR_STD)
+        self.right = nn.Parameter(torch.randn(inner, shape[1] * width) / r)
 
     def forward(self) -> Tensor:
         return (self.left @ self.right).view(self.shape)
