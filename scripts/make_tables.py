@@ -1,10 +1,11 @@
-"""Write what is printed about the shipped weights: tables, model cards and SHA-256 sums.
+"""Write what is printed about weights and experiments: tables, model cards and SHA-256 sums.
 
-All of it follows from the files: the weights with their metadata, their metrics.json, and
-lgmnet/published.yaml. So no number is typed twice.
+All of it follows from the files: the weights with their metadata, their metrics.json,
+docs/experiments/*.json, and lgmnet/published.yaml. So no number is typed twice.
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -47,6 +48,8 @@ def contents(project: Path) -> dict[Path, str]:
     files = sorted((project / "checkpoints").glob("*/model.safetensors"))
     shipped = [describe(file) for file in files if list(file.parent.glob("**/metrics.json"))]
     tables = {"results": results_table(shipped), "weights": weights_table(shipped)}
+    for path in sorted((project / "docs" / "experiments").glob("*.json")):
+        tables[f"experiment {path.stem}"] = report.experiment_table(json.loads(read(path)))
     pages = {}
     for path in [project / "README.md", *sorted((project / "docs").glob("*.md"))]:
         text = read(path)
