@@ -15,9 +15,7 @@ from typing import Any
 
 import yaml
 
-from lgmnet.conversion import (
-    ConfigError as ConfigError,
-)
+from lgmnet.conversion import ConfigError as ConfigError
 from lgmnet.conversion import (
     build,
     convert,

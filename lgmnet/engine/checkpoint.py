@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lgmnet.config import Config, config_from_dict
+from lgmnet.engine import hub
 from lgmnet.engine.building import build_model
 from lgmnet.engine.ratios import at_ratio
 from lgmnet.engine.runtime import checkpoint_roots
@@ -43,11 +44,8 @@ class Weights:
         self.path = path
         self.metadata = read_metadata(path)
         self.config: Config = config_from_dict(json.loads(self.metadata["config"]))
-
-    @property
-    def name(self) -> str:
-        """The folder's name for the usual file names, else the file's."""
-        return self.path.parent.name if self.path.name in WEIGHT_FILES else self.path.stem
+        # The folder's name for the usual file names, else the file's.
+        self.name = path.parent.name if path.name in WEIGHT_FILES else path.stem
 
     def load(self, ratio: float | None = None) -> SensingModel:
         """The model in float32, on the CPU, in evaluation mode.
@@ -63,7 +61,7 @@ class Weights:
 
 
 def load(name: str | Path, ratio: float | None = None) -> SensingModel:
-    """A model with its weights, by name (``"lgm_net_tiny_r0.10"``), folder or file.
+    """A model with its weights, by name (``"lgm_net_tiny_r0.10"``), folder, file, or ``hf:`` name.
 
     Algorithms without trained values are given by their config, such as configs/fista.yaml.
 
@@ -76,12 +74,15 @@ def load(name: str | Path, ratio: float | None = None) -> SensingModel:
     Raises:
         CheckpointError: there are no such weights, they are damaged, or shipped and altered.
         ConfigError: the network was not made for this ratio.
+        HubError: weights on the hub cannot be fetched.
     """
     return find_weights(name).load(ratio)
 
 
 def find_weights(name: str | Path, overrides: Sequence[str] = ()) -> Weights | Untrained:
     """Weights by file, by folder, or by name below ``checkpoints/``; or a config, see `Untrained`.
+
+    ``hf:owner/name`` are weights on the Hugging Face hub, which are fetched.
 
     Args:
         overrides: ``section.key=value`` for a config; weights carry their own.
@@ -93,6 +94,10 @@ def find_weights(name: str | Path, overrides: Sequence[str] = ()) -> Weights | U
             f"'{overrides[0]}' cannot change the weights '{name}', which carry their config; only "
             "a config without trained values, such as configs/fista.yaml, can be changed"
         )
+    if str(name).startswith(hub.PREFIX):
+        weights = find_weights(hub.pull(str(name)))
+        weights.name = str(name).rpartition("/")[2].partition("@")[0]
+        return weights
     candidates = [Path(name)]
     if not Path(name).is_absolute():
         candidates += [root / name for root in checkpoint_roots()]
