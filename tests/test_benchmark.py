@@ -108,7 +108,7 @@ def test_the_results_follow_their_schema(network, foreign, tmp_path, monkeypatch
     rows = results["roofline"]["networks"]
     for name in ours:
         assert sum(row["flops"] for row in rows[name].values()) == plain["flops"]
-    assert rows[bf16]["1"]["bytes"] == rows[ours[0]]["1"]["bytes"] // 2
+    assert rows[bf16]["rest"]["bytes"] == rows[ours[0]]["rest"]["bytes"] // 2
     assert len(list((tmp_path / "out").glob("trace_*.json"))) == 3
     text = (tmp_path / "out" / "benchmark.md").read_text()
     assert text.strip() in capsys.readouterr().out
