@@ -1,16 +1,26 @@
-"""What a network costs: parameters, arithmetic, memory; with the conventions stated.
+"""What a network costs: parameters, arithmetic, memory, time; with the conventions stated.
 
 FLOPs follow PyTorch's counter: convolutions and matrix products only, two per
 multiply-accumulate (MAC). Φ and Φᵀ are included. Arithmetic and memory are counted on the meta
 device: nothing is computed.
+
+Times are only compared when they were taken in turn, in one process: `interleave`. On a CPU with
+one thread the clock is the process's own time, which other programs do not lengthen.
 """
 
 import copy
-from typing import NamedTuple
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 
 class Cost(NamedTuple):
@@ -50,3 +60,178 @@ def cost(model: nn.Module, height: int, width: int, batch: int = 1) -> Cost:
     with counter, torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         shadow(image)
     return Cost(counter.get_total_flops(), sum(s.nbytes() for s in kept.values()))
+
+
+class Work(NamedTuple):
+    """Arithmetic, and the bytes that the operations read and write if nothing stays in a cache."""
+
+    flops: int = 0
+    bytes: int = 0
+
+
+class _Counter(TorchDispatchMode):
+    """Adds up the work of every operation under the current ``part``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = "rest"
+        self.work: dict[str, Work] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            count = flop_registry.get(func.overloadpacket)
+            flops = count(*args, **(kwargs or {}), out_val=result) if count else 0
+            touched = [t for t in tree_leaves((args, kwargs, result)) if isinstance(t, Tensor)]
+            before = self.work.get(self.part, Work())
+            size = sum(t.numel() * t.element_size() for t in touched)
+            self.work[self.part] = Work(before.flops + flops, before.bytes + size)
+        return result
+
+
+@contextmanager
+def by_scale(
+    stages: Iterable[nn.Module], height: int, enter: Callable[[str], None]
+) -> Iterator[None]:
+    """Call ``enter`` with the scale of every stage that runs, such as ``1/2``, else ``rest``.
+
+    Args:
+        height: of the image; the scale of a stage is that of its first input.
+    """
+
+    def begin(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        factor = round(height / inputs[0].shape[2])
+        enter(f"1/{factor}" if factor > 1 else "1")
+
+    hooks = []
+    for stage in set(stages):
+        hooks.append(stage.register_forward_pre_hook(begin))
+        hooks.append(stage.register_forward_hook(lambda *_: enter("rest")))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def work_by_scale(
+    model: nn.Module, stages: str, height: int, width: int, batch: int = 1
+) -> dict[str, Work]:
+    """Work of one forward pass of ``(batch, 1, height, width)`` images, by scale of the stages.
+
+    Args:
+        stages: name of the submodule whose ``stages()`` are the iterations.
+    """
+    shadow = copy.deepcopy(model).to("meta").eval()
+    counter = _Counter()
+    image = torch.empty(batch, 1, height, width, device="meta")
+    listed = shadow.get_submodule(stages).stages()  # type: ignore[operator]
+
+    def enter(part: str) -> None:
+        counter.part = part
+
+    with by_scale(listed, height, enter), torch.no_grad(), counter:
+        shadow(image)
+    return counter.work
+
+
+def clock(device: torch.device) -> Callable[[], float]:
+    """Seconds: of this process on a CPU with one thread, else of the wall, synchronised."""
+    if device.type == "cuda":
+
+        def synchronised() -> float:
+            torch.cuda.synchronize(device)
+            return time.perf_counter()
+
+        return synchronised
+    return time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+
+
+def interleave(
+    runs: Mapping[str, Callable[[], object]],
+    rounds: int,
+    read: Callable[[], float],
+    warmup: int = 1,
+) -> dict[str, list[float]]:
+    """Seconds of each run, taken in turn in ``rounds`` rounds, after some that do not count.
+
+    Args:
+        read: the clock; see `clock`.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for k in range(warmup + rounds):
+        for name, run in runs.items():
+            start = read()
+            run()
+            if k >= warmup:
+                seconds[name].append(read() - start)
+    return seconds
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """The smallest value that at least ``percent`` of the values do not exceed."""
+    ordered = sorted(values)
+    return ordered[max(0, -int(-percent * len(ordered) // 100) - 1)]
+
+
+class Ratio(NamedTuple):
+    """How many times as fast, round by round: median, smallest, largest."""
+
+    median: float
+    low: float
+    high: float
+
+
+def speedup(reference: Sequence[float], seconds: Sequence[float]) -> Ratio:
+    """Of ``seconds`` against ``reference``, both from one `interleave`."""
+    ratios = [r / s for r, s in zip(reference, seconds, strict=True)]
+    return Ratio(statistics.median(ratios), min(ratios), max(ratios))
+
+
+class Memory(NamedTuple):
+    """Bytes of tensors beyond those before a run: most at once, and left with its result."""
+
+    peak: int
+    kept: int
+
+
+def memory(run: Callable[[], object], device: torch.device) -> Memory:
+    """Memory that one call of ``run`` takes; on a CPU counted by PyTorch's profiler."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        result = run()
+        peak, after = torch.cuda.max_memory_allocated(device), torch.cuda.memory_allocated(device)
+        del result
+        return Memory(peak - before, after - before)
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
+        result = run()
+    del result  # after the last event
+    events = profile.profiler.kineto_results.events()
+    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    held = list(accumulate(change for _, change in changes))
+    return Memory(max(held, default=0), held[-1] if held else 0)
+
+
+class Limits(NamedTuple):
+    """What a device reaches: FLOP/s of large matrix products, bytes/s of a large copy."""
+
+    fp32: float
+    bf16: float
+    bandwidth: float
+
+
+def limits(device: torch.device, side: int = 2048, rounds: int = 5) -> Limits:
+    """Measured here and now: square products of ``side``; a copy of 64 MiB, read and written."""
+    runs: dict[str, Callable[[], object]] = {}
+    for kind in (torch.float32, torch.bfloat16):
+        matrix = torch.randn(side, side, device=device).to(kind)
+        runs[str(kind)] = lambda a=matrix: a @ a  # type: ignore[misc]
+    source = torch.zeros(2**24, device=device)
+    target = torch.empty_like(source)
+    runs["copy"] = lambda: target.copy_(source)
+    fp32, bf16, copied = (min(s) for s in interleave(runs, rounds, clock(device)).values())
+    return Limits(2 * side**3 / fp32, 2 * side**3 / bf16, 2 * source.nbytes / copied)

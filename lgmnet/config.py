@@ -38,10 +38,6 @@ def ratio_label(ratio: float) -> str:
     return f"r{ratio:.2f}" if float(f"{ratio:.2f}") == ratio else f"r{ratio:g}"
 
 
-# Those of torch.compile; the second and third record CUDA graphs.
-COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
-
-
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """Which network, and the arguments of its constructor."""
@@ -120,6 +116,8 @@ class DataConfig:
     """Folders of images (searched in all subfolders), one packed .luma file, or builtin."""
     source: str = "files"
     """``files`` decodes each crop's image; ``device`` keeps all images on the training device."""
+    decode: str = "cpu"
+    """Who decodes JPEG files of source ``files``: cpu, or gpu (needs torchvision)."""
     validation: str = ""
     """A folder, or a .txt list of file names held out of ``train``. Never a test set."""
     validation_images: int = 40
@@ -141,6 +139,12 @@ class DataConfig:
     def __post_init__(self) -> None:
         require(bool(self.train), "data.train is empty; name a folder of images or 'builtin'")
         require_choice("data.source", self.source, ("files", "device"))
+        require_choice("data.decode", self.decode, ("cpu", "gpu"))
+        require(
+            not (self.decode == "gpu" and self.source == "device"),
+            "data.decode is 'gpu', but data.source 'device' decodes every image once, before the "
+            "run; choose source=files or decode=cpu",
+        )
         require_choice("data.augment", self.augment, ("sample", "batch", "none"))
         require(self.patch_size >= 1, f"data.patch_size is {self.patch_size}, expected >= 1")
         require(
@@ -210,9 +214,8 @@ class TrainingConfig:
     recompute: bool = False
     """Recompute every iteration in the backward pass: less memory, more time."""
     compile: bool = False
-    """Compile the network; the first step takes minutes."""
-    compile_mode: str = "default"
-    """default, reduce-overhead (CUDA graphs), max-autotune or max-autotune-no-cudagraphs."""
+    cuda_graphs: bool = False
+    """With ``compile``: replay the network as CUDA graphs (mode reduce-overhead)."""
     seed: int = 2023
     log_every: int = 50
     """Steps between lines of the log."""
@@ -225,7 +228,6 @@ class TrainingConfig:
         require_choice("training.schedule", self.schedule, schedules)
         require_choice("training.loss", self.loss, ("mse", "l1", "charbonnier"))
         require_choice("training.precision", self.precision, ("fp32", "bf16"))
-        require_choice("training.compile_mode", self.compile_mode, COMPILE_MODES)
         for name in ("epochs", "steps_per_epoch", "batch_size", "accumulate", "log_every"):
             value = getattr(self, name)
             require(value >= 1, f"training.{name} is {value}, expected at least 1")
@@ -234,12 +236,10 @@ class TrainingConfig:
             f"training.batch_size {self.batch_size} is not a multiple of training.accumulate "
             f"{self.accumulate}; the parts of a batch must be equal",
         )
-        graphs = self.compile and self.compile_mode in ("reduce-overhead", "max-autotune")
         require(
-            not (graphs and self.accumulate > 1),
-            f"training.compile_mode {self.compile_mode} records CUDA graphs, which overwrite the "
-            f"gradients of the parts before; with training.accumulate {self.accumulate} (or where "
-            "memory asks for parts) choose default or max-autotune-no-cudagraphs",
+            not (self.cuda_graphs and self.accumulate > 1),
+            "training.cuda_graphs overwrite the gradients of the parts before; where memory asks "
+            "for parts (training.accumulate above 1), set cuda_graphs=false",
         )
         require(0 < self.rate < math.inf, f"training.rate is {self.rate}, expected > 0")
         require(

@@ -172,3 +172,76 @@ def finite(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: finite(item) for key, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def benchmark_tables(results: dict[str, Any]) -> str:
+    """A benchmark.json as Markdown."""
+    where, side = results["machine"], results["size"]
+    parts = [
+        f"{where['device']}, {where['threads']} threads, PyTorch {where['torch']}, commit "
+        f"{where['commit']}; clock: {where['clock']}; {results['rounds']} rounds in turn after "
+        f"{results['warmup']} to warm up; images of {side} x {side}, {results['batch']} at a time.",
+        cost_table(results),
+    ]
+    training = {n: r["training"] for n, r in results["networks"].items() if "training" in r}
+    if training:
+        parts.append(training_table(training))
+    for source, rate in results.get("patches_per_second", {}).items():
+        parts.append(f"Crops per second and process, {source}: {rate:,.0f}")
+    if "roofline" in results:
+        parts.append(roofline_table(results["roofline"]))
+    return "\n\n".join(parts)
+
+
+def cost_table(results: dict[str, Any]) -> str:
+    head = ["network", "parameters", "without Φ", "GFLOP", "GMAC", "p50 ms", "p95 ms",
+            "images/s", "MiB", "ratio", "spread", "PSNR"]  # fmt: skip
+    rows = []
+    for name, row in results["networks"].items():
+        ratio, own = row["ratio"], row["parameters_without_phi"]
+        rows.append(
+            [name, f"{row['parameters']:,}", "-" if own is None else f"{own:,}",
+             f"{row['flops'] / 1e9:.2f}", f"{row['macs'] / 1e9:.2f}",
+             f"{1e3 * row['seconds_p50']:.1f}", f"{1e3 * row['seconds_p95']:.1f}",
+             f"{row['images_per_second']:.2f}", f"{row['peak_memory_mib']:.0f}",
+             f"{ratio['median']:.2f}", f"{ratio['low']:.2f} to {ratio['high']:.2f}",
+             number(row.get("psnr"), 2)]
+        )  # fmt: skip
+    return markdown(head, rows)
+
+
+def training_table(training: dict[str, Any]) -> str:
+    shares = ("data", "forward", "backward", "optimizer")
+    head = ["training step", "batch", "p50 ms", "p95 ms", "crops/s", *(f"{s} %" for s in shares),
+            "kept MiB", "peak MiB", "ratio", "spread"]  # fmt: skip
+    rows = []
+    for name, row in training.items():
+        ratio = row["ratio"]
+        rows.append(
+            [name, f"{row['batch']} x {row['patch_size']}²",
+             f"{1e3 * row['seconds_p50']:.0f}", f"{1e3 * row['seconds_p95']:.0f}",
+             f"{row['crops_per_second']:.1f}", *(f"{100 * row['share'][s]:.0f}" for s in shares),
+             f"{row['kept_mib']:.1f}", f"{row['peak_memory_mib']:.0f}",
+             f"{ratio['median']:.2f}", f"{ratio['low']:.2f} to {ratio['high']:.2f}"]
+        )  # fmt: skip
+    return markdown(head, rows)
+
+
+def roofline_table(roof: dict[str, Any]) -> str:
+    most = roof["limits"]
+    text = (
+        f"This machine: {most['fp32'] / 1e9:.0f} GFLOP/s in fp32, {most['bf16'] / 1e9:.0f} in "
+        f"bf16, {most['bandwidth'] / 1e9:.1f} GB/s."
+    )
+    head = ["network", "scale", "GFLOP", "GB", "floor by FLOPs ms", "floor by bytes ms", "ms",
+            "time over floor"]  # fmt: skip
+    rows = []
+    for name, parts in roof["networks"].items():
+        for part, row in parts.items():
+            floors = row["seconds_by_flops"], row["seconds_by_bytes"]
+            rows.append(
+                [name, part, f"{row['flops'] / 1e9:.2f}", f"{row['bytes'] / 1e9:.2f}",
+                 *(f"{1e3 * floor:.1f}" for floor in floors), f"{1e3 * row['seconds']:.1f}",
+                 f"{row['seconds'] / max(floors):.1f}"]
+            )  # fmt: skip
+    return f"{text}\n\n{markdown(head, rows)}"

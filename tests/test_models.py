@@ -9,6 +9,7 @@ import torch
 from scipy.fft import dct
 
 from lgmnet import complexity
+from lgmnet.engine import runtime
 from lgmnet.models import MODELS, SensingModel, create_network
 from lgmnet.operators import BlockSampling, matrices
 from lgmnet.unfolding.fitted import Fitted
@@ -65,6 +66,17 @@ def test_every_parameter_gets_a_gradient(model):
     trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     without = [n for n, p in trained if p.grad is None or not p.grad.any()]
     assert not without
+
+
+def test_recomputation_gives_the_same_gradients(model):
+    image = torch.rand(1, 1, 64, 64)
+    gradients = []
+    for _ in range(2):
+        model.zero_grad(set_to_none=True)
+        model(image).image.square().mean().backward()
+        gradients.append([p.grad for p in model.parameters()])
+        runtime.recompute_stages(model.network)
+    assert all(torch.equal(kept, again) for kept, again in zip(*gradients, strict=True))
 
 
 def test_same_input_gives_the_same_output(model):

@@ -464,3 +464,8 @@ def test_training_runs_on_the_gpu(image_folder, tmp_path):
         training={"precision": "bf16", "channels_last": True, "ema": 0.9},
     )
     assert train(config, tmp_path / "run", Runtime(torch.device("cuda"))) == 0
+
+
+def test_cuda_graphs_need_one_part():
+    with pytest.raises(ConfigError, match="set cuda_graphs=false"):
+        tiny_config(training={"cuda_graphs": True, "accumulate": 2})

@@ -104,6 +104,11 @@ def read_training_luma(path: Path) -> np.ndarray:
     return pixels
 
 
+def is_whole_jpeg(content: bytes) -> bool:
+    """Whether the bytes of a file begin and (but for a few) end as a JPEG does."""
+    return content.startswith(JPEG_START) and JPEG_END in content[-64:]
+
+
 def _is_cut_short(path: Path) -> bool:
     """A JPEG without its end: OpenCV fills the missing part with grey, and says nothing."""
     with path.open("rb") as file:

@@ -151,9 +151,22 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager:
 
 
 def recompute_stages(network: UnfoldingNetwork) -> None:
-    """Let the backward pass recompute every iteration instead of keeping its activations."""
-    for stage in network.stages():
-        stage.forward = partial(checkpoint, stage.forward, use_reentrant=False)
+    """Let the backward pass recompute every iteration instead of keeping its activations.
+
+    So it does with what stands between iterations and has parts, such as a change of scale.
+    """
+    for module in _recomputed(network, set(network.stages())):
+        module.forward = partial(checkpoint, module.forward, use_reentrant=False)
+
+
+def _recomputed(module: nn.Module, stages: set[nn.Module]) -> Iterator[nn.Module]:
+    for child in module.children():
+        holds_stage = not stages.isdisjoint(child.modules())
+        if child in stages or not (holds_stage or isinstance(child, nn.ModuleList)):
+            if any(True for _ in child.children()):  # a single layer keeps only its input anyway
+                yield child
+        else:
+            yield from _recomputed(child, stages)
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lgmnet.config import Config, ConfigError, TrainingConfig
+from lgmnet.data import jpeg
 from lgmnet.data.crops import CropRule, DeviceCrops, Plan, TrainingCrops, loaded_batches
 from lgmnet.data.datasets import TrainingImages
 from lgmnet.engine import checkpoint, runtime
@@ -175,7 +176,7 @@ def prepare(model: SensingModel, settings: TrainingConfig, here: Runtime) -> nn.
     if settings.recompute:
         runtime.recompute_stages(model.network)
     if settings.compile:
-        model.network.compile(mode=settings.compile_mode)
+        model.network.compile(mode="reduce-overhead" if settings.cuda_graphs else "default")
     if here.processes == 1:
         return model
     return DistributedDataParallel(
@@ -220,6 +221,12 @@ def open_batches(
         return resident, resident.batches(rule, plan)
     crops = source if isinstance(source, TrainingCrops) else TrainingCrops(images, rule)
     crops.rule = rule
+    if config.data.decode == "gpu":
+        reason = jpeg.unavailable(images, here.device)
+        if not reason:
+            return crops, jpeg.decoded_batches(crops, plan, config.data.workers, here.device)
+        if here.is_main:
+            print(f"data.decode=gpu is not possible here, decoding on the CPU: {reason}")
     return crops, loaded_batches(crops, plan, config.data.workers, here.device)
 
 

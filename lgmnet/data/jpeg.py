@@ -1,0 +1,102 @@
+"""JPEG decoding on the GPU by torchvision (nvJPEG): for folders that are neither packed nor small.
+
+Only tried with a stand-in for torchvision so far, not on a GPU. A GPU rounds a few pixels to the
+neighbouring level, so a run repeats itself exactly with the same ``data.decode`` only.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lgmnet.data.crops import Plan, TrainingCrops, draw_crops, draw_mode
+from lgmnet.data.datasets import FileImages, Subset, TrainingImages
+from lgmnet.data.images import is_whole_jpeg
+from lgmnet.data.transforms import dihedral
+
+
+class Encoded(NamedTuple):
+    """A sample whose file has been read: its number, crop, and bytes; None for another decoder."""
+
+    number: int
+    image: int
+    top: int
+    left: int
+    content: bytes | None
+
+
+def unavailable(images: TrainingImages, device: torch.device) -> str:
+    """Why these images cannot be decoded on this device; empty if they can."""
+    if device.type != "cuda":
+        return "it needs a CUDA device"
+    if _file(images, 0) is None:
+        return "a packed store needs no decoding"
+    try:
+        import torchvision.io  # noqa: F401  (heavy, and not everywhere)
+    except (ImportError, RuntimeError) as error:
+        return f"torchvision cannot be imported ({error})"
+    return ""
+
+
+def decoded_batches(
+    crops: TrainingCrops, plan: Plan, readers: int, device: torch.device
+) -> Iterator[Tensor]:
+    """What `loaded_batches` yields, decoded on ``device``; ``readers`` threads read files ahead.
+
+    Other formats, and files that the device does not decode, go the way of `TrainingCrops`.
+    """
+    with ThreadPoolExecutor(max(1, readers)) as pool:
+        steps = plan.numbers()
+        ahead = [pool.submit(_read, crops, number) for number in next(steps)]
+        for numbers in steps:
+            samples = [future.result() for future in ahead]
+            ahead = [pool.submit(_read, crops, number) for number in numbers]
+            modes = torch.tensor([draw_mode(crops.rule, sample.number) for sample in samples])
+            yield dihedral(_cut(crops, samples, device), modes)
+
+
+def _read(crops: TrainingCrops, number: int) -> Encoded:
+    image, top, left = next(draw_crops(crops.images.sizes, crops.rule, number))
+    path = _file(crops.images, image)
+    assert path is not None, "unavailable() was not asked"
+    try:
+        content = path.read_bytes()
+    except OSError:
+        content = b""
+    return Encoded(number, image, top, left, content if is_whole_jpeg(content) else None)
+
+
+def _cut(crops: TrainingCrops, samples: list[Encoded], device: torch.device) -> Tensor:
+    """The crops ``(b, 1, size, size)`` of a step, not yet flipped."""
+    decoded = _decode([s.content for s in samples if s.content is not None], device)
+    size, cut = crops.rule.size, []
+    for sample in samples:
+        pixels = decoded.pop(0) if decoded and sample.content is not None else None
+        if pixels is not None and pixels.shape == (1, *crops.images.sizes[sample.image]):
+            rows, columns = (slice(start, start + size) for start in (sample.top, sample.left))
+            cut.append(pixels[:, rows, columns])
+        else:
+            cut.append(crops[sample.number][0].to(device))
+    return torch.stack(cut)
+
+
+def _decode(contents: list[bytes], device: torch.device) -> list[Tensor]:
+    """Luma ``(1, H, W)`` uint8 of each file; nothing if the decoder refuses one of them."""
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    if not contents:
+        return []
+    encoded = [torch.frombuffer(bytearray(content), dtype=torch.uint8) for content in contents]
+    try:
+        return list(decode_jpeg(encoded, mode=ImageReadMode.GRAY, device=device))
+    except RuntimeError:
+        return []
+
+
+def _file(images: TrainingImages, index: int) -> Path | None:
+    while isinstance(images, Subset):
+        index, images = images.keep[index], images.images
+    return images.paths[index] if isinstance(images, FileImages) else None

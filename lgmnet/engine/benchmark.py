@@ -1,0 +1,285 @@
+"""What networks cost, measured side by side: the content of benchmark.json."""
+
+import dataclasses
+import platform
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lgmnet import complexity
+from lgmnet.config import Config, TrainingConfig
+from lgmnet.data.crops import DeviceCrops, Plan, TrainingCrops, loaded_batches
+from lgmnet.engine import runtime
+from lgmnet.engine.building import build_model, open_data
+from lgmnet.engine.log import provenance
+from lgmnet.engine.runtime import Runtime
+from lgmnet.engine.training import backward, crop_rule, make_optimizer, open_batches, prepare
+from lgmnet.models import SensingModel
+
+MIB = 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class Conditions:
+    """Under which conditions networks are timed."""
+
+    size: int = 256
+    """Side of the images."""
+    batch: int = 1
+    """Images at a time."""
+    rounds: int = 9
+    warmup: int = 1
+    """Rounds before those that count."""
+    train: int = 0
+    """Also training steps of so many crops."""
+    data: tuple[str, ...] = ("builtin",)
+    """Images for the training steps."""
+    data_rate: bool = False
+    roofline: bool = False
+
+
+@dataclasses.dataclass
+class Subject:
+    """A network to be timed: an image in, an image out. Foreign ones have no config."""
+
+    name: str
+    model: nn.Module
+    config: Config | None = None
+
+    @property
+    def settings(self) -> TrainingConfig:
+        return self.config.training if self.config else TrainingConfig()
+
+
+def benchmark(subjects: list[Subject], rule: Conditions, here: Runtime) -> dict[str, Any]:
+    """The content of benchmark.json."""
+    read = complexity.clock(here.device)
+    rows: dict[str, dict[str, Any]] = {s.name: size(s, rule.size) for s in subjects}
+    for s in subjects:
+        s.model.to(here.device).eval()
+    runs = {s.name: inference(s, rule.size, rule.batch, here) for s in subjects}
+    timed = complexity.interleave(runs, rule.rounds, read, rule.warmup)
+    for name, seconds in timed.items():
+        rows[name] |= latency(seconds, timed[subjects[0].name])
+        rows[name]["images_per_second"] = rule.batch / rows[name]["seconds_p50"]
+        rows[name]["peak_memory_mib"] = complexity.memory(runs[name], here.device).peak / MIB
+    if rule.train:
+        trained = [s for s in subjects if s.config and complexity.parameters(s.model)]
+        for name, row in train_steps(trained, rule, here).items():
+            rows[name]["training"] = row
+    results = {
+        "machine": machine(here),
+        "size": rule.size,
+        "batch": rule.batch,
+        "rounds": rule.rounds,
+        "warmup": rule.warmup,
+        "networks": rows,
+    }
+    if rule.data_rate:
+        results["patches_per_second"] = data_rates(subjects, rule, here)
+    if rule.roofline:
+        results["roofline"] = roofline(subjects, rule, here)
+    return results
+
+
+def machine(here: Runtime) -> dict[str, Any]:
+    cuda = here.device.type == "cuda"
+    threads = torch.get_num_threads()
+    return {
+        **provenance(),
+        "device": torch.cuda.get_device_name(here.device) if cuda else processor(),
+        "threads": threads,
+        "clock": "process" if threads == 1 and not cuda else "wall, synchronised",
+    }
+
+
+def processor() -> str:
+    """Name of the CPU, as far as Linux tells."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.is_file() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def size(subject: Subject, side: int) -> dict[str, Any]:
+    total = complexity.parameters(subject.model)
+    try:
+        cost = complexity.cost(subject.model, side, side)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{subject.name} does not take an image of shape (1, 1, {side}, {side}): {error}"
+        ) from None
+    network = subject.model.network if isinstance(subject.model, SensingModel) else None
+    return {
+        "parameters": total,
+        "parameters_without_phi": complexity.parameters(network) if network else None,
+        "flops": cost.flops,
+        "macs": cost.macs,
+    }
+
+
+def inference(subject: Subject, side: int, batch: int, here: Runtime) -> Callable[[], Any]:
+    image = torch.rand(batch, 1, side, side, device=here.device)
+
+    @torch.inference_mode()
+    def run() -> object:
+        return subject.model(image)
+
+    return run
+
+
+def latency(seconds: list[float], reference: list[float]) -> dict[str, Any]:
+    return {
+        "seconds_p50": complexity.percentile(seconds, 50),
+        "seconds_p95": complexity.percentile(seconds, 95),
+        "ratio": complexity.speedup(reference, seconds)._asdict(),
+    }
+
+
+class TrainingStep:
+    """Whole training steps of one network, and the seconds that their parts have taken."""
+
+    def __init__(self, subject: Subject, images: Sequence[str], batch: int, here: Runtime) -> None:
+        assert subject.config is not None
+        config = with_images(subject.config, images)
+        training = dataclasses.replace(config.training, batch_size=batch, accumulate=1)
+        self.config = dataclasses.replace(config, training=training)
+        self.model = build_model(self.config).to(here.device).train()
+        self.model.operator.gathers = subject.model.operator.gathers  # type: ignore[union-attr]
+        self.optimizer = make_optimizer(self.model, training)
+        self.wrapped = prepare(self.model, training, here)
+        data = open_data(self.config)
+        self.batches = open_batches(self.config, data.train, here, 0)[1]
+        self.here, self.read = here, complexity.clock(here.device)
+        self.parts = dict.fromkeys(("data", "forward", "backward", "optimizer"), 0.0)
+        self.began = 0.0
+        self.model.register_forward_pre_hook(self._begin_forward)
+        self.model.register_forward_hook(self._end_forward)
+
+    def __call__(self) -> None:
+        start = self.read()
+        batch = next(self.batches)
+        loaded = self.read()
+        forward = self.parts["forward"]
+        self.optimizer.zero_grad(set_to_none=True)
+        backward(self.wrapped, self.model, batch, self.config.training, self.here)
+        derived = self.read()
+        self.optimizer.step()
+        self.parts["data"] += loaded - start
+        self.parts["backward"] += derived - loaded - (self.parts["forward"] - forward)
+        self.parts["optimizer"] += self.read() - derived
+
+    def forward(self) -> object:
+        """One forward pass, whose result holds what the backward pass needs."""
+        target = next(self.batches).float() / 255
+        with runtime.autocast(self.here.device, self.config.training.precision):
+            return self.wrapped(target)
+
+    def _begin_forward(self, *_: object) -> None:
+        self.began = self.read()
+
+    def _end_forward(self, *_: object) -> None:
+        self.parts["forward"] += self.read() - self.began
+
+
+def with_images(config: Config, images: Sequence[str]) -> Config:
+    data = dataclasses.replace(
+        config.data, train=tuple(images), validation="", exclude=(), workers=0
+    )
+    return dataclasses.replace(config, data=data)
+
+
+def train_steps(
+    subjects: list[Subject], rule: Conditions, here: Runtime
+) -> dict[str, dict[str, Any]]:
+    """Time of a step, the share of its parts, and the memory of its tensors."""
+    steps = {s.name: TrainingStep(s, rule.data, rule.train, here) for s in subjects}
+    read = complexity.clock(here.device)
+    timed = complexity.interleave(steps, rule.rounds, read, rule.warmup)
+    rows = {}
+    for name, step in steps.items():
+        total = sum(step.parts.values())
+        rows[name] = latency(timed[name], timed[subjects[0].name])
+        rows[name] |= {
+            "crops_per_second": rule.train / rows[name]["seconds_p50"],
+            "share": {part: seconds / total for part, seconds in step.parts.items()},
+            "batch": rule.train,
+            "patch_size": step.config.data.patch_size,
+            "kept_mib": complexity.memory(step.forward, here.device).kept / MIB,
+            "peak_memory_mib": complexity.memory(step, here.device).peak / MIB,
+        }
+    return rows
+
+
+def scale_times(subject: Subject, side: int, rounds: int, here: Runtime) -> dict[str, float]:
+    """Median seconds of the stages of each scale, and of the rest, in one forward pass."""
+    image = torch.rand(1, 1, side, side, device=here.device)
+    read = complexity.clock(here.device)
+    passes: list[dict[str, float]] = []
+    current, since = "rest", 0.0
+
+    def enter(part: str) -> None:
+        nonlocal current, since
+        now = read()
+        passes[-1][current] = passes[-1].get(current, 0.0) + now - since
+        current, since = part, now
+
+    assert isinstance(subject.model, SensingModel)
+    with complexity.by_scale(subject.model.network.stages(), side, enter), torch.inference_mode():
+        for _ in range(rounds + 1):
+            passes.append({})
+            since = read()
+            with runtime.autocast(here.device, subject.settings.precision):
+                subject.model(image)
+            enter("rest")
+    return {part: statistics.median(p[part] for p in passes[1:]) for part in passes[0]}
+
+
+def roofline(subjects: list[Subject], rule: Conditions, here: Runtime) -> dict[str, Any]:
+    """Per scale: the least time by FLOPs and by bytes on this machine, and the time taken.
+
+    Bytes are those of the eager operations in float32; bf16 halves them.
+    """
+    machine = complexity.limits(here.device)
+    rows: dict[str, Any] = {}
+    for s in subjects:
+        if not isinstance(s.model, SensingModel):
+            continue
+        reduced = s.settings.precision == "bf16"
+        if s.settings.channels_last:
+            runtime.use_channels_last(s.model.network)
+        rate, share = (machine.bf16, 0.5) if reduced else (machine.fp32, 1.0)
+        work = complexity.work_by_scale(s.model, "network", rule.size, rule.size)
+        times = scale_times(s, rule.size, rule.rounds, here)
+        rows[s.name] = {
+            part: {
+                "flops": work[part].flops,
+                "bytes": int(work[part].bytes * share),
+                "seconds_by_flops": work[part].flops / rate,
+                "seconds_by_bytes": work[part].bytes * share / machine.bandwidth,
+                "seconds": times[part],
+            }
+            for part in sorted(work)
+        }
+    return {"limits": machine._asdict(), "networks": rows}
+
+
+def data_rates(subjects: list[Subject], rule: Conditions, here: Runtime) -> dict[str, float]:
+    """Crops per second of one process: from files (or the packed store), and kept on the device."""
+    config = next((s.config for s in subjects if s.config), None)
+    if config is None:
+        raise ValueError("crops are cut as a config says; name a network of this project too")
+    config = with_images(config, rule.data)
+    images, crops, batch = open_data(config).train, crop_rule(config), 64
+    plan = Plan(0, batch)
+    sources = {
+        "read": loaded_batches(TrainingCrops(images, crops), plan, 0, here.device),
+        "device": DeviceCrops(images, here.device).batches(crops, plan),
+    }
+    runs = {name: (lambda source=source: next(source)) for name, source in sources.items()}
+    timed = complexity.interleave(runs, rule.rounds, complexity.clock(here.device))
+    return {name: batch / complexity.percentile(s, 50) for name, s in timed.items()}

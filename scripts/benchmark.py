@@ -1,0 +1,208 @@
+"""What networks cost, measured side by side in one process: size, arithmetic, time, memory.
+
+A network is a config, with changes after commas, or weights: by name, folder or file. `plain:`
+before it takes what its training settings make faster away again: fp32, NCHW, eager, Φ by strided
+convolutions. All are timed in turn, and compared with the first, round by round.
+
+Writes benchmark.json and benchmark.md; with --metrics also benchmark.png.
+"""
+
+import argparse
+import dataclasses
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lgmnet import report
+from lgmnet.config import load_config
+from lgmnet.engine import runtime
+from lgmnet.engine.benchmark import Conditions, Subject, benchmark, inference
+from lgmnet.engine.building import build_model
+from lgmnet.engine.checkpoint import find_weights
+from lgmnet.engine.runtime import Runtime
+
+EXAMPLES = """examples:
+  python scripts/benchmark.py configs/lgm_net.yaml configs/ista_net_plus.yaml
+  python scripts/benchmark.py plain:configs/lgm_net.yaml \\
+      configs/lgm_net.yaml,training.precision=bf16,training.channels_last=true --train 8
+  python scripts/benchmark.py lgm_net_tiny_r0.10 --metrics checkpoints/*/metrics.json
+  python scripts/benchmark.py configs/lgm_net.yaml --compare other/code.py:TheirNet
+"""
+PLAIN = {"precision": "fp32", "channels_last": False, "compile": False, "recompute": False}
+
+
+def main() -> int:
+    arguments = parse()
+    try:
+        with runtime.start(arguments.device) as here:
+            if arguments.threads:
+                torch.set_num_threads(arguments.threads)
+            subjects = [open_subject(name) for name in arguments.networks]
+            subjects += [open_foreign(name) for name in arguments.compare]
+            check_names(subjects)
+            conditions = Conditions(
+                **{f.name: getattr(arguments, f.name) for f in dataclasses.fields(Conditions)}
+            )
+            results = benchmark(subjects, conditions, here)
+            add_scores(results, arguments.metrics, arguments.dataset)
+            if arguments.profile:
+                write_traces(subjects, arguments, here)
+    except (ValueError, OSError) as error:
+        print(f"benchmark.py: {error}", file=sys.stderr)
+        return 1
+    text = report.benchmark_tables(results)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    (arguments.output / "benchmark.json").write_text(json.dumps(report.finite(results), indent=2))
+    (arguments.output / "benchmark.md").write_text(text + "\n", encoding="utf-8")
+    if arguments.metrics:
+        plot(results, arguments.dataset, arguments.output / "benchmark.png")
+    print(text, f"\nwritten to {arguments.output}")
+    return 0
+
+
+def open_subject(name: str) -> Subject:
+    """A config with changes, or weights."""
+    plain = name.startswith("plain:")
+    path, *changes = name.removeprefix("plain:").split(",")
+    if path.endswith((".yaml", ".yml")):
+        config = load_config(Path(path), changes)
+        model = build_model(config)
+    else:
+        if changes:
+            raise ValueError(f"{name}: only a config takes changes; {path} names weights")
+        weights = find_weights(path)
+        config, model = weights.config, weights.load()
+    if plain:
+        training = dataclasses.replace(config.training, **PLAIN)
+        config = dataclasses.replace(config, training=training)
+        model.operator.gathers = False
+    return Subject(name, model, config)
+
+
+def open_foreign(name: str) -> Subject:
+    """``PATH:CLASS``, a module without arguments that maps ``(batch, 1, H, W)`` to a tensor."""
+    path, _, kind = name.rpartition(":")
+    spec = importlib.util.spec_from_file_location("foreign", path) if path else None
+    if spec is None or spec.loader is None or not Path(path).is_file():
+        raise ValueError(f"--compare {name}: expected PATH.py:CLASS of a file that is there")
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(Path(path).parent))  # its own imports
+    spec.loader.exec_module(module)
+    found = getattr(module, kind, None)
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise ValueError(f"--compare {name}: {path} has no nn.Module named '{kind}'")
+    try:
+        return Subject(name, found())
+    except TypeError as error:
+        raise ValueError(f"--compare {name}: {kind}() without arguments fails: {error}") from None
+
+
+def check_names(subjects: list[Subject]) -> None:
+    names = [subject.name for subject in subjects]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"{twice[0]} is given twice; each network is timed once")
+
+
+def write_traces(subjects: list[Subject], arguments: argparse.Namespace, here: Runtime) -> None:
+    """A Chrome trace of one inference of each network, to be opened in chrome://tracing."""
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    for number, s in enumerate(subjects):
+        run = inference(s, arguments.size, arguments.batch, here)
+        with torch.profiler.profile(record_shapes=True) as profile:
+            run()
+            here.synchronise()
+        profile.export_chrome_trace(str(arguments.output / f"trace_{number}.json"))
+
+
+def add_scores(results: dict[str, Any], files: list[Path], dataset: str) -> None:
+    """PSNR of ``dataset`` from metrics.json files, beside the weights that they name.
+
+    Raises:
+        ValueError: a file is no metrics.json, or names weights that were not timed.
+    """
+    for file in files:
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            name, scores = content["weights"], content["datasets"]
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"{file} is no metrics.json of test.py") from None
+        rows = [row for key, row in results["networks"].items() if weights_name(key) == name]
+        if not rows:
+            raise ValueError(f"{file} scores '{name}', which is not among the networks given")
+        if dataset not in scores:
+            raise ValueError(f"{file} has no {dataset}; it has {', '.join(scores)}")
+        rows[0]["psnr"] = scores[dataset]["psnr"]
+
+
+def weights_name(given: str) -> str:
+    """``checkpoints/x/model.safetensors``, ``checkpoints/x`` and ``x`` are all x."""
+    path = Path(given.removeprefix("plain:"))
+    return path.parent.name if path.suffix == ".safetensors" else path.name
+
+
+def plot(results: dict[str, Any], dataset: str, path: Path) -> None:
+    """PSNR against parameters and FLOPs; the area of a bubble is the other of the two."""
+    from matplotlib.figure import Figure
+
+    scored = {n: r for n, r in results["networks"].items() if r.get("psnr") is not None}
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for axes, x, area in ((left, "parameters", "flops"), (right, "flops", "parameters")):
+        largest = max(row[area] for row in scored.values())
+        for name, row in scored.items():
+            bubble = 40 + 1500 * row[area] / largest
+            axes.scatter(row[x], row["psnr"], s=bubble, alpha=0.5)
+            axes.annotate(weights_name(name), (row[x], row["psnr"]), fontsize=8, ha="center")
+        side = results["size"]
+        axes.set(xscale="log", xlabel=x if x == "parameters" else f"FLOPs at {side} x {side}")
+        axes.margins(0.25)
+    left.set_ylabel(f"PSNR on {dataset} (dB)")
+    figure.savefig(path, dpi=150)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("networks", nargs="*", help="YAML[,KEY=VALUE,...] or weights; plain: before it")
+    add("--compare", nargs="+", default=[], metavar="PATH:CLASS", help="a foreign nn.Module")
+    add("--size", type=positive, default=256, help="side of the images (256)")
+    add("--batch", type=positive, default=1, help="images at a time (1)")
+    add("--rounds", type=positive, default=9, help="rounds that count (9)")
+    add("--warmup", type=positive, default=1, help="rounds before that do not count (1)")
+    add(
+        "--train",
+        type=positive,
+        default=0,
+        metavar="BATCH",
+        help="also training steps of so many crops",
+    )
+    add("--data", nargs="+", default=("builtin",), help="images for the training steps")
+    add("--data-rate", action="store_true", help="also crops per second of the data pipeline")
+    add("--roofline", action="store_true", help="also floors by FLOPs and bytes for each scale")
+    add("--profile", action="store_true", help="also a Chrome trace of one inference of each")
+    add("--metrics", nargs="+", type=Path, default=[], help="metrics.json files, for the plot")
+    add("--dataset", default="Set11", help="whose PSNR is plotted (Set11)")
+    add("--threads", type=positive, help="CPU threads; one has the steadiest clock")
+    add("--output", type=Path, default=Path("results/benchmark"), help="(results/benchmark)")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:1")
+    arguments = parser.parse_args()
+    if not arguments.networks and not arguments.compare:
+        parser.error("name at least one network")
+    return arguments
+
+
+def positive(text: str) -> int:
+    if not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number above 0")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
