@@ -10,7 +10,7 @@ import torch
 
 import lgmnet
 from lgmnet.config import ConfigError, config_from_dict
-from lgmnet.engine import checkpoint, training
+from lgmnet.engine import checkpoint, gradients, training
 from lgmnet.engine.adapters import Adapted
 from lgmnet.engine.building import build_model
 from lgmnet.engine.checkpoint import CheckpointError, find_weights
@@ -56,7 +56,7 @@ def run(images, tmp_path_factory):
 
 def stop_at(step, monkeypatch):
     """Send a signal when the ``step``-th step of both phases together is computed."""
-    original = training.backward
+    original = gradients.backward
 
     def counted(*arguments):
         counted.steps += 1
@@ -65,7 +65,7 @@ def stop_at(step, monkeypatch):
         return original(*arguments)
 
     counted.steps = 0
-    monkeypatch.setattr(training, "backward", counted)
+    monkeypatch.setattr(gradients, "backward", counted)
 
 
 def test_the_second_phase_leaves_the_backbone_to_the_bit(run):

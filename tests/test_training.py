@@ -40,9 +40,9 @@ def final(folder):
 
 def train_steps(config, folder, last, monkeypatch, resume=False):
     """Run as a signal after step ``last`` would leave it."""
-    from lgmnet.engine import training
+    from lgmnet.engine import gradients
 
-    original = training.backward
+    original = gradients.backward
 
     def counted(wrapped, model, batch, settings, here):
         counted.steps += 1
@@ -51,9 +51,9 @@ def train_steps(config, folder, last, monkeypatch, resume=False):
         return original(wrapped, model, batch, settings, here)
 
     counted.steps = 0
-    monkeypatch.setattr(training, "backward", counted)
+    monkeypatch.setattr(gradients, "backward", counted)
     result = train(config, folder, CPU, resume)
-    monkeypatch.setattr(training, "backward", original)
+    monkeypatch.setattr(gradients, "backward", original)
     return result
 
 
@@ -117,20 +117,20 @@ LATE = {"late_patch_size": 64, "late_share": 0.5}
 def test_crops_grow_at_the_end_and_resuming_keeps_the_order(
     image_folder, tmp_path, monkeypatch, source, workers
 ):
-    from lgmnet.engine import training
+    from lgmnet.engine import gradients
 
     sides = []
-    original = training.backward
+    original = gradients.backward
 
     def noted(wrapped, model, batch, *rest):
         sides.append(batch.shape[-1])
         return original(wrapped, model, batch, *rest)
 
     config = tiny_config(image_folder, data={"source": source, "workers": workers, **LATE})
-    monkeypatch.setattr(training, "backward", noted)
+    monkeypatch.setattr(gradients, "backward", noted)
     train(config, tmp_path / "whole", CPU)
     assert sides == [32, 32, 32, 64, 64, 64]
-    monkeypatch.setattr(training, "backward", original)
+    monkeypatch.setattr(gradients, "backward", original)
     for stop in (2, 4):
         folder = tmp_path / f"stopped{stop}"
         train_steps(config, folder, stop, monkeypatch)
@@ -297,10 +297,10 @@ def test_a_held_out_name_that_is_not_there_is_an_error(image_folder, tmp_path):
 def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_state(
     image_folder, tmp_path, monkeypatch
 ):
-    from lgmnet.engine import training
+    from lgmnet.engine import gradients
 
     config = tiny_config(image_folder, training={"validate_every": 2})
-    original = training.backward
+    original = gradients.backward
     steps = []
 
     def poisoned(*arguments):
@@ -308,7 +308,7 @@ def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_state(
         terms = original(*arguments)
         return {**terms, "loss": terms["loss"] * math.nan} if len(steps) == 4 else terms
 
-    monkeypatch.setattr(training, "backward", poisoned)
+    monkeypatch.setattr(gradients, "backward", poisoned)
     with pytest.raises(NonFiniteLoss, match=r"step 4: loss nan.*samples 12 to 15.*last\.pt"):
         train(config, tmp_path / "run", CPU)
     state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)

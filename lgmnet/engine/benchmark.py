@@ -14,10 +14,12 @@ from lgmnet import complexity
 from lgmnet.config import Config, TrainingConfig
 from lgmnet.data.crops import DeviceCrops, Plan, TrainingCrops, loaded_batches
 from lgmnet.engine import runtime
+from lgmnet.engine.batches import crop_rule, open_batches
 from lgmnet.engine.building import build_model, open_data
+from lgmnet.engine.gradients import backward
 from lgmnet.engine.log import provenance
 from lgmnet.engine.runtime import Runtime
-from lgmnet.engine.training import backward, crop_rule, make_optimizer, open_batches, prepare
+from lgmnet.engine.training import make_optimizer, prepare
 from lgmnet.models import SensingModel
 
 MIB = 2**20

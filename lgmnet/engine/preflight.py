@@ -9,6 +9,7 @@ import torch
 from lgmnet import complexity
 from lgmnet.config import Config
 from lgmnet.data.images import ImageError
+from lgmnet.engine.batches import open_batches
 from lgmnet.engine.building import (
     TrainingData,
     build_model,
@@ -16,8 +17,9 @@ from lgmnet.engine.building import (
     check_trainable,
     open_data,
 )
+from lgmnet.engine.gradients import Gradients
 from lgmnet.engine.runtime import Runtime
-from lgmnet.engine.training import Gradients, make_optimizer, open_batches, prepare
+from lgmnet.engine.training import make_optimizer, prepare
 
 # Parameters, gradients and two moments of Adam, each in float32.
 BYTES_PER_PARAMETER = 16

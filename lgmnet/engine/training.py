@@ -2,20 +2,16 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from lgmnet.config import Config, ConfigError, TrainingConfig
-from lgmnet.data import jpeg
-from lgmnet.data.crops import CropRule, DeviceCrops, Plan, TrainingCrops, loaded_batches
-from lgmnet.data.datasets import TrainingImages
+from lgmnet.config import Config, TrainingConfig
 from lgmnet.engine import checkpoint, runtime
 from lgmnet.engine.adapters import adopt_backbone
+from lgmnet.engine.batches import open_batches, with_crops
 from lgmnet.engine.building import (
     build_model,
     check_run,
@@ -24,20 +20,14 @@ from lgmnet.engine.building import (
     start_model,
 )
 from lgmnet.engine.ema import WeightAverage
+from lgmnet.engine.gradients import Gradients, Terms
 from lgmnet.engine.log import RunLog
 from lgmnet.engine.muon import Muon
 from lgmnet.engine.ratios import draw_rows
 from lgmnet.engine.runtime import Runtime, StopSignal
 from lgmnet.engine.saver import Saver, restore
 from lgmnet.engine.schedule import Position, progress, rate_factor
-from lgmnet.losses import total_loss
 from lgmnet.models import SensingModel
-
-# Several processes rehearse so many first steps: from the second on the optimizer has its memory.
-REHEARSALS = 2
-
-# The loss, its terms and the gradient norm of one step, by name; scalars on the device.
-Terms = dict[str, Tensor]
 
 
 class NonFiniteLoss(RuntimeError):
@@ -187,153 +177,6 @@ def prepare(model: SensingModel, settings: TrainingConfig, here: Runtime) -> nn.
         # No static_graph: it counts the backward passes of parts that are not exchanged, and then
         # sums wrong gradients (PyTorch 2.13).
     )
-
-
-def with_crops(config: Config, at: Position) -> Config:
-    """``config`` with the crops of the step that comes next: larger ones at the end of the run."""
-    data = config.data
-    if not data.late_patch_size or progress(at, config.training) < 1 - data.late_share:
-        return config
-    return replace(config, data=replace(data, patch_size=data.late_patch_size, late_patch_size=0))
-
-
-def crop_rule(config: Config) -> CropRule:
-    settings, data = config.training, config.data
-    return CropRule(data.patch_size, settings.seed, data.augment, settings.batch_size)
-
-
-def open_batches(
-    config: Config,
-    images: TrainingImages,
-    here: Runtime,
-    step: int,
-    source: TrainingCrops | DeviceCrops | None = None,
-) -> tuple[TrainingCrops | DeviceCrops, Iterator[Tensor]]:
-    """The source of crops, and its uint8 batches for this process from ``step`` on, without end.
-
-    Args:
-        source: of other crops of the same images, to be used again.
-    """
-    rule = crop_rule(config)
-    plan = Plan(step, config.training.batch_size, here.rank, here.processes)
-    if config.data.source == "device":
-        resident = source if isinstance(source, DeviceCrops) else DeviceCrops(images, here.device)
-        return resident, resident.batches(rule, plan)
-    crops = source if isinstance(source, TrainingCrops) else TrainingCrops(images, rule)
-    crops.rule = rule
-    if config.data.decode == "gpu":
-        reason = jpeg.unavailable(images, here.device)
-        if not reason:
-            return crops, jpeg.decoded_batches(crops, plan, config.data.workers, here.device)
-        if here.is_main:
-            print(f"data.decode=gpu is not possible here, decoding on the CPU: {reason}")
-    return crops, loaded_batches(crops, plan, config.data.workers, here.device)
-
-
-@dataclass
-class Gradients:
-    """Gradients of batches, computed in as many parts as the memory asks for.
-
-    When memory runs out, the parts of a batch are halved; the batch stays whole, so the step is the
-    same. Several processes must agree on that before one of them waits for the others, so they
-    rehearse their first steps without exchanging gradients; running out later ends the run.
-    """
-
-    wrapped: nn.Module
-    model: SensingModel
-    settings: TrainingConfig
-    here: Runtime
-    note: Callable[[int, str], None]
-    rehearsals: int = REHEARSALS
-
-    def __call__(self, batch: Tensor, step: int) -> Terms:
-        """The loss, its terms, and the gradients of ``(b, 1, size, size)`` uint8 crops.
-
-        Raises:
-            ConfigError: a single crop does not fit into memory.
-        """
-        if self.here.processes == 1:
-            return self._until_it_fits(batch, step)
-        if self.rehearsals:
-            self.rehearsals -= 1
-            self._until_it_fits(batch, step)
-            self.model.zero_grad(set_to_none=True)
-        runtime.seed_step(self.settings.seed, step, self.here)
-        return backward(self.wrapped, self.model, batch, self.settings, self.here)
-
-    def _until_it_fits(self, batch: Tensor, step: int) -> Terms:
-        while True:
-            runtime.seed_step(self.settings.seed, step, self.here)
-            terms = self._attempt(batch, step)
-            failed = self.here.largest(int(terms is None))
-            if terms is not None and not failed:
-                return terms
-            self.model.zero_grad(set_to_none=True)
-            runtime.release_memory()
-            self._halve(len(batch), step)
-
-    def _attempt(self, batch: Tensor, step: int) -> Terms | None:
-        """Gradients of this process alone; None when memory ran out."""
-        try:
-            return backward(self.model, self.model, batch, self.settings, self.here)
-        except (RuntimeError, MemoryError) as error:
-            if runtime.out_of_memory(error):
-                return None
-            if not (self.settings.compile and runtime.compilation_failed(error)):
-                raise
-            reason = str(error).strip().splitlines()[0]
-        self.note(step, f"training.compile failed, going on without: {reason}")
-        self.settings = replace(self.settings, compile=False)
-        runtime.undo_compilation(self.model.network)
-        self.model.zero_grad(set_to_none=True)
-        return self._attempt(batch, step)
-
-    def _halve(self, share: int, step: int) -> None:
-        """Compute the ``share`` of this process in at least twice as many equal parts."""
-        parts = self.settings.accumulate
-        if parts >= share:
-            raise ConfigError(
-                "the memory does not hold a single crop; lower data.patch_size, or set "
-                "training.recompute=true and training.precision=bf16"
-            )
-        more = next(k for k in range(2 * parts, share + 1) if share % k == 0)
-        self.note(
-            step,
-            f"out of memory at step {step + 1}: the batch of {self.settings.batch_size} is kept, "
-            f"now in {more} parts of {share // more} crops each per process, not {parts}",
-        )
-        self.settings = replace(self.settings, accumulate=more)
-
-
-def backward(
-    wrapped: nn.Module, model: SensingModel, batch: Tensor, settings: TrainingConfig, here: Runtime
-) -> Terms:
-    """Gradients of one batch ``(b, 1, size, size)`` uint8, in parts; the loss and its terms.
-
-    Args:
-        wrapped: the model, or what exchanges its gradients with other processes.
-    """
-    means: Terms = {}
-    parts = batch.chunk(settings.accumulate)
-    for k, part in enumerate(parts):
-        target = part.float() / 255
-        # Processes exchange gradients once per batch, with its last part.
-        module = wrapped if k + 1 == len(parts) else model
-        with runtime.autocast(here.device, settings.precision):
-            reconstruction = module(target)
-        loss, terms = total_loss(
-            reconstruction,
-            target,
-            model.operator if model.rows is None else model.first(model.rows).operator,
-            settings.loss,
-            settings.measurement_weight,
-            settings.orthogonality_weight,
-            settings.l1_weight,
-        )
-        (loss / len(parts)).backward()
-        for name, term in {"loss": loss, **terms}.items():
-            means[name] = means.get(name, 0) + term.detach() / len(parts)
-    return means
 
 
 def drain(

@@ -1,0 +1,54 @@
+"""Where the batches of a run come from, and how large their crops are."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from torch import Tensor
+
+from lgmnet.config import Config
+from lgmnet.data import jpeg
+from lgmnet.data.crops import CropRule, DeviceCrops, Plan, TrainingCrops, loaded_batches
+from lgmnet.data.datasets import TrainingImages
+from lgmnet.engine.runtime import Runtime
+from lgmnet.engine.schedule import Position, progress
+
+
+def with_crops(config: Config, at: Position) -> Config:
+    """``config`` with the crops of the step that comes next: larger ones at the end of the run."""
+    data = config.data
+    if not data.late_patch_size or progress(at, config.training) < 1 - data.late_share:
+        return config
+    return replace(config, data=replace(data, patch_size=data.late_patch_size, late_patch_size=0))
+
+
+def crop_rule(config: Config) -> CropRule:
+    settings, data = config.training, config.data
+    return CropRule(data.patch_size, settings.seed, data.augment, settings.batch_size)
+
+
+def open_batches(
+    config: Config,
+    images: TrainingImages,
+    here: Runtime,
+    step: int,
+    source: TrainingCrops | DeviceCrops | None = None,
+) -> tuple[TrainingCrops | DeviceCrops, Iterator[Tensor]]:
+    """The source of crops, and its uint8 batches for this process from ``step`` on, without end.
+
+    Args:
+        source: of other crops of the same images, to be used again.
+    """
+    rule = crop_rule(config)
+    plan = Plan(step, config.training.batch_size, here.rank, here.processes)
+    if config.data.source == "device":
+        resident = source if isinstance(source, DeviceCrops) else DeviceCrops(images, here.device)
+        return resident, resident.batches(rule, plan)
+    crops = source if isinstance(source, TrainingCrops) else TrainingCrops(images, rule)
+    crops.rule = rule
+    if config.data.decode == "gpu":
+        reason = jpeg.unavailable(images, here.device)
+        if not reason:
+            return crops, jpeg.decoded_batches(crops, plan, config.data.workers, here.device)
+        if here.is_main:
+            print(f"data.decode=gpu is not possible here, decoding on the CPU: {reason}")
+    return crops, loaded_batches(crops, plan, config.data.workers, here.device)

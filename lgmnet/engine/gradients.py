@@ -1,0 +1,124 @@
+"""Gradients of one batch: in parts, in the precision and the memory that there is."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+
+from lgmnet.config import ConfigError, TrainingConfig
+from lgmnet.engine import runtime
+from lgmnet.engine.runtime import Runtime
+from lgmnet.losses import total_loss
+from lgmnet.models import SensingModel
+
+# Several processes rehearse so many first steps: from the second on the optimizer has its memory.
+REHEARSALS = 2
+
+# The loss, its terms and the gradient norm of one step, by name; scalars on the device.
+Terms = dict[str, Tensor]
+
+
+@dataclass
+class Gradients:
+    """Gradients of batches, computed in as many parts as the memory asks for.
+
+    When memory runs out, the parts of a batch are halved; the batch stays whole, so the step is the
+    same. Several processes must agree on that before one of them waits for the others, so they
+    rehearse their first steps without exchanging gradients; running out later ends the run.
+    """
+
+    wrapped: nn.Module
+    model: SensingModel
+    settings: TrainingConfig
+    here: Runtime
+    note: Callable[[int, str], None]
+    rehearsals: int = REHEARSALS
+
+    def __call__(self, batch: Tensor, step: int) -> Terms:
+        """The loss, its terms, and the gradients of ``(b, 1, size, size)`` uint8 crops.
+
+        Raises:
+            ConfigError: a single crop does not fit into memory.
+        """
+        if self.here.processes == 1:
+            return self._until_it_fits(batch, step)
+        if self.rehearsals:
+            self.rehearsals -= 1
+            self._until_it_fits(batch, step)
+            self.model.zero_grad(set_to_none=True)
+        runtime.seed_step(self.settings.seed, step, self.here)
+        return backward(self.wrapped, self.model, batch, self.settings, self.here)
+
+    def _until_it_fits(self, batch: Tensor, step: int) -> Terms:
+        while True:
+            runtime.seed_step(self.settings.seed, step, self.here)
+            terms = self._attempt(batch, step)
+            failed = self.here.largest(int(terms is None))
+            if terms is not None and not failed:
+                return terms
+            self.model.zero_grad(set_to_none=True)
+            runtime.release_memory()
+            self._halve(len(batch), step)
+
+    def _attempt(self, batch: Tensor, step: int) -> Terms | None:
+        """Gradients of this process alone; None when memory ran out."""
+        try:
+            return backward(self.model, self.model, batch, self.settings, self.here)
+        except (RuntimeError, MemoryError) as error:
+            if runtime.out_of_memory(error):
+                return None
+            if not (self.settings.compile and runtime.compilation_failed(error)):
+                raise
+            reason = str(error).strip().splitlines()[0]
+        self.note(step, f"training.compile failed, going on without: {reason}")
+        self.settings = replace(self.settings, compile=False)
+        runtime.undo_compilation(self.model.network)
+        self.model.zero_grad(set_to_none=True)
+        return self._attempt(batch, step)
+
+    def _halve(self, share: int, step: int) -> None:
+        """Compute the ``share`` of this process in at least twice as many equal parts."""
+        parts = self.settings.accumulate
+        if parts >= share:
+            raise ConfigError(
+                "the memory does not hold a single crop; lower data.patch_size, or set "
+                "training.recompute=true and training.precision=bf16"
+            )
+        more = next(k for k in range(2 * parts, share + 1) if share % k == 0)
+        self.note(
+            step,
+            f"out of memory at step {step + 1}: the batch of {self.settings.batch_size} is kept, "
+            f"now in {more} parts of {share // more} crops each per process, not {parts}",
+        )
+        self.settings = replace(self.settings, accumulate=more)
+
+
+def backward(
+    wrapped: nn.Module, model: SensingModel, batch: Tensor, settings: TrainingConfig, here: Runtime
+) -> Terms:
+    """Gradients of one batch ``(b, 1, size, size)`` uint8, in parts; the loss and its terms.
+
+    Args:
+        wrapped: the model, or what exchanges its gradients with other processes.
+    """
+    means: Terms = {}
+    parts = batch.chunk(settings.accumulate)
+    for k, part in enumerate(parts):
+        target = part.float() / 255
+        # Processes exchange gradients once per batch, with its last part.
+        module = wrapped if k + 1 == len(parts) else model
+        with runtime.autocast(here.device, settings.precision):
+            reconstruction = module(target)
+        loss, terms = total_loss(
+            reconstruction,
+            target,
+            model.operator if model.rows is None else model.first(model.rows).operator,
+            settings.loss,
+            settings.measurement_weight,
+            settings.orthogonality_weight,
+            settings.l1_weight,
+        )
+        (loss / len(parts)).backward()
+        for name, term in {"loss": loss, **terms}.items():
+            means[name] = means.get(name, 0) + term.detach() / len(parts)
+    return means
