@@ -11,7 +11,7 @@ from pathlib import Path
 from lgmnet import report
 from lgmnet.data.datasets import open_test_sets
 from lgmnet.data.images import to_uint8, write_image
-from lgmnet.engine import runtime
+from lgmnet.engine import fast, runtime
 from lgmnet.engine.checkpoint import find_weights
 from lgmnet.engine.evaluation import Result
 from lgmnet.engine.scoring import score_sets
@@ -51,6 +51,9 @@ def main() -> int:
                 arguments.noise_std,
                 arguments.consistency,
                 save if arguments.save_images else None,
+                lambda model: fast.prepare(
+                    model, arguments.fast, arguments.precision, arguments.max_memory
+                ),
             )
         print(report.comparison(results))
         report.write_results(output, results)
@@ -92,6 +95,9 @@ def parse() -> argparse.Namespace:
         action="store_true",
         help="also ‖Φx̂ − y‖ / ‖y‖, and PSNR after projection onto Φx = y",
     )
+    parser.add_argument("--fast", action="store_true", help="the rewritten network, same numbers")
+    parser.add_argument("--precision", default="fp32", help="fp32, or with --fast bf16")
+    parser.add_argument("--max-memory", help="work in strips that fit, such as 2GiB; same numbers")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
     return parser.parse_intermixed_args()
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lgmnet.data.images import to_uint8, write_image
 from lgmnet.engine.checkpoint import load
+from lgmnet.engine.fast import prepare
 from lgmnet.engine.measurement import load_measurement, reconstruct_image
 
 
@@ -17,10 +18,16 @@ def main() -> int:
     parser.add_argument("measurement", type=Path, help="a file that scripts/measure.py wrote")
     parser.add_argument("--weights", default="lgm_net_tiny_r0.10", help="name, folder or file")
     parser.add_argument("--output", type=Path, required=True, help="an image file, such as out.png")
+    parser.add_argument("--fast", action="store_true", help="the rewritten network, same numbers")
+    parser.add_argument("--precision", default="fp32", help="fp32, or with --fast bf16")
+    parser.add_argument("--max-memory", help="work in strips that fit, such as 2GiB; same numbers")
     arguments = parser.parse_args()
     try:
         measurement = load_measurement(arguments.measurement)
-        image = reconstruct_image(load(arguments.weights), measurement)
+        model = prepare(
+            load(arguments.weights), arguments.fast, arguments.precision, arguments.max_memory
+        )
+        image = reconstruct_image(model, measurement)
         write_image(arguments.output, to_uint8(image))
     except (ValueError, OSError) as error:
         print(f"reconstruct.py: {error}", file=sys.stderr)

@@ -1,5 +1,6 @@
 """Device, precision, processes, signals: the only reader of the environment."""
 
+import ctypes
 import gc
 import os
 import signal
@@ -16,6 +17,8 @@ from torch.utils.checkpoint import checkpoint
 
 from lgmnet.models import UnfoldingNetwork
 
+# Of glibc's malloc.h.
+M_MMAP_THRESHOLD = -3
 PROJECT = Path(__file__).resolve().parents[2]
 
 
@@ -145,6 +148,17 @@ def recompute_stages(network: UnfoldingNetwork) -> None:
 
 def use_channels_last(module: nn.Module) -> None:
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def release_freed_memory() -> None:
+    """Give every large tensor its own mapping, which leaves the process when it is freed.
+
+    By default the C library keeps what is freed in a heap that strips of changing size fill with
+    gaps. Each new tensor costs page faults then. Only with glibc; elsewhere nothing happens.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, 1 << 17)
 
 
 class StopSignal:

@@ -13,6 +13,7 @@ from lgmnet.engine.log import provenance
 from lgmnet.engine.runtime import Runtime
 from lgmnet.engine.untrained import Untrained
 from lgmnet.metrics import find_protocol, summarise
+from lgmnet.models import SensingModel
 
 
 def score_sets(
@@ -23,6 +24,7 @@ def score_sets(
     noise_std: float = 0.0,
     consistency: bool = False,
     keep: Callable[[str, Result], None] | None = None,
+    prepare: Callable[[SensingModel], SensingModel] = lambda model: model,
 ) -> dict[str, Any]:
     """Rebuild and score test sets with shipped or trained weights.
 
@@ -30,9 +32,10 @@ def score_sets(
         noise_std: measurement noise, in the unit of y; training noise is not added by itself.
         consistency: also compare with the measurement.
         keep: receives the name of the set and each result, to save its pixels.
+        prepare: rewrites the model before it runs.
     """
     rules = Rules(find_protocol(settings.protocol), settings.color, settings.padding, consistency)
-    model = weights.load().to(here.device)
+    model = prepare(weights.load().to(here.device))
     model.noise_std = noise_std
     datasets = {}
     for images in sets:
