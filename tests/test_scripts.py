@@ -126,7 +126,7 @@ def test_mistakes_get_one_line(script, arguments, message, weights, monkeypatch,
     monkeypatch.chdir(PROJECT)
     arguments = [str(weights) if a == "WEIGHTS" else a for a in arguments]
     assert run_main(script, arguments, monkeypatch) == 1
-    error = capsys.readouterr().err
+    error = capsys.readouterr().err.rpartition("\r")[2]  # after a progress bar, if there was one
     assert message in error
     assert error.startswith(Path(script).name)
     assert error.count("\n") == 1

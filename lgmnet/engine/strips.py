@@ -154,6 +154,7 @@ class Sizes(NamedTuple):
         return int(MARGIN * columns * (self.state * rows + self.strip * read))
 
 
+@torch.inference_mode()
 def measure_sizes(model: SensingModel, measurement: Tensor) -> Sizes:
     """From small images, one square wide, with the tensors of the real run."""
     high = rows_high(model)
