@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -12,6 +13,8 @@ import yaml
 
 # Heads of the columns that test.py --consistency adds.
 CONSISTENCY = {"residual": "‖Φx̂−y‖/‖y‖", "psnr_on_y": "PSNR on Φx=y"}
+# Digits that scores are printed with.
+DIGITS = {"psnr": 2, "ssim": 4, "residual": 4, "psnr_on_y": 2}
 
 
 class Published(NamedTuple):
@@ -65,7 +68,7 @@ def comparison(results: Mapping[str, Any]) -> str:
         results.get("noise_std", 0),
     ) == ("luma", "zeros", 0)
     first = next(iter(results["datasets"].values()))
-    extra = {"residual": 4, "psnr_on_y": 2} if "residual" in first else {}
+    extra = [key for key in CONSISTENCY if key in first]
     for name, data in results["datasets"].items():
         known = published(results["network"], name, results["ratio"], results["protocol"])
         seconds = [image["seconds"] for image in data["images"].values()]
@@ -79,10 +82,45 @@ def comparison(results: Mapping[str, Any]) -> str:
         else:
             row += ["-", "-"]
         row.append(f"{sum(seconds) / len(seconds):.2f}")
-        rows.append(row + [number(data[key], digits) for key, digits in extra.items()])
+        rows.append(row + [number(data[key], DIGITS[key]) for key in extra])
     header = ["test set", "images", "PSNR", "SSIM", "published PSNR", "difference", "s/image"]
     header += [CONSISTENCY[key] for key in extra]
     return "\n".join([markdown(header, rows), *sorted(sources)])
+
+
+def experiment_table(experiment: Mapping[str, Any]) -> str:
+    """Markdown of an experiment: one row per combination, mean ± standard deviation over seeds.
+
+    Args:
+        experiment: ``columns``, keys of a run (``parameters``) or of its scores
+            (``Set11 psnr``), and ``runs``, as scripts/experiment.py writes them.
+    """
+    columns, runs = experiment["columns"], experiment["runs"]
+    groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for run in runs:
+        groups.setdefault(tuple(run["choices"].values()), []).append(run)
+    header = [*runs[0]["choices"], *(_head(column) for column in columns)] if runs else ["run"]
+    rows = [
+        [*choices, *(_cell(column, members) for column in columns)]
+        for choices, members in groups.items()
+    ]
+    return markdown(header, rows)
+
+
+def _head(column: str) -> str:
+    dataset, _, key = column.rpartition(" ")
+    name = CONSISTENCY.get(key, key.upper() if dataset else key)
+    return f"{dataset} {name}".strip()
+
+
+def _cell(column: str, runs: Sequence[Mapping[str, Any]]) -> str:
+    """One number of some runs: itself where it is always the same, else mean ± deviation."""
+    dataset, _, key = column.rpartition(" ")
+    values = [run["scores"][dataset][key] if dataset else run[key] for run in runs]
+    if not dataset:
+        return f"{values[0]:,}"
+    mean, digits = number(statistics.fmean(values), DIGITS[key]), DIGITS[key]
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
 def number(value: float | None, digits: int) -> str:

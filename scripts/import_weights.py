@@ -6,6 +6,7 @@ The pickle is read as tensors only; nothing in it is run.
 import argparse
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
@@ -14,6 +15,7 @@ from lgmnet.config import Config, EvaluationConfig, ModelConfig, SamplingConfig
 from lgmnet.engine.building import build_model
 from lgmnet.engine.checkpoint import load_foreign, load_state, save_weights
 from lgmnet.models import amp_net_tip, fista_net, ista_net, lgm_net, prl
+from lgmnet.models.base import OtherNetwork
 from lgmnet.operators.matrices import load_matrix, measurement_count
 
 # Network -> function that translates (the authors' state, Φ, start); None where not given.
@@ -62,7 +64,13 @@ def import_weights(
     start: Tensor | None = None,
 ) -> str:
     """Translate ``file`` into ``output/model.safetensors``; returns what was found, in words."""
-    options, matrix, state = IMPORTERS[network](load_foreign(file), matrix, start)
+    tensors = load_foreign(file)
+    try:
+        options, matrix, state = IMPORTERS[network](tensors, matrix, start)
+    except OtherNetwork as error:
+        found = looks_like(tensors)
+        hint = f"; it looks like one of {' or '.join(found)}" if found else ""
+        raise ValueError(f"{error}{hint}") from None
     m, block_size = len(matrix), round(matrix.shape[1] ** 0.5)
     ratio, rounding = likely_ratio(m, block_size)
     fallback = "ista33" if block_size == 33 else "paper"
@@ -84,6 +92,20 @@ def import_weights(
         f"block, ratio {ratio:g}\nwritten to {output}; score it with "
         f"python test.py {output} --data Set11"
     )
+
+
+def looks_like(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The networks whose files have such tensors."""
+    found = []
+    for network, translate in IMPORTERS.items():
+        try:
+            translate(tensors, None, None)
+        except OtherNetwork:
+            continue
+        except ValueError:
+            pass  # theirs, but Φ or the start is not given
+        found.append(network)
+    return found
 
 
 def false_claims(file: Path, found: dict[str, object]) -> list[tuple[str, str, object]]:

@@ -209,7 +209,27 @@ def test_published_weights_are_imported(reference, tmp_path):
         "scripts/import_weights.py", "lgm_net", other, "--output", tmp_path / "x", check=False
     )
     assert "no LGM-Net file" in failed.stderr
+    assert "looks like one of prl" in failed.stderr
     assert not (tmp_path / "x").exists()
+
+
+def test_curves_of_runs_are_drawn_phase_after_phase(tmp_path, monkeypatch, capsys):
+    for folder in (tmp_path / "run", tmp_path / "run" / "backbone"):
+        folder.mkdir()
+        lines = [{"step": s, "kind": "train", "mse": 1 / s} for s in (2, 4)]
+        (folder / "log.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    output = ["--output", tmp_path / "c.png"]
+    assert run_main("scripts/plot_runs.py", [tmp_path / "run", *output], monkeypatch) == 0
+    assert cv2.imread(str(tmp_path / "c.png")).std() > 0
+    monkeypatch.syspath_prepend(str(PROJECT / "scripts"))
+    import plot_runs
+
+    assert plot_runs.curve(tmp_path / "run", "train", "mse").tolist() == [
+        [2, 4, 6, 8], [0.5, 0.25, 0.5, 0.25],
+    ]  # fmt: skip
+    wrong = [tmp_path / "run", *output, "--value", "psnr"]
+    assert run_main("scripts/plot_runs.py", wrong, monkeypatch) == 1
+    assert "has no 'psnr' of kind 'train' (it has step, kind, mse)" in capsys.readouterr().err
 
 
 @pytest.mark.shared

@@ -55,11 +55,15 @@ def strip_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return dict(state)
 
 
+class OtherNetwork(ValueError):
+    """An authors' file is not one of the network that it was given as."""
+
+
 def require_tensors(network: str, state: Mapping[str, Tensor], *needed: str) -> None:
-    """Raise ValueError unless an authors' file has the tensors that only ``network`` has."""
+    """Raise OtherNetwork unless an authors' file has the tensors that only ``network`` has."""
     missing = [key for key in needed if key not in state]
     if missing:
-        raise ValueError(
+        raise OtherNetwork(
             f"this is no {network} file: it has no tensor {missing[0]} "
             f"(its first tensors: {', '.join(list(state)[:4]) or 'none'})"
         )

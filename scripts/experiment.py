@@ -1,0 +1,171 @@
+"""Train and score every run of an experiment, and write its table.
+
+An experiment is a YAML file: axes with choices, and what each choice adds to the words after
+train.py. Every combination is trained once for each seed into runs/experiments/, as train.py would,
+and scored with its final weights; runs that are done are not repeated, and stopped ones go on.
+"""
+
+import argparse
+import itertools
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from lgmnet import complexity, report
+from lgmnet.config import ConfigError, load_config
+from lgmnet.data.datasets import open_test_sets
+from lgmnet.engine import runtime
+from lgmnet.engine.checkpoint import find_weights
+from lgmnet.engine.scoring import score_sets
+
+EXAMPLES = """examples:
+  python scripts/experiment.py configs/experiments/gin.yaml
+  python scripts/experiment.py configs/experiments/gin.yaml --part 1/2    # and 2/2 on another core
+"""
+TRAIN = runtime.PROJECT / "train.py"
+KEYS = {"config", "axes", "seeds", "overrides", "data", "columns"}
+
+
+class Run(NamedTuple):
+    """One training: the choice on each axis, the seed, and the words after train.py."""
+
+    choices: dict[str, str]
+    seed: int
+    config: str
+    overrides: list[str]
+
+    @property
+    def name(self) -> str:
+        words = "_".join([*self.choices.values(), f"seed{self.seed}"])
+        return re.sub(r"[^\w.+-]+", "", words.replace(" ", "-").replace("⁺", "+"))
+
+    @property
+    def command(self) -> str:
+        return shlex.join(["python", "train.py", self.config, *self.overrides])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("experiment", type=Path, help="YAML file under configs/experiments/")
+    parser.add_argument("--part", default="1/1", help="k/n: only every n-th run, from the k-th on")
+    parser.add_argument("--list", action="store_true", help="print the commands and stop")
+    parser.add_argument("--output", type=Path, help="default: docs/experiments/<name>.json")
+    arguments = parser.parse_args()
+    path = arguments.experiment
+    try:
+        experiment = read_experiment(path)
+        runs = list(expand(experiment))
+        chosen = runs[slice(*part(arguments.part))]
+        if arguments.list:
+            print("\n".join(run.command for run in chosen))
+            return 0
+        for run in chosen:
+            perform(run, folder(path, run), experiment["data"])
+        rows = [result(run, folder(path, run)) for run in runs if done(folder(path, run))]
+        output = arguments.output or Path("docs/experiments") / f"{path.stem}.json"
+        output.parent.mkdir(parents=True, exist_ok=True)
+        content = {"columns": experiment["columns"], "runs": rows}
+        output.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        print(report.experiment_table(content))
+    except (ValueError, OSError) as error:
+        print(f"experiment.py: {error}", file=sys.stderr)
+        return 1
+    except subprocess.CalledProcessError as error:
+        return error.returncode  # train.py has said why
+    print(f"{len(rows)} of {len(runs)} runs, written to {output}")
+    return 0
+
+
+def read_experiment(path: Path) -> dict[str, Any]:
+    """The YAML file, checked.
+
+    Raises:
+        ConfigError: no such file, or keys are missing or unknown.
+    """
+    if not path.is_file():
+        raise ConfigError(f"there is no experiment {path}; see configs/experiments/")
+    tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(tree, dict) or tree.keys() != KEYS:
+        raise ConfigError(f"{path} needs exactly these keys: {', '.join(sorted(KEYS))}")
+    return tree
+
+
+def expand(experiment: dict[str, Any]) -> Iterator[Run]:
+    """All combinations. A choice may name another config; later words win."""
+    axes = experiment["axes"]
+    for seed, combination in itertools.product(
+        experiment["seeds"], itertools.product(*(axis.items() for axis in axes.values()))
+    ):
+        config, overrides = experiment["config"], list(experiment["overrides"])
+        for _, words in combination:
+            config = next((word for word in words if word.endswith(".yaml")), config)
+            overrides += [word for word in words if not word.endswith(".yaml")]
+        choices = dict(zip(axes, (name for name, _ in combination), strict=True))
+        yield Run(choices, seed, config, [*overrides, f"training.seed={seed}"])
+
+
+def part(text: str) -> tuple[int, None, int]:
+    """``k/n`` as the slice of every n-th run from the k-th on."""
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise ConfigError(f"--part is '{text}', expected k/n with 1 <= k <= n, such as 1/2")
+    return int(match[1]) - 1, None, int(match[2])
+
+
+def folder(path: Path, run: Run) -> Path:
+    return Path("runs/experiments") / path.stem / run.name
+
+
+def done(folder: Path) -> bool:
+    return (folder / "metrics.json").exists()
+
+
+def perform(run: Run, folder: Path, data: list[str]) -> None:
+    """Train one run, from where it stopped, and score its final weights on the test sets."""
+    if done(folder):
+        return
+    if not (folder / "last.safetensors").exists():
+        command = [sys.executable, str(TRAIN), run.config, *run.overrides, "evaluation.datasets=[]"]
+        resume = ["--resume"] if any(folder.rglob("last.pt")) else []
+        print(folder, flush=True)
+        subprocess.run([*command, "--output", str(folder), *resume], check=True)
+    # Nothing is selected: the last average where the run keeps one, else the last weights.
+    final = next(p for p in (folder / "ema.safetensors", folder / "last.safetensors") if p.exists())
+    weights = find_weights(final)
+    sets = open_test_sets(data, runtime.data_roots())
+    with runtime.start() as here:
+        scores = score_sets(weights, sets, weights.config.evaluation, here, consistency=True)
+    report.write_results(folder, scores)
+
+
+def result(run: Run, folder: Path) -> dict[str, Any]:
+    """What a finished run says: its choices, its size, its scores."""
+    phases = [load_config(path) for path in folder.rglob("config.yaml")]
+    model = find_weights(folder).load()
+    side = 8 * phases[0].sampling.block_size
+    scores = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["datasets"]
+    return {
+        "choices": run.choices,
+        "seed": run.seed,
+        "command": run.command,
+        "patches": sum(phase.training.steps * phase.training.batch_size for phase in phases),
+        "parameters": complexity.parameters(model.network),
+        "gflops": round(complexity.cost(model, side, side).flops / 1e9, 3),
+        "scores": {
+            name: {key: value for key, value in values.items() if key != "images"}
+            for name, values in scores.items()
+        },
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""Experiments: every combination once, nothing twice, and a table of means."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lgmnet import report
+from lgmnet.config import ConfigError, load_config
+from tests.conftest import tiny_config
+
+PROJECT = Path(__file__).parents[1]
+EXPERIMENTS = sorted((PROJECT / "configs" / "experiments").glob("*.yaml"))
+
+
+@pytest.fixture
+def experiment(monkeypatch):
+    monkeypatch.syspath_prepend(str(PROJECT / "scripts"))
+    import experiment
+
+    return experiment
+
+
+def tree(**changes):
+    return {
+        "config": "tiny.yaml",
+        "seeds": [1, 2],
+        "overrides": ["model.dim=2"],
+        "axes": {
+            "ratio": {"10 %": ["sampling.ratio=0.1"], "25 %": ["sampling.ratio=0.25"]},
+            "network": {"one": [], "two": ["other.yaml", "model.dim=4"]},
+        },
+        "data": ["builtin"],
+        "columns": ["parameters", "builtin psnr"],
+        **changes,
+    }
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_every_run_of_a_shipped_experiment_has_a_valid_config_and_a_folder(
+    path, experiment, monkeypatch
+):
+    monkeypatch.chdir(PROJECT)
+    runs = list(experiment.expand(experiment.read_experiment(path)))
+    for run in runs:
+        assert load_config(Path(run.config), run.overrides).training.seed == run.seed
+    assert len({run.name for run in runs}) == len(runs)
+
+
+def test_runs_are_the_product_of_axes_and_seeds_and_later_words_win(experiment):
+    runs = list(experiment.expand(tree()))
+    assert len(runs) == 8
+    assert {run.config for run in runs if run.choices["network"] == "two"} == {"other.yaml"}
+    last = runs[-1]
+    assert last.overrides == ["model.dim=2", "sampling.ratio=0.25", "model.dim=4",
+                              "training.seed=2"]  # fmt: skip
+    assert last.name == "25-_two_seed2"
+
+
+def test_parts_share_the_runs(experiment):
+    runs = list(range(7))
+    parts = [runs[slice(*experiment.part(f"{k}/3"))] for k in (1, 2, 3)]
+    assert sorted(run for share in parts for run in share) == runs
+    for wrong in ("0/2", "3/2", "2"):
+        with pytest.raises(ConfigError, match="expected k/n"):
+            experiment.part(wrong)
+
+
+def test_keys_are_checked(experiment, tmp_path):
+    with pytest.raises(ConfigError, match="no experiment"):
+        experiment.read_experiment(tmp_path / "none.yaml")
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump({"config": "a", "seed": 1}))
+    with pytest.raises(ConfigError, match="exactly these keys: axes, columns"):
+        experiment.read_experiment(tmp_path / "x.yaml")
+
+
+def test_an_experiment_is_trained_scored_and_not_repeated(
+    experiment, tmp_path, image_folder, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    config = tiny_config(image_folder, training={"ema": 0.5})
+    Path("tiny.yaml").write_text(config.as_yaml(), encoding="utf-8")
+    content = tree(seeds=[1], data=[str(image_folder)], columns=["parameters", "images psnr"])
+    content["axes"] = {"rate": {"high": ["training.rate=1e-2"]}}
+    Path("trial.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["experiment.py", "trial.yaml"])
+    assert experiment.main() == 0
+
+    [run] = json.loads(Path("docs/experiments/trial.json").read_text())["runs"]
+    assert run["choices"] == {"rate": "high"}
+    assert run["patches"] == 24
+    assert run["scores"]["images"]["residual"] > 0
+    scores = json.loads(Path("runs/experiments/trial/high_seed1/metrics.json").read_text())
+    assert scores["weights"] == "high_seed1"
+    monkeypatch.setattr(experiment.subprocess, "run", None)  # a second training would fail
+    assert experiment.main() == 0
+    assert "1 of 1 runs" in capsys.readouterr().out
+
+
+def test_a_table_shows_mean_and_deviation_over_seeds():
+    def run(seed, psnr):
+        scores = {"Set11": {"psnr": psnr, "residual": 0.5}}
+        return {"choices": {"step": "cat"}, "seed": seed, "parameters": 1234, "scores": scores}
+
+    content = {
+        "columns": ["parameters", "Set11 psnr", "Set11 residual"],
+        "runs": [run(1, 29.0), run(2, 30.0)],
+    }
+    table = report.experiment_table(content)
+    assert "| step | parameters |   Set11 PSNR | Set11 ‖Φx̂−y‖/‖y‖ |" in table
+    assert "1,234" in table
+    assert "29.50 ± 0.71" in table
+    assert "0.5000 ± 0.0000" in table
