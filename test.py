@@ -12,7 +12,7 @@ from lgmnet import report
 from lgmnet.config import EvaluationConfig
 from lgmnet.data.datasets import TestSet, open_test_sets
 from lgmnet.data.images import to_uint8, write_image
-from lgmnet.engine import runtime
+from lgmnet.engine import fast, runtime
 from lgmnet.engine.adapters import Adapted
 from lgmnet.engine.checkpoint import Weights, find_weights
 from lgmnet.engine.evaluation import Result
@@ -80,6 +80,9 @@ def score(
         arguments.consistency,
         save if arguments.save_images else None,
         ratio,
+        lambda model: fast.prepare(
+            model, arguments.fast, arguments.precision, arguments.max_memory
+        ),
     )
     if not here.is_main:
         return
@@ -131,6 +134,9 @@ def parse() -> argparse.Namespace:
         action="store_true",
         help="also ‖Φx̂ − y‖ / ‖y‖, and PSNR after projection onto Φx = y",
     )
+    parser.add_argument("--fast", action="store_true", help="the rewritten network, same numbers")
+    parser.add_argument("--precision", default="fp32", help="fp32, or with --fast bf16")
+    parser.add_argument("--max-memory", help="work in strips that fit, such as 2GiB; same numbers")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
     return parser.parse_intermixed_args()
 

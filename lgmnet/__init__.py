@@ -6,11 +6,13 @@
 >>> rebuilt = model.reconstruct(y)       # the same shape
 >>> rebuilt = model(image).image         # both at once
 >>> print(*lgmnet.available(), sep="\n")  # the shipped weights and what they reach
+>>> fast = lgmnet.optimize_for_inference(model, "bf16")
 """
 
 from lgmnet.engine.adapters import load_adapted
 from lgmnet.engine.checkpoint import load
+from lgmnet.engine.fast import optimize_for_inference
 from lgmnet.engine.shipped import available
 
 __version__ = "0.1.0"
-__all__ = ["available", "load", "load_adapted"]
+__all__ = ["available", "load", "load_adapted", "optimize_for_inference"]

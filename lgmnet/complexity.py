@@ -11,6 +11,7 @@ one thread the clock is the process's own time, which other programs do not leng
 import copy
 import statistics
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
@@ -235,3 +236,46 @@ def limits(device: torch.device, side: int = 2048, rounds: int = 5) -> Limits:
     runs["copy"] = lambda: target.copy_(source)
     fp32, bf16, copied = (min(s) for s in interleave(runs, rounds, clock(device)).values())
     return Limits(2 * side**3 / fp32, 2 * side**3 / bf16, 2 * source.nbytes / copied)
+
+
+def peak_bytes(function: Callable[[], object]) -> int:
+    """Bytes of the tensors that ``function`` makes, at their most; libraries' own not counted."""
+    with LiveBytes() as live:
+        function()
+    return live.peak
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of tensors made inside this context, and their peak."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
+
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, arguments: Any = (), options: Any = None
+    ) -> Any:
+        inputs = {id(a.untyped_storage()) for a in strided(arguments)}
+        result = operation(*arguments, **(options or {}))
+        for tensor in strided(result):
+            storage = tensor.untyped_storage()
+            if id(storage) not in inputs and storage not in self.known:
+                self.add(storage)
+        return result
+
+    def add(self, storage: torch.UntypedStorage) -> None:
+        size = storage.nbytes()
+        self.known.add(storage)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self.remove, size)
+
+    def remove(self, size: int) -> None:
+        self.now -= size
+
+
+def strided(values: Any) -> list[Tensor]:
+    """The tensors among ``values``; those in a layout of a library have no storage to count."""
+    leaves = [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+    return [leaf for leaf in leaves if leaf.layout == torch.strided]

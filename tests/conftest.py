@@ -86,3 +86,10 @@ def tiny_config(folder: Path | str = "builtin", **changes: dict) -> Config:
     for section, values in changes.items():
         tree[section] = {**tree.get(section, {}), **values}
     return config_from_dict(tree)
+
+
+def assert_same_image(result: torch.Tensor, expected: torch.Tensor) -> None:
+    """Equal to 1e-5 for images of the size of one; untrained networks make larger ones."""
+    expected = expected.detach()
+    tolerance = 1e-5 * max(1.0, float(expected.abs().max()))
+    torch.testing.assert_close(result, expected, rtol=0, atol=tolerance)

@@ -9,7 +9,10 @@ from lgmnet.models import LGMNet, SensingModel
 from lgmnet.operators import OPERATORS, BlockSampling, matrices
 from lgmnet.operators.noise import add_noise
 
-SETTINGS = {"block_sampling": {"matrix": matrices.xavier(5, 16), "block_size": 4}}
+SETTINGS = {
+    name: {"matrix": matrices.xavier(5, 16), "block_size": 4}
+    for name in ("block_sampling", "gemm_block_sampling")
+}
 
 
 def small_operator(name):

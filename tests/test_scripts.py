@@ -78,6 +78,22 @@ def test_two_processes_score_as_one(weights, image_folder, tmp_path):
     assert len(list((tmp_path / "2" / "images").glob("*.png"))) == 7
 
 
+def test_fast_and_in_strips_the_image_is_the_same(weights, photo, tmp_path, monkeypatch):
+    monkeypatch.chdir(PROJECT)
+    y = tmp_path / "y.safetensors"
+    base = ["--weights", weights, "--output"]
+    assert run_main("scripts/measure.py", [photo, *base, y], monkeypatch) == 0
+    images = []
+    for flags in ([], ["--fast"], ["--fast", "--max-memory", "200MiB"]):
+        out = tmp_path / f"{len(images)}.png"
+        assert run_main("scripts/reconstruct.py", [y, *base, out, *flags], monkeypatch) == 0
+        images.append(cv2.imread(str(out), cv2.IMREAD_UNCHANGED).astype(int))
+    assert all(np.abs(image - images[0]).max() <= 1 for image in images)
+    arguments = [weights, "--data", photo, "--output", tmp_path / "r", "--fast"]
+    flags = ["--precision", "bf16", "--max-memory", "200MiB"]
+    assert run_main("test.py", [*arguments, *flags], monkeypatch) == 0
+
+
 def test_a_measurement_of_another_phi_is_refused(weights, photo, tmp_path):
     config = tiny_config(sampling={"phi_init": "gaussian"})
     save_weights(tmp_path / "other" / "model.safetensors", build_model(config), config)
@@ -109,6 +125,11 @@ def run_main(script, arguments, monkeypatch):
         ("test.py", ["WEIGHTS", "--data", "Set99"], "there are no images 'Set99'"),
         ("test.py", ["WEIGHTS", "--protocol", "papers"], "did you mean 'paper'"),
         ("test.py", ["WEIGHTS", "--color", "hsv"], "expected one of luma, rgb"),
+        ("test.py", ["WEIGHTS", "--precision", "bf16"], "bf16 needs --fast"),
+        ("test.py", ["WEIGHTS", "--fast", "--precision", "fp16"], "expected one of fp32, bf16"),
+        ("test.py", ["WEIGHTS", "--max-memory", "2"], "write a number and a unit"),
+        ("test.py", ["WEIGHTS", "--max-memory", "1KiB"], "needs at least"),
+        ("test.py", ["configs/fista.yaml", "--max-memory", "1GiB"], "needs the whole image"),
         ("train.py", ["configs/none.yaml"], "there is no config file"),
         ("train.py", ["configs/quickstart.yaml", "sampling.ratio=10"], "for 10 % of the pixels"),
         ("train.py", ["configs/quickstart.yaml", "sampling.ration=0.1"], "did you mean 'ratio'"),
@@ -134,7 +155,7 @@ def test_mistakes_get_one_line(script, arguments, message, weights, monkeypatch,
     arguments = [a.replace("WEIGHTS", str(weights)) for a in arguments]
     arguments = [a.replace("UNUSED", str(weights.parent / "unused")) for a in arguments]
     assert run_main(script, arguments, monkeypatch) == 1
-    error = capsys.readouterr().err
+    error = capsys.readouterr().err.rpartition("\r")[2]  # after a progress bar, if there was one
     assert message in error
     assert error.startswith(Path(script).name)
     assert error.count("\n") == 1

@@ -15,6 +15,7 @@ from lgmnet.engine.log import provenance
 from lgmnet.engine.runtime import Runtime
 from lgmnet.engine.untrained import Untrained
 from lgmnet.metrics import find_protocol, summarise
+from lgmnet.models import SensingModel
 
 
 def score_sets(
@@ -26,6 +27,7 @@ def score_sets(
     consistency: bool = False,
     keep: Callable[[str, Result], None] | None = None,
     ratio: float | None = None,
+    prepare: Callable[[SensingModel], SensingModel] = lambda model: model,
 ) -> dict[str, Any]:
     """Rebuild and score test sets with shipped or trained weights.
 
@@ -36,11 +38,12 @@ def score_sets(
         consistency: also compare with the measurement.
         keep: receives the name of the set and each result, to save its pixels.
         ratio: of the measurement, for a network that serves a range.
+        prepare: rewrites the model before it runs.
     """
     rules = Rules(find_protocol(settings.protocol), settings.color, settings.padding, consistency)
     sampling = weights.config.sampling
     ratio = sampling.limits[1] if ratio is None else ratio
-    model = weights.load(ratio).to(here.device)
+    model = prepare(weights.load(ratio).to(here.device))
     model.noise_std = noise_std
     datasets = {}
     for images in sets:

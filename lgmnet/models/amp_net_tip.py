@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lgmnet.models.base import MODELS, Published, Reconstruction, UnfoldingNetwork, require_tensors
 from lgmnet.operators import LinearOperator
-from lgmnet.unfolding.blocks import conv3x3, join_blocks, split_blocks
+from lgmnet.unfolding.blocks import blocks_beyond, conv3x3, join_blocks, split_blocks
 from lgmnet.unfolding.checks import require_choice, require_positive
 from lgmnet.unfolding.data_steps import GradientStep
 from lgmnet.unfolding.starts import LinearStart
@@ -96,6 +96,10 @@ class AMPNetTIP(UnfoldingNetwork):
             Stage(channels, block_size, learned_step=variant != "k", deblock="b" in variant)
             for _ in range(stages)
         )
+        # A deblocker sees a little beyond a block, and ΦᵀΦ couples all of that block.
+        first = self.iterations[0]
+        assert isinstance(first, Stage)
+        self.reach = stages * blocks_beyond(first.deblocker, block_size) if first.deblocker else 0
 
     def forward(self, measurement: Tensor, operator: LinearOperator) -> Reconstruction:
         image = self.start(measurement)

@@ -131,6 +131,8 @@ class AMPNet(UnfoldingNetwork):
     there, N(0, 0.01²), and so does Φ with ``sampling.phi_init: small_gaussian``.
     """
 
+    reach = 0
+
     def __init__(
         self,
         measurements: int,

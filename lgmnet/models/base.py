@@ -28,6 +28,8 @@ class UnfoldingNetwork(nn.Module, ABC):
 
     multiple: int = 1
     """Height and width of the image must be multiples of this too, beside the operator's."""
+    reach: int | None = None
+    """How many blocks away a measurement can change a pixel; None if it may be any number."""
 
     @abstractmethod
     def forward(self, measurement: Tensor, operator: LinearOperator) -> Reconstruction:

@@ -18,7 +18,7 @@ from lgmnet.models.base import (
 )
 from lgmnet.operators import LinearOperator
 from lgmnet.operators.base import in_full_precision
-from lgmnet.unfolding.blocks import join_blocks, soft_threshold, split_measurement
+from lgmnet.unfolding.blocks import blocks_beyond, join_blocks, soft_threshold, split_measurement
 from lgmnet.unfolding.checks import require_choice, require_positive
 from lgmnet.unfolding.fitted import Fitted
 from lgmnet.unfolding.starts import LinearStart
@@ -183,6 +183,10 @@ class FISTANet(UnfoldingNetwork):
         self.stage_count = stages
         self.nonneg = nonneg
         self.prior_domain = prior_domain
+        # On the image, each stage sees a little beyond a block, and ΦᵀΦ couples all of that block.
+        self.reach = (
+            0 if prior_domain == "block" else stages * blocks_beyond(self.prior, block_size)
+        )
         self.symmetry_weight = symmetry_weight
         self.sparsity_weight = sparsity_weight
 

@@ -15,7 +15,7 @@ from lgmnet.models.base import (
     strip_prefix,
 )
 from lgmnet.operators import LinearOperator
-from lgmnet.unfolding.blocks import join_blocks, soft_threshold, split_measurement
+from lgmnet.unfolding.blocks import blocks_beyond, join_blocks, soft_threshold, split_measurement
 from lgmnet.unfolding.checks import require_choice, require_positive
 from lgmnet.unfolding.data_steps import GradientStep
 from lgmnet.unfolding.starts import LinearStart
@@ -107,6 +107,10 @@ class ISTANet(UnfoldingNetwork):
         self.data_steps = nn.ModuleList(GradientStep() for _ in range(stages))
         self.priors = nn.ModuleList(self.prior(channels) for _ in range(stages))
         self.prior_domain = prior_domain
+        # On the image, each stage sees a little beyond a block, and ΦᵀΦ couples all of that block.
+        self.reach = (
+            0 if prior_domain == "block" else stages * blocks_beyond(self.priors[0], block_size)
+        )
         self.symmetry_weight = symmetry_weight
 
     def forward(self, measurement: Tensor, operator: LinearOperator) -> Reconstruction:

@@ -217,7 +217,7 @@ class LGMNet(UnfoldingNetwork):
 
     def forward(self, measurement: Tensor, operator: LinearOperator) -> Reconstruction:
         start = operator.adjoint(measurement)
-        x, z = self._pair(self.lift(torch.cat([start, self.start_z(start)], dim=1)))
+        x, z = self.open(start)
         x_first = x
         # At every scale, in the number format of the features.
         back_projections = [
@@ -230,7 +230,7 @@ class LGMNet(UnfoldingNetwork):
             zip(self.down_chains, self.down_fusions, strict=True)
         ):
             x, z = chain(x, z, operator, back_projections[level])
-            x, z = self._pair(fuse(self._sum(x, z)))
+            x, z = self.cross(fuse, x, z)
             skips.append((x, z))
 
         x, z = self.mid_chain(x, z, operator, back_projections[-1])
@@ -238,16 +238,28 @@ class LGMNet(UnfoldingNetwork):
         up_chains = self.up_chains if len(self.up_chains) else reversed(self.down_chains)
         levels = reversed(range(len(self.down_chains)))
         for level, fuse, chain in zip(levels, self.up_fusions, up_chains, strict=True):
-            x, z = self._pair(fuse(self._sum(x, z)))
+            x, z = self.cross(fuse, x, z)
             x, z = chain(x, z, operator, back_projections[level])
             if level > 0:
-                x, z = self._skip(x, z, *skips[level - 1])
+                x, z = self.skip(x, z, *skips[level - 1])
 
+        return Reconstruction(self.close(x, z, x_first, start))
+
+    def open(self, start: Tensor) -> tuple[Tensor, Tensor]:
+        """The first pair (X, Z), of Φᵀy."""
+        return self._pair(self.lift(torch.cat([start, self.start_z(start)], dim=1)))
+
+    def cross(self, fuse: nn.Module, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The pair at the next scale, by one of the fusions."""
+        return self._pair(fuse(x if self.single else x + z))
+
+    def close(self, x: Tensor, z: Tensor, x_first: Tensor, start: Tensor) -> Tensor:
+        """The image, of the last pair, the first X and Φᵀy."""
         features = self.refine(x) + z
         if self.outer_skip == "x":
             features = features + x_first
         image = self.project(features)
-        return Reconstruction(start + image if self.phity_skip else image)
+        return start + image if self.phity_skip else image
 
     def stages(self) -> Iterable[FDIM]:
         for chain in (*self.down_chains, self.mid_chain, *self.up_chains):
@@ -259,10 +271,8 @@ class LGMNet(UnfoldingNetwork):
         x, z = features.chunk(2, dim=1)
         return x, z
 
-    def _sum(self, x: Tensor, z: Tensor) -> Tensor:
-        return x if self.single else x + z
-
-    def _skip(self, x: Tensor, z: Tensor, x_down: Tensor, z_down: Tensor) -> tuple[Tensor, Tensor]:
+    def skip(self, x: Tensor, z: Tensor, x_down: Tensor, z_down: Tensor) -> tuple[Tensor, Tensor]:
+        """The pair on the way up, joined with that of the way down."""
         if self.level1_skip == "none":
             return x, z
         x_new = x + x_down

@@ -77,12 +77,16 @@ class BlockSampling(LinearOperator):
 
     @in_full_precision
     def adjoint(self, measurement: Tensor) -> Tensor:
+        self.check_measurement(measurement)
+        return F.conv_transpose2d(measurement, self.kernel, stride=self.block_size)
+
+    def check_measurement(self, measurement: Tensor) -> None:
+        """Raise ValueError unless it is ``(batch, m, H/B, W/B)``."""
         if measurement.ndim != 4 or measurement.shape[1] != self.measurements:
             raise ValueError(
                 f"the measurement has shape {tuple(measurement.shape)}, expected "
                 f"(batch, {self.measurements}, H/{self.block_size}, W/{self.block_size})"
             )
-        return F.conv_transpose2d(measurement, self.kernel, stride=self.block_size)
 
     @in_full_precision
     def gram(self, features: Tensor, scale: int = 1) -> Tensor:

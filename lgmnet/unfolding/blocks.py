@@ -1,5 +1,7 @@
 """Convolutions, the residual block, the soft threshold, and images as stacks of blocks."""
 
+import math
+
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
@@ -58,3 +60,22 @@ def split_blocks(image: Tensor, side: int) -> Tensor:
 def join_blocks(blocks: Tensor, rows: int, columns: int) -> Tensor:
     """``(b rows columns, c, B, B)`` -> images ``(b, c, rows B, columns B)``."""
     return rearrange(blocks, "(b h w) c p q -> b c (h p) (w q)", h=rows, w=columns)
+
+
+def radius(module: nn.Module) -> int:
+    """Pixels on each side that a module's result depends on, if all its layers were in a row.
+
+    Of its own input; layers at a coarser scale are not expected.
+    """
+    total = 0
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            total += max(0, layer.kernel_size[0] - layer.stride[0] + 1) // 2
+        elif isinstance(layer, nn.Upsample):
+            total += 1
+    return total
+
+
+def blocks_beyond(module: nn.Module, block_size: int) -> int:
+    """Blocks on each side of one block that a module's result in it depends on."""
+    return math.ceil(radius(module) / block_size)

@@ -1,0 +1,239 @@
+"""A network rewritten for inference: the same numbers, sooner.
+
+Everything is applied from outside, to a copy: the plain path (float32, NCHW, Φ as strided
+convolutions) stays what it is, and what this one is compared with. docs/performance.md says what
+each rewrite brings.
+"""
+
+import copy
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lgmnet.engine.runtime import release_freed_memory, use_channels_last
+from lgmnet.engine.strips import InStrips, parse_size
+from lgmnet.models import SensingModel, UnfoldingNetwork
+from lgmnet.operators import BlockSampling, GemmBlockSampling
+from lgmnet.unfolding.blocks import ResidualBlock
+from lgmnet.unfolding.checks import require_choice
+
+PRECISIONS = ("fp32", "bf16")
+
+
+def optimize_for_inference(
+    model: SensingModel, precision: str = "fp32", compile: bool = False
+) -> SensingModel:
+    """A copy of ``model`` that rebuilds faster; the original is not touched.
+
+    Φ becomes one matrix product, linear layers with nothing between them become one layer, the
+    memory format becomes channels_last, and on a CPU the convolutions call oneDNN with weights
+    in its own layout and with ReLU and residual sum in the same pass. Exact to rounding in
+    ``fp32``. Optimise on the device where the model is to run; it cannot be trained any more.
+
+    Args:
+        precision: ``fp32``, or ``bf16`` for the convolutions and for ΦᵀΦ of features. Φ and Φᵀ of
+            images and the convolutions whose result is an image stay in float32.
+        compile: pass every stage through torch.compile, in place of the calls of oneDNN. The first
+            image of each size takes a minute or more.
+
+    Raises:
+        ValueError: an unknown precision.
+    """
+    require_choice("precision", precision, PRECISIONS)
+    fast = copy.deepcopy(model).eval().requires_grad_(False)
+    if type(fast.operator) is BlockSampling:
+        operator = fast.operator
+        learned = isinstance(operator.matrix, nn.Parameter)
+        reduced = precision == "bf16"
+        gemm = GemmBlockSampling(operator.matrix, operator.block_size, learned, reduced)
+        fast.operator = gemm.requires_grad_(False)
+    device = next(fast.buffers(), next(fast.parameters(), torch.empty(0))).device
+    merge_linear_pairs(fast.network)
+    if precision == "bf16":
+        warn_of_slow_bf16(device)
+        reduce_precision(fast.network)
+    use_channels_last(fast.network)
+    for stage in fast.network.stages():
+        stage.register_forward_pre_hook(enter_channels_last)
+    if compile:
+        compile_stages(fast.network)
+    elif device.type == "cpu" and torch.backends.mkldnn.is_available():
+        pack_convolutions(fast.network)
+    elif device.type == "cpu":
+        warnings.warn("no oneDNN here: convolutions stay as they are", stacklevel=2)
+    return fast
+
+
+def prepare(
+    model: SensingModel, fast: bool, precision: str, max_memory: str | None
+) -> SensingModel:
+    """The model as the flags ``--fast``, ``--precision`` and ``--max-memory`` ask for it.
+
+    Raises:
+        ValueError: flags that do not go together, or a network that cannot work in strips.
+    """
+    require_choice("--precision", precision, PRECISIONS)
+    if precision != "fp32" and not fast:
+        raise ValueError(f"--precision {precision} needs --fast: the plain path is float32")
+    if fast:
+        model = optimize_for_inference(model, precision)
+    if max_memory is None:
+        return model
+    # Strips come and go; memory that is freed must leave the process for the limit to hold.
+    release_freed_memory()
+    return InStrips(model, parse_size(max_memory), progress=True)
+
+
+def merge_linear_pairs(network: nn.Module) -> None:
+    """Make one convolution of two with nothing between them, where that is no more arithmetic."""
+    for module in network.modules():
+        if isinstance(module, nn.Sequential):
+            merged: list[nn.Module] = []
+            for layer in module:
+                if merged and is_linear_pair(merged[-1], layer):
+                    layer = merged_pair(merged.pop(), layer)
+                merged.append(layer)
+            module._modules = {str(k): layer for k, layer in enumerate(merged)}
+
+
+def is_linear_pair(first: nn.Module, second: nn.Module) -> bool:
+    """Whether ``second`` is a 1 x 1 convolution that costs less inside the one before it.
+
+    A border of zeros is the same before and after: it is the input of ``first`` that is padded.
+    """
+    if not (isinstance(first, nn.Conv2d) and isinstance(second, nn.Conv2d)):
+        return False
+    pointwise = second.kernel_size == second.stride == (1, 1) and second.padding == (0, 0)
+    grouped = first.groups > 1 or second.groups > 1
+    one = len(first.weight[0].flatten()) * second.out_channels
+    two = first.weight.numel() + second.weight.numel()
+    return pointwise and not grouped and one <= two
+
+
+@torch.no_grad()
+def merged_pair(first: nn.Module, second: nn.Module) -> nn.Conv2d:
+    """One convolution that computes second(first(v)); its weights are made in double precision."""
+    assert isinstance(first, nn.Conv2d)
+    assert isinstance(second, nn.Conv2d)
+    result = copy.deepcopy(first)
+    mix = second.weight[:, :, 0, 0].double()
+    weight = torch.einsum("oc,cikl->oikl", mix, first.weight.double())
+    bias = torch.zeros(len(mix)).to(mix)
+    if first.bias is not None:
+        bias += mix @ first.bias.double()
+    if second.bias is not None:
+        bias += second.bias.double()
+    result.out_channels = second.out_channels
+    result.weight = nn.Parameter(weight.to(first.weight), requires_grad=False)
+    result.bias = nn.Parameter(bias.to(first.weight), requires_grad=False)
+    return result
+
+
+def reduce_precision(network: nn.Module) -> None:
+    """bf16 for every convolution but those that make an image, which stay in float32."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            if module.out_channels > 1:
+                module.bfloat16()
+            module.register_forward_pre_hook(enter_own_format)
+
+
+def enter_own_format(layer: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The first tensor in the number format of the layer's weights."""
+    return arguments[0].type_as(layer.get_parameter("weight")), *arguments[1:]
+
+
+def enter_channels_last(stage: nn.Module, arguments: tuple[object, ...]) -> tuple[object, ...]:
+    """Every image in channels_last: one that is not would turn all it is concatenated with."""
+    return tuple(
+        as_channels_last(a) if isinstance(a, Tensor) and a.ndim == 4 else a for a in arguments
+    )
+
+
+def warn_of_slow_bf16(device: torch.device) -> None:
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    if device.type == "cpu" and not supported():
+        warnings.warn(
+            "this CPU has no bf16 arithmetic: bf16 will be slower than fp32", stacklevel=3
+        )
+
+
+class PackedConv2d(nn.Conv2d):
+    """A convolution by oneDNN: weights in its layout, ReLU and a sum in the same pass.
+
+    Made of a plain one by `pack_convolutions`, which exchanges its class.
+    """
+
+    def forward(self, features: Tensor, relu: bool = False, plus: Tensor | None = None) -> Tensor:
+        """relu(conv(features)), or conv(features) + plus."""
+        features = as_channels_last(features)
+        geometry = (self.padding, self.stride, self.dilation, self.groups)
+        if not hasattr(self, "packed"):
+            # oneDNN chooses its layout for the size it sees first; others work as well.
+            self.packed = torch.ops.mkldnn._reorder_convolution_weight(
+                self.weight, *geometry, features.shape
+            )
+        if plus is None:
+            activation = "relu" if relu else "none"
+            return torch.ops.mkldnn._convolution_pointwise(
+                features, self.packed, self.bias, *geometry, activation, [], ""
+            )
+        return torch.ops.mkldnn._convolution_pointwise.binary(
+            features, as_channels_last(plus), self.packed, self.bias, *geometry,
+            "add", 1.0, None, [], None,
+        )  # fmt: skip
+
+    def __getstate__(self) -> dict[str, object]:
+        """Copies pack their weights again: a packed tensor cannot be copied or pickled."""
+        return {key: value for key, value in self.__dict__.items() if key != "packed"}
+
+
+class PackedResidualBlock(ResidualBlock):
+    """`ResidualBlock` in two passes over the features."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        first, _, second = self.body
+        return second(first(features, relu=True), plus=features)
+
+
+def as_channels_last(features: Tensor) -> Tensor:
+    if features.shape[1] > 1:
+        return features.contiguous(memory_format=torch.channels_last)
+    # One channel fits both formats; only its stride tells oneDNN which one is meant.
+    n, c, h, w = features.shape
+    return features.contiguous().as_strided((n, c, h, w), (h * w, 1, w, 1))
+
+
+def pack_convolutions(network: nn.Module) -> None:
+    for module in list(network.modules()):
+        if type(module) is ResidualBlock:
+            module.__class__ = PackedResidualBlock
+        elif type(module) is nn.Conv2d and module.padding_mode == "zeros":
+            module.__class__ = PackedConv2d
+
+
+def compile_stages(network: UnfoldingNetwork) -> None:
+    for stage in network.stages():
+        stage.forward = Compiled(stage.forward)
+
+
+class Compiled:
+    """A function through torch.compile, or as it is where that fails."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.eager = function
+        self.function = torch.compile(function)
+
+    def __call__(self, *arguments: Any) -> Any:
+        try:
+            return self.function(*arguments)
+        except Exception as error:  # the compiler raises types of its own
+            if self.function is self.eager:
+                raise
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            warnings.warn(f"torch.compile failed, going on without it ({reason})", stacklevel=2)
+            self.function = self.eager
+            return self.eager(*arguments)

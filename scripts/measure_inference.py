@@ -1,0 +1,122 @@
+"""How much sooner and in how much less memory the fast paths rebuild an image, on this machine.
+
+Times are CPU times of one thread, plain and fast in turn within one process: only their ratios
+mean anything. Memory is the largest resident size of a process of its own, beyond what it held
+after rebuilding a small image.
+"""
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from lgmnet.config import load_config
+from lgmnet.engine.building import build_model
+from lgmnet.engine.checkpoint import find_weights
+from lgmnet.engine.fast import optimize_for_inference, prepare
+from lgmnet.models import SensingModel
+from lgmnet.operators.matrices import measurement_count, orthonormal
+
+EXAMPLES = """examples:
+  python scripts/measure_inference.py configs/lgm_net.yaml
+  python scripts/measure_inference.py lgm_net_tiny_r0.10 --side 512 --rounds 15
+  python scripts/measure_inference.py configs/lgm_net.yaml --side 1024 --max-memory 400MiB
+"""
+
+
+def main() -> int:
+    arguments = parse()
+    try:
+        if arguments.alone:
+            print(peak(arguments))
+        elif arguments.max_memory:
+            compare_memory(arguments)
+        else:
+            compare_time(open_model(arguments.network), arguments)
+    except (ValueError, OSError) as error:
+        print(f"measure_inference.py: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def open_model(network: str) -> SensingModel:
+    """Weights; or the network of a config, untrained, with orthonormal Φ."""
+    if not network.endswith(".yaml"):
+        return find_weights(network).load()
+    config = load_config(Path(network))
+    sampling = config.sampling
+    m = measurement_count(sampling.ratio, sampling.block_size, sampling.rounding)
+    torch.manual_seed(0)
+    return build_model(config, orthonormal(m, sampling.block_size**2)).eval()
+
+
+@torch.inference_mode()
+def compare_time(model: SensingModel, arguments: argparse.Namespace) -> None:
+    torch.set_num_threads(1)
+    fast = {precision: optimize_for_inference(model, precision) for precision in ("fp32", "bf16")}
+    models = {"plain": model, **fast}
+    y = model.measure(torch.rand(1, 1, arguments.side, arguments.side))
+    images = {name: m.reconstruct(y) for name, m in models.items()}  # and so warmed up
+    seconds: dict[str, list[float]] = {name: [] for name in models}
+    for _ in range(arguments.rounds):
+        for name, m in models.items():
+            start = time.process_time()
+            m.reconstruct(y)
+            seconds[name].append(time.process_time() - start)
+    for name, times in seconds.items():
+        ratios = sorted(p / t for p, t in zip(seconds["plain"], times, strict=True))
+        error = float((images[name] - images["plain"]).abs().max())
+        print(
+            f"{name:6} {statistics.median(times):8.3f} s, plain / this "
+            f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}), "
+            f"largest difference {error:.1e}"
+        )
+
+
+def compare_memory(arguments: argparse.Namespace) -> None:
+    sizes = []
+    base = [sys.executable, __file__, arguments.network, "--side", str(arguments.side), "--alone"]
+    strips = ["--fast", "--precision", arguments.precision, "--max-memory", arguments.max_memory]
+    for name, flags in (("plain", []), ("strips", strips)):
+        done = subprocess.run([*base, *flags], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise ValueError(done.stderr.strip())
+        sizes.append(int(done.stdout))
+        print(f"{name:6} {sizes[-1] / arguments.side**2:6.0f} bytes per pixel")
+    print(f"strips / plain {sizes[1] / sizes[0]:.2f}")
+
+
+@torch.inference_mode()
+def peak(arguments: argparse.Namespace) -> int:
+    """Bytes that rebuilding one image adds to this process."""
+    torch.set_num_threads(1)
+    model = open_model(arguments.network)
+    model = prepare(model, arguments.fast, arguments.precision, arguments.max_memory)
+    y = model.measure(torch.rand(1, 1, arguments.side, arguments.side))
+    model.reconstruct(y[:, :, :2, :2])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    model.reconstruct(y)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("network", help="weights by name, folder or file; or a config, untrained")
+    parser.add_argument("--side", type=int, default=256, help="of the square image, in pixels")
+    parser.add_argument("--rounds", type=int, default=7, help="how often each is timed")
+    parser.add_argument("--max-memory", help="compare memory: plain, and in strips that fit")
+    parser.add_argument("--precision", default="fp32", help="of the strips: fp32 or bf16")
+    parser.add_argument("--fast", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
