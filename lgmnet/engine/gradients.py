@@ -51,7 +51,6 @@ class Gradients:
 
     def _until_it_fits(self, batch: Tensor, step: int) -> Terms:
         while True:
-            runtime.seed_step(self.settings.seed, step, self.here)
             terms = self._attempt(batch, step)
             failed = self.here.largest(int(terms is None))
             if terms is not None and not failed:
@@ -62,6 +61,7 @@ class Gradients:
 
     def _attempt(self, batch: Tensor, step: int) -> Terms | None:
         """Gradients of this process alone; None when memory ran out."""
+        runtime.seed_step(self.settings.seed, step, self.here)
         try:
             return backward(self.model, self.model, batch, self.settings, self.here)
         except (RuntimeError, MemoryError) as error:
