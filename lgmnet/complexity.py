@@ -14,7 +14,6 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -197,7 +196,7 @@ class Memory(NamedTuple):
 
 
 def memory(run: Callable[[], object], device: torch.device) -> Memory:
-    """Memory that one call of ``run`` takes; on a CPU counted by PyTorch's profiler."""
+    """Memory that one call of ``run`` takes; on a CPU without the libraries' own buffers."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -206,15 +205,11 @@ def memory(run: Callable[[], object], device: torch.device) -> Memory:
         peak, after = torch.cuda.max_memory_allocated(device), torch.cuda.memory_allocated(device)
         del result
         return Memory(peak - before, after - before)
-    with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
-    ) as profile:
+    with LiveBytes() as live:
         result = run()
-    del result  # after the last event
-    events = profile.profiler.kineto_results.events()
-    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
-    held = list(accumulate(change for _, change in changes))
-    return Memory(max(held, default=0), held[-1] if held else 0)
+        kept = live.now
+    del result
+    return Memory(live.peak, kept)
 
 
 class Limits(NamedTuple):
@@ -236,13 +231,6 @@ def limits(device: torch.device, side: int = 2048, rounds: int = 5) -> Limits:
     runs["copy"] = lambda: target.copy_(source)
     fp32, bf16, copied = (min(s) for s in interleave(runs, rounds, clock(device)).values())
     return Limits(2 * side**3 / fp32, 2 * side**3 / bf16, 2 * source.nbytes / copied)
-
-
-def peak_bytes(function: Callable[[], object]) -> int:
-    """Bytes of the tensors that ``function`` makes, at their most; libraries' own not counted."""
-    with LiveBytes() as live:
-        function()
-    return live.peak
 
 
 class LiveBytes(TorchDispatchMode):

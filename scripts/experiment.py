@@ -58,6 +58,9 @@ def main() -> int:
     parser.add_argument("experiment", type=Path, help="YAML file under configs/experiments/")
     parser.add_argument("--part", default="1/1", help="k/n: only every n-th run, from the k-th on")
     parser.add_argument("--list", action="store_true", help="print the commands and stop")
+    parser.add_argument(
+        "--speed", type=Path, help="benchmark.json of the runs' weights, for a column `speed`"
+    )
     parser.add_argument("--output", type=Path, help="default: docs/experiments/<name>.json")
     arguments = parser.parse_args()
     path = arguments.experiment
@@ -70,7 +73,10 @@ def main() -> int:
             return 0
         for run in chosen:
             perform(run, folder(path, run), experiment["data"])
-        rows = [result(run, folder(path, run)) for run in runs if done(folder(path, run))]
+        finished = [run for run in runs if done(folder(path, run))]
+        rows = [result(run, folder(path, run)) for run in finished]
+        if arguments.speed:
+            add_speed(rows, [folder(path, run) for run in finished], arguments.speed)
         output = arguments.output or Path("docs/experiments") / f"{path.stem}.json"
         output.parent.mkdir(parents=True, exist_ok=True)
         content = {"columns": experiment["columns"], "runs": rows}
@@ -165,6 +171,25 @@ def result(run: Run, folder: Path) -> dict[str, Any]:
             for name, values in scores.items()
         },
     }
+
+
+def add_speed(rows: list[dict[str, Any]], folders: list[Path], path: Path) -> None:
+    """Crops per second of training, relative to the first run, as scripts/benchmark.py found them.
+
+    Raises:
+        ValueError: the benchmark has no training step of a run.
+    """
+    networks = json.loads(path.read_text(encoding="utf-8"))["networks"]
+    steps = {Path(name).parent.name: found.get("training") for name, found in networks.items()}
+    missing = [folder.name for folder in folders if not steps.get(folder.name)]
+    if missing:
+        raise ConfigError(
+            f"{path} has no training step of {missing[0]}; time the weights of all runs with "
+            "scripts/benchmark.py runs/experiments/.../ema.safetensors --train <batch>"
+        )
+    speeds = [steps[folder.name]["crops_per_second"] for folder in folders]
+    for row, speed in zip(rows, speeds, strict=True):
+        row["speed"] = round(speed / speeds[0], 2)
 
 
 if __name__ == "__main__":

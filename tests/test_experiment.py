@@ -99,6 +99,18 @@ def test_an_experiment_is_trained_scored_and_not_repeated(
     assert "1 of 1 runs" in capsys.readouterr().out
 
 
+def test_speeds_are_relative_to_the_first_run(experiment, tmp_path):
+    timed = {f"x/{name}/ema.safetensors": {"training": {"crops_per_second": speed}}
+             for name, speed in (("b", 5.0), ("a", 20.0))}  # fmt: skip
+    path = tmp_path / "benchmark.json"
+    path.write_text(json.dumps({"networks": timed}))
+    rows = [{}, {}]
+    experiment.add_speed(rows, [Path("a"), Path("b")], path)
+    assert [row["speed"] for row in rows] == [1, 0.25]
+    with pytest.raises(ConfigError, match="no training step of c"):
+        experiment.add_speed([{}], [Path("c")], path)
+
+
 def test_a_table_shows_mean_and_deviation_over_seeds():
     def run(seed, psnr):
         scores = {"Set11": {"psnr": psnr, "residual": 0.5}}

@@ -74,7 +74,7 @@ def test_recomputation_gives_the_same_gradients(model):
     for _ in range(2):
         model.zero_grad(set_to_none=True)
         model(image).image.square().mean().backward()
-        gradients.append([p.grad for p in model.parameters()])
+        gradients.append([p.grad for p in model.parameters() if p.requires_grad])
         runtime.recompute_stages(model.network)
     assert all(torch.equal(kept, again) for kept, again in zip(*gradients, strict=True))
 

@@ -9,7 +9,7 @@ import torch
 
 import lgmnet
 from lgmnet.config import ConfigError, config_from_dict
-from lgmnet.engine import training
+from lgmnet.engine import gradients, training
 from lgmnet.engine.building import build_model, check_run, open_data
 from lgmnet.engine.checkpoint import save_weights
 from lgmnet.engine.ratios import at_ratio, draw_rows, measurements
@@ -126,7 +126,7 @@ def test_the_measurement_term_uses_the_rows_of_the_step(config):
     settings = tiny_config(training={"measurement_weight": 1.0}).training
     for rows, least, most in ((399, 0, 1e-9), (401, 1e-4, 1)):
         model.rows = rows
-        terms = training.backward(model, model, batch, settings, CPU)
+        terms = gradients.backward(model, model, batch, settings, CPU)
         assert least <= float(terms["measurement"]) <= most
 
 

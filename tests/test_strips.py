@@ -11,7 +11,7 @@ from lgmnet.operators import BlockSampling, matrices
 from tests.conftest import assert_same_image
 from tests.test_models import SMALL, small_model
 
-WHOLE_IMAGE = ("fista", "ista", "prl")
+WHOLE_IMAGE = ("fista", "ista", "lorun", "prl")
 
 
 def lgm_net(block_size=32, **options):

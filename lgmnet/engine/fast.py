@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lgmnet.engine.runtime import release_freed_memory, use_channels_last
 from lgmnet.engine.strips import InStrips, parse_size
-from lgmnet.models import SensingModel, UnfoldingNetwork
+from lgmnet.models import LoRun, SensingModel, UnfoldingNetwork
 from lgmnet.operators import BlockSampling, GemmBlockSampling
 from lgmnet.unfolding.blocks import ResidualBlock
 from lgmnet.unfolding.checks import require_choice
@@ -31,7 +31,8 @@ def optimize_for_inference(
     Φ becomes one matrix product, linear layers with nothing between them become one layer, the
     memory format becomes channels_last, and on a CPU the convolutions call oneDNN with weights
     in its own layout and with ReLU and residual sum in the same pass. Exact to rounding in
-    ``fp32``. Optimise on the device where the model is to run; it cannot be trained any more.
+    ``fp32``. Adapters of LoRun are merged into one denoiser per stage. Optimise on the device
+    where the model is to run; it cannot be trained any more.
 
     Args:
         precision: ``fp32``, or ``bf16`` for the convolutions and for ΦᵀΦ of features. Φ and Φᵀ of
@@ -43,7 +44,10 @@ def optimize_for_inference(
         ValueError: an unknown precision.
     """
     require_choice("precision", precision, PRECISIONS)
-    fast = copy.deepcopy(model).eval().requires_grad_(False)
+    fast = copy.deepcopy(model).eval()
+    if isinstance(fast.network, LoRun) and fast.network.sharing == "lora":
+        fast.network = fast.network.merged()  # packed weights cannot change from stage to stage
+    fast.requires_grad_(False)
     if type(fast.operator) is BlockSampling:
         operator = fast.operator
         learned = isinstance(operator.matrix, nn.Parameter)

@@ -158,7 +158,10 @@ def recompute_stages(network: UnfoldingNetwork) -> None:
 
     So it does with what stands between iterations and has parts, such as a change of scale.
     """
+    inside = {getattr(network, name) for name in network.inside_stages}
     for module in _recomputed(network, set(network.stages())):
+        if module in inside:
+            continue
         module.forward = partial(checkpoint, module.forward, use_reentrant=False)
 
 

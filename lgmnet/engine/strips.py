@@ -161,7 +161,7 @@ def measure_sizes(model: SensingModel, measurement: Tensor) -> Sizes:
 
     def peak(rows: int, strips: Strips) -> int:
         y = measurement.new_zeros(1, measurement.shape[1], rows * high, high)
-        return complexity.peak_bytes(lambda: rebuild(model, y, strips))
+        return complexity.memory(lambda: rebuild(model, y, strips), y.device).peak
 
     single = Strips(1)
     if not isinstance(model.network, LGMNet):

@@ -30,6 +30,8 @@ class UnfoldingNetwork(nn.Module, ABC):
     """Height and width of the image must be multiples of this too, beside the operator's."""
     reach: int | None = None
     """How many blocks away a measurement can change a pixel; None if it may be any number."""
+    inside_stages: tuple[str, ...] = ()
+    """Submodules that the stages are given to work with: recomputed with them, not alone."""
 
     @abstractmethod
     def forward(self, measurement: Tensor, operator: LinearOperator) -> Reconstruction:

@@ -128,6 +128,8 @@ class LoRun(UnfoldingNetwork):
     of parameters within 2 %.
     """
 
+    inside_stages = ("backbone",)
+
     def __init__(
         self,
         sharing: str = "lora",
