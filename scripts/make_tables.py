@@ -99,7 +99,7 @@ def weights_table(shipped: Iterable[Shipped]) -> str:
     header = ["weights", "network", "parameters", "of Φ", "training images", "crops", "minutes"]
     rows = [
         [f"[`{w.name}`](checkpoints/{w.name})", w.network, f"{w.parameters:,}",
-         f"{w.phi_parameters:,}", f"{w.images:,} ({w.training_data})", f"{w.patches:,}",
+         f"{w.phi_entries:,}", f"{w.images:,} ({w.training_data})", f"{w.patches:,}",
          f"{w.minutes:.0f}"]
         for w in shipped
     ]  # fmt: skip
@@ -111,7 +111,7 @@ CARD = """# {name}
 Made by `python scripts/make_tables.py` from the files of this folder; do not edit.
 
 **What it is.** The network `{network}` ({options}):
-{parameters} parameters, and a {phi} Φ of {phi_parameters} for blocks of {block} x {block} pixels.
+{parameters} parameters, and a {phi} Φ for blocks of {block} x {block} with {phi_entries} entries.
 It measures {ratio} numbers per hundred pixels of one luma plane.
 
 ```python
@@ -158,7 +158,7 @@ def card(weights: Shipped) -> str:
         options=", ".join(f"{k} = {v}" for k, v in config.model.options.items()) or "as published",
         parameters=f"{weights.parameters:,}",
         phi=config.sampling.phi,
-        phi_parameters=f"{weights.phi_parameters:,}",
+        phi_entries=f"{weights.phi_entries:,}",
         block=config.sampling.block_size,
         ratio=" to ".join(f"{100 * limit:g}" for limit in limits),
         images=f"{weights.images:,}",

@@ -1,6 +1,7 @@
 """The weights that come with the project, and their key numbers."""
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,8 @@ class Shipped:
     """Measurements per pixel; smallest and largest where the network serves a range."""
     parameters: int
     """Trained values of the network, without Φ."""
-    phi_parameters: int
-    """Trained values of Φ."""
+    phi_entries: int
+    """Of Φ, learned or fixed."""
     training_data: str
     images: int
     """Training images."""
@@ -56,7 +57,7 @@ class Shipped:
     def __str__(self) -> str:
         limits = dict.fromkeys(self.config.sampling.limits)
         ratio = " to ".join(f"{100 * limit:g}" for limit in limits)
-        size = f"{self.parameters:,} parameters and {self.phi_parameters:,} of Φ"
+        size = f"{self.parameters:,} parameters and {self.phi_entries:,} of Φ"
         scores = [
             f"{name} {psnr:.2f} dB" + (f" at {100 * ratio:g} %" if len(limits) > 1 else "")
             for ratio, sets in self.psnr.items()
@@ -96,7 +97,7 @@ def describe(path: Path) -> Shipped:
         network=config.model.name,
         ratio=config.sampling.ratio,
         parameters=complexity.parameters(model.network),
-        phi_parameters=complexity.parameters(model.operator),
+        phi_entries=math.prod(shape),
         training_data=metadata.get("training_data", ""),
         images=int(metadata.get("training_images", 0)),
         patches=int(metadata.get("step", 0)) * config.training.batch_size,
