@@ -121,7 +121,7 @@ def _cell(column: str, runs: Sequence[Mapping[str, Any]]) -> str:
     dataset, _, key = column.rpartition(" ")
     values = [run["scores"][dataset][key] if dataset else run[key] for run in runs]
     if not dataset:
-        return f"{values[0]:,}"
+        return f"{values[0]:,.2f}" if isinstance(values[0], float) else f"{values[0]:,}"
     mean, digits = number(statistics.fmean(values), DIGITS[key]), DIGITS[key]
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
