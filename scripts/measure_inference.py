@@ -11,10 +11,12 @@ import statistics
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from lgmnet import complexity
 from lgmnet.config import load_config
 from lgmnet.engine.building import build_model
 from lgmnet.engine.checkpoint import find_weights
@@ -45,9 +47,13 @@ def main() -> int:
 
 
 def open_model(network: str) -> SensingModel:
-    """Weights; or the network of a config, untrained, with orthonormal Φ."""
-    if not network.endswith(".yaml"):
-        return find_weights(network).load()
+    """Weights; or the network of a config, untrained, with orthonormal Φ. On the plain path."""
+    model = find_weights(network).load() if not network.endswith(".yaml") else untrained(network)
+    model.operator.gathers = False
+    return model
+
+
+def untrained(network: str) -> SensingModel:
     config = load_config(Path(network))
     sampling = config.sampling
     m = measurement_count(sampling.ratio, sampling.block_size, sampling.rounding)
@@ -62,19 +68,14 @@ def compare_time(model: SensingModel, arguments: argparse.Namespace) -> None:
     models = {"plain": model, **fast}
     y = model.measure(torch.rand(1, 1, arguments.side, arguments.side))
     images = {name: m.reconstruct(y) for name, m in models.items()}  # and so warmed up
-    seconds: dict[str, list[float]] = {name: [] for name in models}
-    for _ in range(arguments.rounds):
-        for name, m in models.items():
-            start = time.process_time()
-            m.reconstruct(y)
-            seconds[name].append(time.process_time() - start)
+    runs = {name: partial(m.reconstruct, y) for name, m in models.items()}
+    seconds = complexity.interleave(runs, arguments.rounds, time.process_time, warmup=0)
     for name, times in seconds.items():
-        ratios = sorted(p / t for p, t in zip(seconds["plain"], times, strict=True))
+        ratio = complexity.speedup(seconds["plain"], times)
         error = float((images[name] - images["plain"]).abs().max())
         print(
-            f"{name:6} {statistics.median(times):8.3f} s, plain / this "
-            f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}), "
-            f"largest difference {error:.1e}"
+            f"{name:6} {statistics.median(times):8.3f} s, plain / this {ratio.median:.2f} "
+            f"({ratio.low:.2f} to {ratio.high:.2f}), largest difference {error:.1e}"
         )
 
 
