@@ -95,11 +95,11 @@ def error(code: Tensor, target: Tensor) -> float:
 
 
 def fit(predictor: nn.Module, x: Tensor, target: Tensor, draws: int, title: str) -> None:
-    """Adam at 1e-3, falling to 1e-4 as a cosine; batches of random samples."""
+    """Adam at 4e-3, falling to 4e-4 as a cosine; batches of random samples."""
     x, target = x.float(), target.float()
-    optimizer = torch.optim.Adam(predictor.parameters(), lr=1e-3)
+    optimizer = torch.optim.Adam(predictor.parameters(), lr=4e-3)
     steps = math.ceil(draws / BATCH)
-    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, eta_min=1e-4)
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, eta_min=4e-4)
     for _ in tqdm(range(steps), desc=title):
         chosen = torch.randint(len(x), (BATCH,))
         loss = 0.5 * (predictor(x[chosen]) - target[chosen]).square().sum(1).mean()
