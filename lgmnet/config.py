@@ -173,6 +173,8 @@ class DataConfig:
 class TrainingConfig:
     """The loop: how long, how fast, in which precision, and what is saved."""
 
+    start: str = ""
+    """Weights to begin from (name, folder or file); their Φ too where it has the same shape."""
     epochs: int = 200
     """Length of the run, unless ``minutes`` is given."""
     steps_per_epoch: int = 2000

@@ -119,6 +119,8 @@ def _head(column: str) -> str:
 def _cell(column: str, runs: Sequence[Mapping[str, Any]]) -> str:
     """One number of some runs: itself where it is always the same, else mean ± deviation."""
     dataset, _, key = column.rpartition(" ")
+    if dataset and not all(dataset in run["scores"] for run in runs):
+        return "–"
     values = [run["scores"][dataset][key] if dataset else run[key] for run in runs]
     if not dataset:
         return f"{values[0]:,.2f}" if isinstance(values[0], float) else f"{values[0]:,}"

@@ -3,6 +3,10 @@
 An experiment is a YAML file: axes with choices, and what each choice adds to the words after
 train.py. Every combination is trained once for each seed into runs/experiments/, as train.py would,
 and scored with its final weights; runs that are done are not repeated, and stopped ones go on.
+
+{seed} in such a word is the run's seed. A network for a range is scored at every published ratio in
+it; with `name_ratios: true` the sets of all networks are then called "Set11 at 10 %". `fast: bf16`
+scores by `lgmnet.optimize_for_inference`. `validation` is what the log says last.
 """
 
 import argparse
@@ -13,6 +17,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +28,7 @@ from lgmnet.config import ConfigError, load_config
 from lgmnet.data.datasets import open_test_sets
 from lgmnet.engine import runtime
 from lgmnet.engine.checkpoint import find_weights
+from lgmnet.engine.fast import optimize_for_inference
 from lgmnet.engine.scoring import score_sets
 
 EXAMPLES = """examples:
@@ -31,6 +37,7 @@ EXAMPLES = """examples:
 """
 TRAIN = runtime.PROJECT / "train.py"
 KEYS = {"config", "axes", "seeds", "overrides", "data", "columns"}
+OPTIONAL = {"name_ratios", "fast"}
 
 
 class Run(NamedTuple):
@@ -72,7 +79,7 @@ def main() -> int:
             print("\n".join(run.command for run in chosen))
             return 0
         for run in chosen:
-            perform(run, folder(path, run), experiment["data"])
+            perform(run, folder(path, run), experiment)
         finished = [run for run in runs if done(folder(path, run))]
         rows = [result(run, folder(path, run)) for run in finished]
         if arguments.speed:
@@ -100,7 +107,7 @@ def read_experiment(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"there is no experiment {path}; see configs/experiments/")
     tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(tree, dict) or tree.keys() != KEYS:
+    if not isinstance(tree, dict) or tree.keys() - OPTIONAL != KEYS:
         raise ConfigError(f"{path} needs exactly these keys: {', '.join(sorted(KEYS))}")
     return tree
 
@@ -116,6 +123,7 @@ def expand(experiment: dict[str, Any]) -> Iterator[Run]:
             config = next((word for word in words if word.endswith(".yaml")), config)
             overrides += [word for word in words if not word.endswith(".yaml")]
         choices = dict(zip(axes, (name for name, _ in combination), strict=True))
+        overrides = [word.replace("{seed}", str(seed)) for word in overrides]
         yield Run(choices, seed, config, [*overrides, f"training.seed={seed}"])
 
 
@@ -135,7 +143,7 @@ def done(folder: Path) -> bool:
     return (folder / "metrics.json").exists()
 
 
-def perform(run: Run, folder: Path, data: list[str]) -> None:
+def perform(run: Run, folder: Path, experiment: dict[str, Any]) -> None:
     """Train one run, from where it stopped, and score its final weights on the test sets."""
     if done(folder):
         return
@@ -147,9 +155,20 @@ def perform(run: Run, folder: Path, data: list[str]) -> None:
     # Nothing is selected: the last average where the run keeps one, else the last weights.
     final = next(p for p in (folder / "ema.safetensors", folder / "last.safetensors") if p.exists())
     weights = find_weights(final)
-    sets = open_test_sets(data, runtime.data_roots())
-    with runtime.start() as here:
-        scores = score_sets(weights, sets, weights.config.evaluation, here, consistency=True)
+    sets = open_test_sets(experiment["data"], runtime.data_roots())
+    sampling = weights.config.sampling
+    fast = experiment.get("fast")
+    prepare = partial(optimize_for_inference, precision=fast) if fast else lambda model: model
+    datasets: dict[str, Any] = {}
+    for ratio in sampling.scored_ratios:
+        with runtime.start() as here:
+            scores = score_sets(
+                weights, sets, weights.config.evaluation, here,
+                consistency=True, ratio=ratio, prepare=prepare,
+            )  # fmt: skip
+        suffix = f" at {100 * ratio:g} %" if experiment.get("name_ratios") else ""
+        datasets |= {name + suffix: values for name, values in scores["datasets"].items()}
+    scores["datasets"] = datasets
     report.write_results(folder, scores)
 
 
@@ -166,11 +185,19 @@ def result(run: Run, folder: Path) -> dict[str, Any]:
         "patches": sum(phase.training.steps * phase.training.batch_size for phase in phases),
         "parameters": complexity.parameters(model.network, frozen=True),
         "gflops": round(complexity.cost(model, side, side).flops / 1e9, 3),
-        "scores": {
+        "scores": validation(folder)
+        | {
             name: {key: value for key, value in values.items() if key != "images"}
             for name, values in scores.items()
         },
     }
+
+
+def validation(folder: Path) -> dict[str, dict[str, float]]:
+    """The scores of the final weights on the validation images, if the run has any."""
+    lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    found = [line for line in map(json.loads, lines) if line["kind"] == "validation"]
+    return {"validation": {key: found[-1][key] for key in ("psnr", "ssim")}} if found else {}
 
 
 def add_speed(rows: list[dict[str, Any]], folders: list[Path], path: Path) -> None:

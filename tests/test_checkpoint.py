@@ -7,7 +7,13 @@ import torch
 import lgmnet
 from lgmnet.engine import checkpoint
 from lgmnet.engine.building import build_model, initial_matrix
-from lgmnet.engine.checkpoint import CheckpointError, find_weights, save_state, save_weights
+from lgmnet.engine.checkpoint import (
+    CheckpointError,
+    adopt_weights,
+    find_weights,
+    save_state,
+    save_weights,
+)
 from lgmnet.operators import BlockSampling, matrices
 from tests.conftest import tiny_config
 
@@ -193,3 +199,19 @@ def test_settings_that_cannot_be_built_are_explained(changes, message):
 
     with pytest.raises(ConfigError, match=message.replace("?", r"\?")):
         build_model(tiny_config(**changes))
+
+
+def test_a_model_starts_like_weights_of_another_ratio(tmp_path):
+    path, trained = tmp_path / "w.safetensors", build_model(tiny_config())
+    save_weights(path, trained, tiny_config())
+    for ratio, same in ((0.1, True), (0.25, False)):
+        torch.manual_seed(1)
+        model = build_model(tiny_config(sampling={"ratio": ratio, "phi_init": "gaussian"}))
+        own = model.operator.state_dict()["matrix"].clone()
+        adopt_weights(model, path)
+        theirs = trained.network.state_dict()
+        assert all(torch.equal(v, theirs[k]) for k, v in model.network.state_dict().items())
+        expected = trained.operator.state_dict()["matrix"] if same else own
+        assert torch.equal(model.operator.state_dict()["matrix"], expected)
+    with pytest.raises(CheckpointError, match=r"in training.start .*w.safetensors has shape"):
+        adopt_weights(build_model(tiny_config(model={"dim": 4, "D": 2})), path)

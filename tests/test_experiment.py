@@ -99,6 +99,34 @@ def test_an_experiment_is_trained_scored_and_not_repeated(
     assert "1 of 1 runs" in capsys.readouterr().out
 
 
+def test_a_range_is_scored_at_every_published_ratio_in_it(
+    experiment, tmp_path, image_folder, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    config = tiny_config(image_folder, sampling={"ratio": [0.01, 0.05], "phi": "fixed"})
+    Path("tiny.yaml").write_text(config.as_yaml(), encoding="utf-8")
+    content = tree(seeds=[3], data=[str(image_folder)], name_ratios=True, fast="bf16")
+    content["axes"] = {"network": {"range": [], "1 %": ["sampling.ratio=0.01"]}}
+    content["overrides"] = ["data.validation=", "training.start={seed}"]
+    content["columns"] = ["images at 1 % psnr", "images at 4 % psnr"]
+    assert {run.overrides[1] for run in experiment.expand(content)} == {"training.start=3"}
+    content["overrides"] = []
+    Path("trial.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["experiment.py", "trial.yaml"])
+    assert experiment.main() == 0
+    one, several = json.loads(Path("docs/experiments/trial.json").read_text())["runs"]
+    assert set(several["scores"]) == {"images at 1 %", "images at 4 %"}
+    assert set(one["scores"]) == {"images at 1 %"}
+    table = report.experiment_table(json.loads(Path("docs/experiments/trial.json").read_text()))
+    assert table.splitlines()[-2].endswith("|                  – |")
+
+
+def test_the_last_validation_is_a_score(experiment, tmp_path):
+    lines = [{"kind": "validation", "psnr": psnr, "ssim": 0.5, "step": 1} for psnr in (20, 21)]
+    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, [*lines, {"kind": "end"}])))
+    assert experiment.validation(tmp_path) == {"validation": {"psnr": 21, "ssim": 0.5}}
+
+
 def test_speeds_are_relative_to_the_first_run(experiment, tmp_path):
     timed = {f"x/{name}/ema.safetensors": {"training": {"crops_per_second": speed}}
              for name, speed in (("b", 5.0), ("a", 20.0))}  # fmt: skip

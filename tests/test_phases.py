@@ -178,6 +178,15 @@ def test_a_backbone_of_another_network_is_refused(images, tmp_path):
         train_phases(config, tmp_path / "other", CPU)
 
 
+def test_a_run_begins_from_one_thing(images, tmp_path):
+    """A start is the first phase's; with a given backbone it would be a second one."""
+    config = lorun_config(images, training={"start": "w"})
+    assert [phase.config.training.start for phase in phases(config, tmp_path)] == ["w", ""]
+    config = lorun_config(images, training={"start": "w"}, lora={**LORA, "backbone": "b"})
+    with pytest.raises(ConfigError, match="begins from one of them"):
+        phases(config, tmp_path)
+
+
 def test_lora_is_for_lorun(images, tmp_path):
     with pytest.raises(ConfigError, match="lora is for the network lorun, but model is lgm_net"):
         phases(tiny_config(images, lora=LORA), tmp_path)

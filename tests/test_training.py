@@ -261,6 +261,15 @@ def test_training_lowers_the_loss_and_keeps_the_best(image_folder, tmp_path):
     assert json.loads(best.metadata["metrics"])["validation_psnr"] == max(scores)
 
 
+def test_a_run_begins_from_weights(image_folder, tmp_path):
+    settings = {"steps_per_epoch": 2, "rate": 1e-30}
+    assert train(tiny_config(image_folder), tmp_path / "first", CPU) == 0
+    started = {**settings, "start": str(tmp_path / "first")}
+    assert train(tiny_config(image_folder, training=started), tmp_path / "second", CPU) == 0
+    first, second = final(tmp_path / "first"), final(tmp_path / "second")
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
 def test_validation_images_are_not_trained_on(image_folder, tmp_path):
     held = tmp_path / "held.txt"
     held.write_text("# comment\nimage1.png\nimage4.png\n")

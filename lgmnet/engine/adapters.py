@@ -15,6 +15,7 @@ from lgmnet.engine.building import build_model
 from lgmnet.engine.checkpoint import (
     CheckpointError,
     Weights,
+    adopt_matrix,
     find_weights,
     load_state,
     read_metadata,
@@ -45,9 +46,7 @@ def adopt_backbone(model: SensingModel, name: str | Path) -> None:
         _lorun(model).adopt(_lorun(trained))
     except ValueError as error:
         raise CheckpointError(f"lora.backbone {name}: {error}") from None
-    ours, theirs = model.operator.state_dict(), trained.operator.state_dict()
-    if ours["matrix"].shape == theirs["matrix"].shape:
-        model.operator.load_state_dict(theirs)
+    adopt_matrix(model, trained)
 
 
 def save_adapters(path: Path, weights: Weights) -> None:

@@ -207,6 +207,26 @@ def load_state(model: SensingModel, state: Mapping[str, Tensor], source: str) ->
     model.load_state_dict(dict(state))
 
 
+def adopt_weights(model: SensingModel, name: str | Path) -> None:
+    """Start a new model like trained weights, perhaps of another ratio: see `adopt_matrix` for Φ.
+
+    Raises:
+        CheckpointError: there are no such weights, or they are of another network.
+    """
+    trained = find_weights(name).load()
+    ours = {f"operator.{key}": value for key, value in model.operator.state_dict().items()}
+    network = {f"network.{key}": value for key, value in trained.network.state_dict().items()}
+    load_state(model, ours | network, f"training.start {name}")
+    adopt_matrix(model, trained)
+
+
+def adopt_matrix(model: SensingModel, trained: SensingModel) -> None:
+    """Take the Φ of a trained model where it has the same shape; else keep the own."""
+    ours, theirs = model.operator.state_dict(), trained.operator.state_dict()
+    if ours["matrix"].shape == theirs["matrix"].shape:
+        model.operator.load_state_dict(theirs)
+
+
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
     """Write a training state; the previous one stays until the new one is complete."""
     write_atomically(path, lambda temporary: torch.save(dict(state), temporary))

@@ -44,13 +44,18 @@ def phases(config: Config, folder: Path) -> list[Phase]:
     if network.sharing != "lora":
         return [Phase(dataclasses.replace(config, lora=None), folder)]
     lora = config.lora or LoraConfig()
+    if lora.backbone and config.training.start:
+        raise ConfigError(
+            f"training.start is {config.training.start} and lora.backbone is {lora.backbone}; a "
+            "LoRun begins from one of them: leave the other empty"
+        )
     if lora.backbone:
         return [Phase(_adapter_config(config, lora), folder)]
     backbone = folder / "backbone"
     named = dataclasses.replace(lora, backbone=str(backbone))
     # The adapters see other crops than this backbone saw, or that of a run with the next seed.
     seed = (config.training.seed + SEED_OFFSET) % SEEDS
-    second = dataclasses.replace(config.training, seed=seed)
+    second = dataclasses.replace(config.training, seed=seed, start="")
     second_config = _adapter_config(dataclasses.replace(config, training=second), named)
     return [Phase(_backbone_config(config, lora), backbone), Phase(second_config, folder)]
 

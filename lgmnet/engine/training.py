@@ -66,6 +66,8 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
         model = build_model(config, state["model"]["operator.matrix"])
     else:
         model = start_model(config, data.train)
+        if settings.start:
+            checkpoint.adopt_weights(model, settings.start)
         if config.lora:
             adopt_backbone(model, config.lora.backbone)
     check_trainable(model)
