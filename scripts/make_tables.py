@@ -123,7 +123,7 @@ model = lgmnet.load("{name}")
 **Data.** {images} images of {training_data}; those of the validation list and of `data.exclude` in
 `config.yaml` are not among them. They belong to their authors and are not distributed.
 
-**Budget.** {steps} steps of {batch} crops of {side} x {side} pixels, {patches} crops in all, in
+**Budget.** {begun}{steps} steps of {batch} crops of {side} x {side} pixels, {patches} crops in all, in
 {minutes} minutes; {optimizer}, largest rate {rate:g}, {schedule}, {precision}, seed {seed};
 commit {commit}, torch {torch}. The curve is `log.jsonl`.
 
@@ -163,6 +163,7 @@ def card(weights: Shipped) -> str:
         ratio=" to ".join(f"{100 * limit:g}" for limit in limits),
         images=f"{weights.images:,}",
         training_data=weights.training_data,
+        begun=f"Begun from `{config.training.start}`: " if config.training.start else "",
         steps=f"{int(metadata['step']):,}",
         batch=config.training.batch_size,
         side=config.data.patch_size,

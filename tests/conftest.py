@@ -14,6 +14,9 @@ from lgmnet.config import Config, config_from_dict
 
 PROJECT = Path(__file__).parents[1]
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many workers as cores: one thread each
+    torch.set_num_threads(1)
+
 
 def pytest_runtest_setup(item):
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
