@@ -38,7 +38,9 @@ def main() -> int:
         weights: Weights | Untrained | Adapted
         weights = find_weights(arguments.weights, arguments.overrides)
         if arguments.adapters:
-            weights = Adapted(weights, arguments.adapters, arguments.merge)
+            weights = Adapted(weights, arguments.adapters, arguments.merge or "on_the_fly")
+        elif arguments.merge:
+            raise ValueError(f"--merge {arguments.merge} is about --adapters, which are not given")
         # What is not asked for is as the weights' own config says.
         asked = {k: getattr(arguments, k) for k in ("protocol", "color", "padding")}
         asked = {k: v for k, v in asked.items() if v is not None}
@@ -88,7 +90,7 @@ def score(
         return
     print(f"{weights.name} at {100 * ratio:g} %")
     print(report.comparison(results))
-    report.write_results(folder, results)
+    report.write_results(folder, {**results, "precision": arguments.precision})
     print(f"written to {folder / 'metrics.json'}")
 
 
@@ -110,8 +112,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument(
         "--merge",
-        default="on_the_fly",
-        help="adapters: on_the_fly (memory of one denoiser) or per_stage (faster)",
+        help="adapters: on_the_fly (memory of one denoiser, default) or per_stage (faster)",
     )
     parser.add_argument(
         "--data", nargs="+", default=["builtin"], help="test sets by name, folder or image"
@@ -127,7 +128,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--color", help="luma, or rgb: each channel by itself")
     parser.add_argument("--padding", help="zeros (as published) or replicate")
     parser.add_argument(
-        "--noise-std", type=float, default=0.0, help="measurement noise, in the unit of y"
+        "--noise-std", type=float, help="measurement noise, in the unit of y (default: as trained)"
     )
     parser.add_argument(
         "--consistency",

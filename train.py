@@ -18,6 +18,7 @@ from lgmnet.engine.preflight import preflight
 from lgmnet.engine.runtime import Runtime
 from lgmnet.engine.scoring import results_folder, score_sets
 from lgmnet.engine.training import NonFiniteLoss
+from lgmnet.metrics import find_protocol
 
 EXAMPLES = """examples:
   python train.py configs/quickstart.yaml
@@ -44,10 +45,10 @@ def main() -> int:
         "--with",
         dest="joined",
         type=Path,
-        nargs="+",
+        action="append",
         default=[],
         metavar="FILE",
-        help="YAML files with settings for any network, such as configs/budget.yaml",
+        help="YAML file with settings for any network, such as configs/budget.yaml; repeatable",
     )
     parser.add_argument(
         "--output", type=Path, help="run folder (default: runs/<config name>_r<ratio>)"
@@ -62,12 +63,16 @@ def main() -> int:
     arguments = parser.parse_intermixed_args()
     try:
         config = load_config(arguments.config, arguments.overrides, arguments.joined)
+        find_protocol(config.evaluation.protocol)
+        for name in filter(None, (config.training.start, config.lora and config.lora.backbone)):
+            find_weights(name)  # said now, not after the preparations
         folder = arguments.output or default_folder(arguments, config)
         with runtime.start(arguments.device) as here:
             runs = phases(config, folder)
             if arguments.dry_run:
                 return max(preflight(phase.config, here) for phase in runs)
-            begun = any((phase.folder / "config.yaml").exists() for phase in runs)
+            saved = ("last.pt", "last.safetensors")
+            begun = any((phase.folder / file).exists() for phase in runs for file in saved)
             if begun and not arguments.resume:
                 raise ValueError(
                     f"{folder} holds a run already; add --resume to continue it, or choose "

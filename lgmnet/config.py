@@ -22,6 +22,7 @@ from lgmnet.conversion import (
     merge,
     override_tree,
     plain,
+    read_with_bases,
     read_yaml,
     reject_unknown,
     require,
@@ -174,7 +175,9 @@ class TrainingConfig:
     """The loop: how long, how fast, in which precision, and what is saved."""
 
     start: str = ""
-    """Weights to begin from (name, folder or file); their Φ too where it has the same shape."""
+    """Weights to begin from: name, folder or file."""
+    start_phi: bool = True
+    """Begin from their Φ too, where it has the same shape; else Φ is as sampling.phi_init says."""
     epochs: int = 200
     """Length of the run, unless ``minutes`` is given."""
     steps_per_epoch: int = 2000
@@ -249,7 +252,8 @@ class TrainingConfig:
             f"training.phi_rate is {self.phi_rate}, expected > 0 (sampling.phi=fixed trains no Φ)",
         )
         names = ("minutes", "weight_decay", "clip", "validate_every", "seed")
-        for name in (*names, "measurement_weight", "orthogonality_weight"):
+        weights = ("measurement_weight", "orthogonality_weight", "l1_weight")
+        for name in (*names, *weights):
             value = getattr(self, name)
             require(0 <= value < math.inf, f"training.{name} is {value}, expected at least 0")
         require(self.seed < 2**22, f"training.seed is {self.seed}, expected less than {2**22}")
@@ -331,7 +335,7 @@ class Config:
 
 
 def load_config(path: Path, overrides: Sequence[str] = (), joined: Sequence[Path] = ()) -> Config:
-    """Read a YAML file with its base, and apply ``section.key=value`` overrides.
+    """Read a YAML file with its bases, and apply ``section.key=value`` overrides.
 
     Args:
         joined: YAML files with settings for any network, which win over those of its own file.
@@ -339,15 +343,7 @@ def load_config(path: Path, overrides: Sequence[str] = (), joined: Sequence[Path
     Raises:
         ConfigError: a file, key or value is wrong.
     """
-    tree = read_yaml(path)
-    base_name = tree.pop("base", None)
-    if base_name is not None:
-        base = read_yaml(path.parent / str(base_name))
-        require(
-            "base" not in base,
-            f"{path} is based on {base_name}, which names a base itself; one base at most",
-        )
-        tree = merge(base, tree)
+    tree = read_with_bases(path)
     per_ratio = section_of(tree, "per_ratio")
     tree.pop("per_ratio", None)
     changes: dict[str, Any] = {}

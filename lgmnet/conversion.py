@@ -104,6 +104,21 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return tree
 
 
+def read_with_bases(path: Path) -> dict[str, Any]:
+    """A YAML file over the one that it names as ``base``, and so on.
+
+    Raises:
+        ConfigError: a file is missing or wrong, or is its own base.
+    """
+    tree, seen = read_yaml(path), [path.resolve()]
+    while (base := tree.pop("base", None)) is not None:
+        path = path.parent / str(base)
+        require(path.resolve() not in seen, f"{path} is based on itself")
+        seen.append(path.resolve())
+        tree = merge(read_yaml(path), tree)
+    return tree
+
+
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Both trees; where they meet, the values of ``above``."""
     merged = dict(below)

@@ -168,7 +168,7 @@ def perform(run: Run, folder: Path, experiment: dict[str, Any]) -> None:
             )  # fmt: skip
         suffix = f" at {100 * ratio:g} %" if experiment.get("name_ratios") else ""
         datasets |= {name + suffix: values for name, values in scores["datasets"].items()}
-    scores["datasets"] = datasets
+    scores |= {"datasets": datasets, "precision": fast or "fp32"}
     report.write_results(folder, scores)
 
 

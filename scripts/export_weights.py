@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from lgmnet.engine.checkpoint import find_weights, save_weights
+from lgmnet.engine.checkpoint import Weights, find_weights, save_weights
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # What a weights file says by itself and what is written anew.
@@ -34,6 +34,8 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         weights = find_weights(arguments.run)
+        if not isinstance(weights, Weights):
+            raise ValueError(f"{arguments.run} holds no trained values; name a run folder")
         metadata = {k: v for k, v in weights.metadata.items() if k not in OWN}
         precision = PRECISIONS[arguments.precision]
         path = arguments.output / "model.safetensors"

@@ -29,7 +29,7 @@ IMPORTERS = {
 }
 # Networks whose authors score by rules of their own.
 PROTOCOLS = {"amp_net_tip": "amp21"}
-PUBLISHED_RATIOS = (0.01, 0.04, 0.1, 0.2, 0.25, 0.3, 0.4, 0.5)
+IMPORTED_RATIOS = (0.01, 0.04, 0.1, 0.2, 0.25, 0.3, 0.4, 0.5)
 
 
 def main() -> int:
@@ -121,7 +121,7 @@ def false_claims(file: Path, found: dict[str, object]) -> list[tuple[str, str, o
 def likely_ratio(m: int, block_size: int) -> tuple[float, str]:
     """The published ratio and rounding that give m, else m per pixel."""
     for rounding in ("table33", "round") if block_size == 33 else ("ceil",):
-        for ratio in PUBLISHED_RATIOS:
+        for ratio in IMPORTED_RATIOS:
             if measurement_count(ratio, block_size, rounding) == m:
                 return ratio, rounding
     return m / block_size**2, "round"

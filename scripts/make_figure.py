@@ -1,6 +1,7 @@
 """Draw the picture at the top of README: image, Φᵀy and reconstruction of built-in photographs."""
 
 import argparse
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -38,13 +39,22 @@ def columns(model: SensingModel, pixels: np.ndarray) -> list[np.ndarray]:
     return [pixels.astype(np.float64), *rebuilt]
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", default="lgm_net_tiny_r0.10", help="name, folder or file")
     parser.add_argument("--output", type=Path, default=Path("docs/figure.png"))
     arguments = parser.parse_args()
-    weights = find_weights(arguments.weights)
-    model = weights.load()
+    try:
+        weights = find_weights(arguments.weights)
+        draw(weights.load(), arguments.output)
+    except (ValueError, OSError) as error:
+        print(f"make_figure.py: {error}", file=sys.stderr)
+        return 1
+    print(f"{weights.name}: {arguments.output}")
+    return 0
+
+
+def draw(model: SensingModel, output: Path) -> None:
     figure, axes = plt.subplots(len(SHOWN), 3, figsize=(9, 6.5), constrained_layout=True)
     for row, (name, top, left, side) in zip(axes, SHOWN, strict=True):
         pixels = luma(read_pixels(builtin.paths((name,))[0]))
@@ -57,10 +67,9 @@ def main() -> None:
             axis.imshow(shown, cmap="gray", vmin=0, vmax=255)
             axis.set_title(title)
             axis.axis("off")
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(arguments.output, dpi=100)
-    print(f"{weights.name}: {arguments.output}")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(output, dpi=100)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

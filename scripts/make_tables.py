@@ -123,7 +123,7 @@ model = lgmnet.load("{name}")
 **Data.** {images} images of {training_data}; those of the validation list and of `data.exclude` in
 `config.yaml` are not among them. They belong to their authors and are not distributed.
 
-**Budget.** {begun}{steps} steps of {batch} crops of {side} x {side} pixels, {patches} crops in all, in
+**Budget.** {begun}{steps} steps of {batch} crops of {side} x {side} pixels, {patches} in all, in
 {minutes} minutes; {optimizer}, largest rate {rate:g}, {schedule}, {precision}, seed {seed};
 commit {commit}, torch {torch}. The curve is `log.jsonl`.
 

@@ -21,8 +21,9 @@ from lgmnet.config import load_config
 from lgmnet.engine.building import build_model
 from lgmnet.engine.checkpoint import find_weights
 from lgmnet.engine.fast import optimize_for_inference, prepare
+from lgmnet.engine.ratios import measurements
 from lgmnet.models import SensingModel
-from lgmnet.operators.matrices import measurement_count, orthonormal
+from lgmnet.operators.matrices import orthonormal
 
 EXAMPLES = """examples:
   python scripts/measure_inference.py configs/lgm_net.yaml
@@ -56,9 +57,8 @@ def open_model(network: str) -> SensingModel:
 def untrained(network: str) -> SensingModel:
     config = load_config(Path(network))
     sampling = config.sampling
-    m = measurement_count(sampling.ratio, sampling.block_size, sampling.rounding)
     torch.manual_seed(0)
-    return build_model(config, orthonormal(m, sampling.block_size**2)).eval()
+    return build_model(config, orthonormal(measurements(sampling), sampling.block_size**2)).eval()
 
 
 @torch.inference_mode()

@@ -6,9 +6,7 @@ turn on this machine.
 """
 
 import argparse
-import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator
 
 import torch
@@ -133,20 +131,11 @@ def relative_times(
     """Median and range of the time of each run by that of ``reference``, run in turn."""
     if not rounds:
         return dict.fromkeys(runs, "-")
-    ratios: dict[str, list[float]] = {name: [] for name in runs}
-    for k in range(rounds + 1):  # the first round warms up
-        seconds = {}
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            here.synchronise()
-            seconds[name] = time.perf_counter() - start
-        for name in runs if k else ():
-            ratios[name].append(seconds[name] / seconds[reference])
-    return {
-        name: f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
-        for name, values in ratios.items()
+    seconds = complexity.interleave(runs, rounds, complexity.clock(here.device))
+    ratios = {
+        name: complexity.speedup(times, seconds[reference]) for name, times in seconds.items()
     }
+    return {name: f"{r.median:.2f} ({r.low:.2f} to {r.high:.2f})" for name, r in ratios.items()}
 
 
 if __name__ == "__main__":

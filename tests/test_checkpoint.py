@@ -213,5 +213,9 @@ def test_a_model_starts_like_weights_of_another_ratio(tmp_path):
         assert all(torch.equal(v, theirs[k]) for k, v in model.network.state_dict().items())
         expected = trained.operator.state_dict()["matrix"] if same else own
         assert torch.equal(model.operator.state_dict()["matrix"], expected)
+    model = build_model(tiny_config(sampling={"phi_init": "gaussian"}))
+    own = model.operator.state_dict()["matrix"].clone()
+    adopt_weights(model, path, phi=False)
+    assert torch.equal(model.operator.state_dict()["matrix"], own)
     with pytest.raises(CheckpointError, match=r"in training.start .*w.safetensors has shape"):
         adopt_weights(build_model(tiny_config(model={"dim": 4, "D": 2})), path)

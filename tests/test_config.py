@@ -49,9 +49,13 @@ def test_a_list_replaces_that_of_the_base(load):
     assert config.data.train == ("b",)
 
 
-def test_a_base_that_names_a_base_is_refused(load):
-    with pytest.raises(ConfigError, match=r"based on common\.yaml, which names a base itself"):
-        load("base: common.yaml", common="base: deeper.yaml", deeper=minimal())
+def test_a_base_may_have_a_base_but_not_be_its_own(load):
+    deeper = minimal(data={"train": ["a"], "patch_size": 64})
+    common = "base: deeper.yaml\ndata: {train: [b]}"
+    config = load("base: common.yaml", common=common, deeper=deeper)
+    assert (config.data.train, config.data.patch_size) == (("b",), 64)
+    with pytest.raises(ConfigError, match=r"common\.yaml is based on itself"):
+        load("base: common.yaml", common="base: deeper.yaml", deeper="base: common.yaml")
 
 
 def test_a_missing_base_is_named(load):

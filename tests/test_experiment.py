@@ -93,7 +93,7 @@ def test_an_experiment_is_trained_scored_and_not_repeated(
     assert run["patches"] == 24
     assert run["scores"]["images"]["residual"] > 0
     scores = json.loads(Path("runs/experiments/trial/high_seed1/metrics.json").read_text())
-    assert scores["weights"] == "high_seed1"
+    assert scores["weights"] == "high_seed1_ema"
     monkeypatch.setattr(experiment.subprocess, "run", None)  # a second training would fail
     assert experiment.main() == 0
     assert "1 of 1 runs" in capsys.readouterr().out

@@ -147,6 +147,17 @@ def run_main(script, arguments, monkeypatch):
         ("train.py", ["configs/lorun_unet.yaml", "lora.backbone=none", "data.train=builtin",
                       "data.validation=configs/validation/builtin.txt", "--output", "UNUSED"],
          "no weights 'none'"),
+        ("train.py", ["configs/quickstart.yaml", "training.start=none"], "no weights 'none'"),
+        ("train.py", ["configs/quickstart.yaml", "evaluation.protocol=papr"],
+         "did you mean 'paper'"),
+        ("train.py", ["configs/lorun_unet.yaml", "model.sharing=shared", "lora.backbone=WEIGHTS"],
+         "begin from those weights with training.start"),
+        ("train.py", ["configs/quickstart.yaml", "training.l1_weight=-1"], "l1_weight is -1"),
+        ("test.py", ["WEIGHTS", "--merge", "per_stage"], "about --adapters"),
+        ("test.py", ["WEIGHTS", "--adapters", "WEIGHTS/none.safetensors"], "there is no file"),
+        ("scripts/export_weights.py", ["configs/fista.yaml", "--output", "UNUSED"],
+         "holds no trained values"),
+        ("scripts/make_figure.py", ["--weights", "none"], "no weights 'none'"),
         ("scripts/import_weights.py", ["lgm_net", "none.pkl", "--output", "x"], "no file none.pkl"),
     ],
 )  # fmt: skip
@@ -163,7 +174,7 @@ def test_mistakes_get_one_line(script, arguments, message, weights, monkeypatch,
 
 def test_a_run_that_is_there_is_not_overwritten(tmp_path, monkeypatch, capsys):
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.yaml").write_bytes(b"")
+    (tmp_path / "run" / "last.pt").write_bytes(b"")
     monkeypatch.chdir(PROJECT)
     arguments = ["configs/quickstart.yaml", "--output", tmp_path / "run"]
     assert run_main("train.py", arguments, monkeypatch) == 1

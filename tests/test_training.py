@@ -11,6 +11,7 @@ import torch
 
 from lgmnet.config import ConfigError
 from lgmnet.data.images import ImageError
+from lgmnet.data.packed import pack
 from lgmnet.engine import checkpoint, runtime
 from lgmnet.engine.building import open_data
 from lgmnet.engine.ema import WeightAverage
@@ -296,6 +297,18 @@ def test_bad_images_are_left_out_counted_and_named(image_folder, tmp_path, capsy
     assert records(tmp_path / "run", "end")[0]["unreadable"] == ["cut.png"]
 
 
+def test_validation_images_in_a_packed_store_are_left_out(image_folder, tmp_path):
+    held = tmp_path / "held"
+    held.mkdir()
+    (held / "image1.png").write_bytes((image_folder / "image1.png").read_bytes())
+    pack(image_folder, tmp_path / "x.luma")
+    settings = {"validation": str(held), "validation_images": 1}
+    data = open_data(tiny_config(tmp_path / "x.luma", data=settings))
+    assert len(data.train.names) == 5
+    assert "image1.png" not in data.train.names
+    assert "validation image" in data.rejected["image1.png"]
+
+
 def test_a_held_out_name_that_is_not_there_is_an_error(image_folder, tmp_path):
     (tmp_path / "held.txt").write_text("other.png\n")
     config = tiny_config(image_folder, data={"validation": str(tmp_path / "held.txt")})
@@ -384,6 +397,30 @@ def test_resuming_says_what_has_changed_and_a_finished_run_is_left_alone(
     with pytest.raises(checkpoint.CheckpointError, match="finished .step 6.; there is nothing"):
         train(config, tmp_path / "run", CPU, resume=True)
     assert (tmp_path / "run" / "log.jsonl").read_bytes() == before
+
+
+def test_a_run_that_died_before_its_first_state_starts_again(image_folder, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "log.jsonl").write_text("of the first attempt\n")
+    assert train(tiny_config(image_folder), folder, CPU) == 0
+    assert [record["step"] for record in records(folder, "start")] == [0]
+
+
+def test_resuming_follows_the_weight_decay_and_refuses_another_optimizer(
+    image_folder, tmp_path, monkeypatch
+):
+    train_steps(tiny_config(image_folder), tmp_path / "run", 2, monkeypatch)
+    with pytest.raises(checkpoint.CheckpointError, match=r"training\.optimizer = adam, but"):
+        train(
+            tiny_config(image_folder, training={"optimizer": "muon"}), tmp_path / "run", CPU, True
+        )
+    seen = []
+    monkeypatch.setattr(
+        torch.optim.Adam, "step", lambda self: seen.append(self.param_groups[0]["weight_decay"])
+    )
+    train(tiny_config(image_folder, training={"weight_decay": 0.5}), tmp_path / "run", CPU, True)
+    assert seen == [0.5] * 4
 
 
 def test_resume_with_another_network_is_refused(image_folder, tmp_path, monkeypatch):

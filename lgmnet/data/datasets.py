@@ -137,7 +137,7 @@ def open_training_images(
     if any(name.endswith(".luma") for name in names):
         if len(names) > 1:
             raise ImageError(f"data.train is {list(names)}; a packed store stands alone")
-        return _open_packed(find_folder(names[0], roots), smallest)
+        return _open_packed(find_folder(names[0], roots), smallest, {p.name for p in reserved})
     paths: list[Path] = []
     for name in names:
         builtins = builtin.paths(builtin.TRAIN) if name == "builtin" else None
@@ -156,16 +156,21 @@ def open_training_images(
     return FileImages(found.paths, found.sizes), rejected
 
 
-def _open_packed(path: Path, smallest: int) -> tuple[TrainingImages, dict[str, str]]:
+def _open_packed(
+    path: Path, smallest: int, reserved: set[str]
+) -> tuple[TrainingImages, dict[str, str]]:
     images = PackedImages(path)
-    keep = [k for k, size in enumerate(images.sizes) if min(size) >= smallest]
+    keep, rejected = [], {}
+    for k, (name, size) in enumerate(zip(images.names, images.sizes, strict=True)):
+        if min(size) < smallest:
+            rejected[name] = f"{name} is too small: {size[0]} x {size[1]} pixels"
+        elif name.rsplit("/", 1)[-1] in reserved:
+            rejected[name] = f"{name} has the name of a validation image"
+        else:
+            keep.append(k)
     if not keep:
-        raise ImageError(f"no image in {path} has {smallest} pixels on both sides")
-    rejected = {
-        images.names[k]: f"{images.names[k]} is too small: {size[0]} x {size[1]} pixels"
-        for k, size in enumerate(images.sizes)
-        if min(size) < smallest
-    }
+        first = next(iter(rejected.values()))
+        raise ImageError(f"none of the images in {path} can be used; the first: {first}")
     return Subset(images, keep), rejected
 
 

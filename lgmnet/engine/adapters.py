@@ -26,6 +26,7 @@ from lgmnet.engine.checkpoint import (
 from lgmnet.engine.ratios import at_ratio
 from lgmnet.engine.untrained import Untrained
 from lgmnet.models import LoRun, SensingModel
+from lgmnet.unfolding.checks import require_choice
 from lgmnet.unfolding.low_rank import module_fingerprint
 
 FORMAT = "lgmnet-adapters/1"
@@ -78,8 +79,7 @@ class Adapted:
     def __init__(
         self, backbone: Weights | Untrained, path: Path, merge: str = "on_the_fly"
     ) -> None:
-        if merge not in MERGE:
-            raise ValueError(f"merge is '{merge}', expected one of {', '.join(MERGE)}")
+        require_choice("merge", merge, MERGE)
         self.path = path
         self.metadata = read_metadata(path, FORMAT)
         self.config: Config = config_from_dict(json.loads(self.metadata["config"]))

@@ -30,6 +30,7 @@ FORMAT = "lgmnet/1"
 # Beside the folders of shipped weights: their hashes, as sha256sum writes them.
 SUMS = "SHA256SUMS"
 # In a folder of weights, the first of these that exists is loaded.
+BACKBONE = "backbone"  # the folder of the first phase of a LoRun
 WEIGHT_FILES = ("model.safetensors", "best.safetensors", "ema.safetensors", "last.safetensors")
 
 
@@ -45,7 +46,10 @@ class Weights:
         self.metadata = read_metadata(path)
         self.config: Config = config_from_dict(json.loads(self.metadata["config"]))
         # The folder's name for the usual file names, else the file's.
-        self.name = path.parent.name if path.name in WEIGHT_FILES else path.stem
+        folder = path.absolute().parent
+        self.name = folder.name if path.name in WEIGHT_FILES else path.stem
+        if self.name == BACKBONE:  # every run of a LoRun has one
+            self.name = f"{folder.parent.name}_{BACKBONE}"
 
     def load(self, ratio: float | None = None) -> SensingModel:
         """The model in float32, on the CPU, in evaluation mode.
@@ -107,7 +111,10 @@ def find_weights(name: str | Path, overrides: Sequence[str] = ()) -> Weights | U
                 f"{candidate} is a training state; name its folder, or best.safetensors in it"
             )
         if candidate.is_file():
-            return Weights(candidate)
+            weights = Weights(candidate)
+            if candidate.name in WEIGHT_FILES[1:]:  # one of several in the folder of a run
+                weights.name += f"_{candidate.stem}"
+            return weights
         for file in WEIGHT_FILES:
             if (candidate / file).is_file():
                 return Weights(candidate / file)
@@ -207,8 +214,11 @@ def load_state(model: SensingModel, state: Mapping[str, Tensor], source: str) ->
     model.load_state_dict(dict(state))
 
 
-def adopt_weights(model: SensingModel, name: str | Path) -> None:
-    """Start a new model like trained weights, perhaps of another ratio: see `adopt_matrix` for Φ.
+def adopt_weights(model: SensingModel, name: str | Path, phi: bool = True) -> None:
+    """Start a new model like trained weights, perhaps of another ratio.
+
+    Args:
+        phi: take their Φ too, where it has the same shape.
 
     Raises:
         CheckpointError: there are no such weights, or they are of another network.
@@ -217,7 +227,8 @@ def adopt_weights(model: SensingModel, name: str | Path) -> None:
     ours = {f"operator.{key}": value for key, value in model.operator.state_dict().items()}
     network = {f"network.{key}": value for key, value in trained.network.state_dict().items()}
     load_state(model, ours | network, f"training.start {name}")
-    adopt_matrix(model, trained)
+    if phi:
+        adopt_matrix(model, trained)
 
 
 def adopt_matrix(model: SensingModel, trained: SensingModel) -> None:
@@ -251,9 +262,11 @@ def load_training_state(path: Path, config: Config) -> dict[str, Any]:
         raise CheckpointError(f"{path} is no training state of lgmnet; name a run folder")
     saved = config_from_dict(json.loads(state["config"]))
     theirs, ours = saved.as_dict(), config.as_dict()
-    for section in ("model", "sampling"):
-        for key in sorted(theirs[section].keys() | ours[section].keys()):
-            was, now = (tree[section].get(key, "its default") for tree in (theirs, ours))
+    for section in ("model", "sampling", "lora", "training"):
+        was_all, now_all = (tree.get(section, {}) for tree in (theirs, ours))
+        keys = {"optimizer"} if section == "training" else was_all.keys() | now_all.keys()
+        for key in sorted(keys):
+            was, now = (tree.get(key, "its default") for tree in (was_all, now_all))
             if was != now:
                 raise CheckpointError(
                     f"{path} was trained with {section}.{key} = {was}, but the config says {now}; "
@@ -326,8 +339,10 @@ def read_metadata(path: Path, expected: str = FORMAT) -> dict[str, str]:
     """What a file says of itself.
 
     Raises:
-        CheckpointError: it is damaged, or not of the expected format.
+        CheckpointError: it is not there, damaged, or not of the expected format.
     """
+    if not path.is_file():
+        raise CheckpointError(f"there is no file {path}")
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}

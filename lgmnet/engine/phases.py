@@ -9,7 +9,7 @@ import torch
 from lgmnet.config import Config, ConfigError, LoraConfig, TrainingConfig
 from lgmnet.engine.adapters import save_adapters
 from lgmnet.engine.building import build_network, measurements
-from lgmnet.engine.checkpoint import Weights, find_weights
+from lgmnet.engine.checkpoint import BACKBONE, Weights, find_weights
 from lgmnet.engine.runtime import Runtime
 from lgmnet.engine.training import train
 from lgmnet.models import LoRun
@@ -42,6 +42,12 @@ def phases(config: Config, folder: Path) -> list[Phase]:
             raise ConfigError(f"lora is for the network lorun, but model is {config.model.name}")
         return [Phase(config, folder)]
     if network.sharing != "lora":
+        if config.lora is not None and config.lora.backbone:
+            raise ConfigError(
+                f"lora.backbone is {config.lora.backbone}, but a network with model.sharing = "
+                f"{network.sharing} adapts none; set model.sharing=lora, or begin from those "
+                "weights with training.start"
+            )
         return [Phase(dataclasses.replace(config, lora=None), folder)]
     lora = config.lora or LoraConfig()
     if lora.backbone and config.training.start:
@@ -51,7 +57,7 @@ def phases(config: Config, folder: Path) -> list[Phase]:
         )
     if lora.backbone:
         return [Phase(_adapter_config(config, lora), folder)]
-    backbone = folder / "backbone"
+    backbone = folder / BACKBONE
     named = dataclasses.replace(lora, backbone=str(backbone))
     # The adapters see other crops than this backbone saw, or that of a run with the next seed.
     seed = (config.training.seed + SEED_OFFSET) % SEEDS

@@ -131,6 +131,7 @@ def restore(
                 "the saved state has no weight average; set training.ema=0 or start again"
             )
         average.load_state_dict(state["average"])
+    decays = [group["weight_decay"] for group in optimizer.param_groups]
     try:
         optimizer.load_state_dict(state["optimizer"])
     except ValueError:
@@ -138,4 +139,6 @@ def restore(
             "the saved state groups the parameters otherwise; resume with the training.optimizer "
             "and training.phi_rate of the run folder's config.yaml"
         ) from None
+    for group, decay in zip(optimizer.param_groups, decays, strict=True):
+        group["weight_decay"] = decay  # as the config says now, like the learning rate
     return Position(state["step"], state["elapsed"], state["best"])

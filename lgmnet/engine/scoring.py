@@ -23,7 +23,7 @@ def score_sets(
     sets: Iterable[TestSet],
     settings: EvaluationConfig,
     here: Runtime,
-    noise_std: float = 0.0,
+    noise_std: float | None = None,
     consistency: bool = False,
     keep: Callable[[str, Result], None] | None = None,
     ratio: float | None = None,
@@ -34,7 +34,7 @@ def score_sets(
     Several processes deal out the images of a set, and each returns the results of all.
 
     Args:
-        noise_std: measurement noise, in the unit of y; training noise is not added by itself.
+        noise_std: measurement noise, in the unit of y; by default as in training.
         consistency: also compare with the measurement.
         keep: receives the name of the set and each result, to save its pixels.
         ratio: of the measurement, for a network that serves a range.
@@ -44,7 +44,7 @@ def score_sets(
     sampling = weights.config.sampling
     ratio = sampling.limits[1] if ratio is None else ratio
     model = prepare(weights.load(ratio).to(here.device))
-    model.noise_std = noise_std
+    model.noise_std = sampling.noise_std if noise_std is None else noise_std
     datasets = {}
     for images in sets:
         results = []
@@ -70,7 +70,7 @@ def score_sets(
         "phi_sha256": model.operator.fingerprint(),
         "color": settings.color,
         "padding": settings.padding,
-        "noise_std": noise_std,
+        "noise_std": model.noise_std,
         **provenance(),
         "datasets": datasets,
     }

@@ -67,7 +67,7 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
     else:
         model = start_model(config, data.train)
         if settings.start:
-            checkpoint.adopt_weights(model, settings.start)
+            checkpoint.adopt_weights(model, settings.start, settings.start_phi)
         if config.lora:
             adopt_backbone(model, config.lora.backbone)
     check_trainable(model)
@@ -83,6 +83,8 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
     if here.is_main:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(config.as_yaml(), encoding="utf-8")
+        if not state:  # what stopped before its first state left a log without one
+            (folder / "log.jsonl").unlink(missing_ok=True)
     log = RunLog(folder, 100.0, 100 * progress(at, settings), here.is_main)
     log.start(at.step, data, here)
     if state:
@@ -205,10 +207,12 @@ def drain(
             batch = config.training.batch_size
             low = (first + k) * batch
             kept = folder / "last.pt"
-            state = f"the last good state is {kept}" if kept.exists() else "no state was saved yet"
+            state, then = "no state was saved yet", "start again"
+            if kept.exists():
+                state, then = f"the last good state is {kept}", "resume"
             raise NonFiniteLoss(
                 f"step {first + k + 1}: loss {loss}, gradient norm {norm}, on samples {low} to "
                 f"{low + batch - 1} of seed {config.training.seed}; {state}. Lower training.rate "
-                "or set training.clip, and resume"
+                f"or set training.clip, and {then}"
             )
     return {name: sum(numbers) / len(numbers) for name, numbers in values.items()}

@@ -33,6 +33,7 @@ from lgmnet.models.fista_net import FISTANet
 from lgmnet.models.ista_net import ISTANetPlus
 from lgmnet.operators import LinearOperator
 from lgmnet.unfolding.blocks import conv3x3, join_blocks, soft_threshold, split_blocks
+from lgmnet.unfolding.checks import require_choice
 from lgmnet.unfolding.data_steps import GradientStep
 
 # Step -> number of channels that the prior sees.
@@ -42,8 +43,7 @@ INFORMED = ("cat", "sub", "feat")
 
 
 def inputs_of(step: str) -> int:
-    if step not in INPUTS:
-        raise ValueError(f"step is '{step}', expected one of {', '.join(INPUTS)}")
+    require_choice("step", step, INPUTS)
     return INPUTS[step]
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lgmnet.models.base import MODELS, Reconstruction, UnfoldingNetwork
 from lgmnet.models.ista_transforms import BlockDCT, SparsePrior, Wavelet
 from lgmnet.operators import LinearOperator
+from lgmnet.unfolding.checks import require_choice
 
 PRIORS = ("block_dct", "image_dct8", "wavelet")
 # A continued λ falls by this factor every so many iterations.
@@ -135,8 +136,7 @@ def norm(images: Tensor) -> Tensor:
 def check_options(
     iterations: int, prior: str, weight: float, continuation: float, tolerance: float
 ) -> None:
-    if prior not in PRIORS:
-        raise ValueError(f"prior is '{prior}', expected one of {', '.join(PRIORS)}")
+    require_choice("prior", prior, PRIORS)
     for name, value, least in (
         ("iterations", iterations, 1),
         ("weight", weight, 0),
