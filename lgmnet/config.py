@@ -64,7 +64,8 @@ class SamplingConfig:
     """xavier, gaussian, small_gaussian, orthonormal, pca (of training blocks), or the path of a
     file."""
     noise_std: float = 0.0
-    """Standard deviation of n, in the unit of y (images are in [0, 1])."""
+    """Standard deviation of n, in the unit of y (images are in [0, 1]). A learned Φ may grow, and
+    with it the signal: compare networks under noise with a fixed Φ."""
 
     def __post_init__(self) -> None:
         require(

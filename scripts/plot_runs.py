@@ -29,6 +29,7 @@ def main() -> int:
     parser.add_argument("--kind", default="train", help="train or validation")
     parser.add_argument("--value", default="mse", help="what to draw: mse, loss, psnr, rate, ...")
     parser.add_argument("--smooth", type=int, default=1, help="mean over so many logged values")
+    parser.add_argument("--first", type=int, default=0, help="first step that is drawn")
     parser.add_argument("--output", type=Path, required=True, help="a .png, .svg or .pdf file")
     arguments = parser.parse_args()
     try:
@@ -70,7 +71,9 @@ def draw(curves: list[np.ndarray], labels: list[str], arguments: argparse.Namesp
     window = np.ones(arguments.smooth) / arguments.smooth
     for (steps, values), label in zip(curves, labels, strict=True):
         smooth = np.convolve(values, window, mode="valid")
-        axes.plot(steps[len(steps) - len(smooth) :], smooth, label=label)
+        steps = steps[len(steps) - len(smooth) :]
+        shown = steps >= arguments.first
+        axes.plot(steps[shown], smooth[shown], label=label)
     if all((values > 0).all() for _, values in curves) and arguments.kind == "train":
         axes.set_yscale("log")
     axes.set_xlabel("step")
