@@ -64,8 +64,9 @@ def main() -> int:
     try:
         config = load_config(arguments.config, arguments.overrides, arguments.joined)
         find_protocol(config.evaluation.protocol)
-        for name in filter(None, (config.training.start, config.lora and config.lora.backbone)):
-            find_weights(name)  # said now, not after the preparations
+        if not arguments.resume:  # a state has what it began from
+            for name in filter(None, (config.training.start, config.lora and config.lora.backbone)):
+                find_weights(name)  # said now, not after the preparations
         folder = arguments.output or default_folder(arguments, config)
         with runtime.start(arguments.device) as here:
             runs = phases(config, folder)

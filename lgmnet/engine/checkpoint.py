@@ -29,8 +29,9 @@ from lgmnet.operators.matrices import fingerprint
 FORMAT = "lgmnet/1"
 # Beside the folders of shipped weights: their hashes, as sha256sum writes them.
 SUMS = "SHA256SUMS"
+# The folder of the first phase of a LoRun.
+BACKBONE = "backbone"
 # In a folder of weights, the first of these that exists is loaded.
-BACKBONE = "backbone"  # the folder of the first phase of a LoRun
 WEIGHT_FILES = ("model.safetensors", "best.safetensors", "ema.safetensors", "last.safetensors")
 
 
