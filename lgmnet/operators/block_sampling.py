@@ -92,20 +92,13 @@ class BlockSampling(LinearOperator):
     def gram(self, features: Tensor, scale: int = 1) -> Tensor:
         """See `LinearOperator.gram`: blocks gathered to rows, then two matrix products.
 
-        Φ's columns are permuted to the order of the gathered pixels, so features are never
-        shuffled to full resolution. Equal to Φᵀ(Φ·) to rounding, and faster than convolutions.
+        Equal to Φᵀ(Φ·) to rounding, and faster than convolutions.
         """
         side, rest = divmod(self.block_size, scale)
         if rest or not self.gathers:
             return super().gram(features, scale)
         check_features(features, scale, side)
-        matrix = rearrange(self.matrix, "m (p i q j) -> m (i j p q)", i=scale, j=scale, p=side)
-        sizes = {"i": scale, "j": scale, "p": side}
-        grouped, plain = "(b c y x) (i j p q)", "b (c i j) (y p) (x q)"
-        blocks = rearrange(features, f"{plain} -> {grouped}", **sizes, q=side)
-        batch, _, height, width = features.shape
-        places = {"b": batch, "y": height // side, "x": width // side}
-        return rearrange(blocks @ matrix.T @ matrix, f"{grouped} -> {plain}", **sizes, **places)
+        return gram_of_blocks(features, self.matrix, side, scale)
 
     @in_full_precision
     def solve(self, image: Tensor, weight: Tensor | float, back_projection: Tensor) -> Tensor:
@@ -145,6 +138,27 @@ class BlockSampling(LinearOperator):
         b = self.block_size
         kind = "learned" if isinstance(self.matrix, nn.Parameter) else "fixed"
         return f"{kind} Φ ({m}, {n}): (batch, 1, H, W) -> (batch, {m}, H/{b}, W/{b})"
+
+
+def gram_of_blocks(features: Tensor, matrix: Tensor, side: int, scale: int) -> Tensor:
+    """ΦᵀΦ of features whose blocks are ``side x side`` at ``scale``, in their memory format.
+
+    Φ's columns are permuted to the order of the gathered pixels, so features are never shuffled
+    to full resolution.
+    """
+    phi = rearrange(matrix, "m (p i q j) -> m (i j p q)", p=side, i=scale, j=scale)
+    result = torch.empty_like(features)
+    pixels = by_block(features, side, scale)
+    measured = pixels.reshape(-1, phi.shape[1]) @ phi.T
+    by_block(result, side, scale).copy_((measured @ phi).view(pixels.shape))
+    return result
+
+
+def by_block(features: Tensor, side: int, scale: int) -> Tensor:
+    """A view of features whose last four axes are the pixels of one block of one channel."""
+    return rearrange(
+        features, "n (c i j) (h p) (w q) -> n h w c i j p q", i=scale, j=scale, p=side, q=side
+    )
 
 
 def check_matrix(matrix: Tensor, block_size: int) -> None:
