@@ -65,6 +65,7 @@ def main() -> int:
     parser.add_argument("experiment", type=Path, help="YAML file under configs/experiments/")
     parser.add_argument("--part", default="1/1", help="k/n: only every n-th run, from the k-th on")
     parser.add_argument("--list", action="store_true", help="print the commands and stop")
+    parser.add_argument("--finished", action="store_true", help="train nothing, write the table")
     parser.add_argument(
         "--speed", type=Path, help="benchmark.json of the runs' weights, for a column `speed`"
     )
@@ -78,7 +79,7 @@ def main() -> int:
         if arguments.list:
             print("\n".join(run.command for run in chosen))
             return 0
-        for run in chosen:
+        for run in () if arguments.finished else chosen:
             perform(run, folder(path, run), experiment)
         finished = [run for run in runs if done(folder(path, run))]
         rows = [result(run, folder(path, run)) for run in finished]

@@ -96,14 +96,23 @@ def pair(psnr: float | None, ssim: float | None) -> str:
 
 def weights_table(shipped: Iterable[Shipped]) -> str:
     """One row per weights: what they are, and what they saw."""
-    header = ["weights", "network", "parameters", "of Φ", "training images", "crops", "minutes"]
+    header = [
+        "weights", "network", "parameters", "of Φ", "training images", "begun from",
+        "crops", "minutes",
+    ]  # fmt: skip
     rows = [
         [f"[`{w.name}`](checkpoints/{w.name})", w.network, f"{w.parameters:,}",
-         f"{w.phi_entries:,}", f"{w.images:,} ({w.training_data})", f"{w.patches:,}",
-         f"{w.minutes:.0f}"]
+         f"{w.phi_entries:,}", f"{w.images:,} ({w.training_data})", begun_from(w),
+         f"{w.patches:,}", f"{w.minutes:.0f}"]
         for w in shipped
     ]  # fmt: skip
     return report.markdown(header, rows)
+
+
+def begun_from(weights: Shipped) -> str:
+    """Weights replaced by a continuation of themselves say "earlier ones"."""
+    start = weights.config.training.start
+    return "earlier ones" if start == weights.name else f"`{start}`" if start else "-"
 
 
 CARD = """# {name}
@@ -151,7 +160,7 @@ def card(weights: Shipped) -> str:
         for name, *rest in scores(result)
     ]
     limits = dict.fromkeys(config.sampling.limits)
-    noise = config.sampling.noise_std
+    noise, start = config.sampling.noise_std, config.training.start
     return CARD.format(
         name=weights.name,
         network=weights.network,
@@ -163,7 +172,7 @@ def card(weights: Shipped) -> str:
         ratio=" to ".join(f"{100 * limit:g}" for limit in limits),
         images=f"{weights.images:,}",
         training_data=weights.training_data,
-        begun=f"Begun from `{config.training.start}`: " if config.training.start else "",
+        begun=f"Begun from `{start}` of the commit below.\n" if start else "",
         steps=f"{int(metadata['step']):,}",
         batch=config.training.batch_size,
         side=config.data.patch_size,
