@@ -43,6 +43,15 @@ def test_the_first_rows_are_the_operator_of_a_lower_ratio(config, model):
     assert at_ratio(model, config.sampling, None).operator.measurements == 512
 
 
+@pytest.mark.parametrize("phi", ["learned", "fixed"])
+def test_a_network_at_one_ratio_can_be_optimized(phi):
+    config = tiny_config(sampling=RANGE | {"phi": phi})
+    model = at_ratio(build_model(config).eval(), config.sampling, 0.1)
+    image = torch.rand(1, 1, 64, 64)
+    fast = lgmnet.optimize_for_inference(model)
+    torch.testing.assert_close(fast(image).image, model(image).image, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("recompute", [False, True])
 def test_gradients_reach_the_rows_that_were_used_and_no_other(config, recompute):
     model = build_model(config)

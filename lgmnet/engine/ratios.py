@@ -2,6 +2,8 @@
 
 import math
 
+import torch
+
 from lgmnet.config import ConfigError, SamplingConfig
 from lgmnet.data.crops import generator
 from lgmnet.models import SensingModel
@@ -37,13 +39,16 @@ def _count(sampling: SamplingConfig, ratio: float) -> int:
 
 
 def at_ratio(model: SensingModel, sampling: SamplingConfig, ratio: float | None) -> SensingModel:
-    """``model`` with the rows of Φ that ``ratio`` needs; all rows without one.
+    """``model`` with the rows of Φ that ``ratio`` needs, no longer trained; all without one.
 
     Raises:
         ConfigError: the model was not made for this ratio.
     """
     rows = measurements(sampling, ratio)
-    return model.first(rows) if sampling.is_range else model
+    if not sampling.is_range:
+        return model
+    with torch.no_grad():
+        return model.first(rows)
 
 
 def draw_rows(sampling: SamplingConfig, seed: int, step: int) -> int | None:
