@@ -1,6 +1,6 @@
 """The experiment as a tree of frozen dataclasses, read from YAML.
 
-A YAML file may name one ``base:`` (a file beside it), which is read first and may name none.
+A YAML file may name one ``base:`` (a file beside it), which is read first and may name another.
 ``per_ratio:`` holds settings that depend on ``sampling.ratio``. Files such as configs/budget.yaml
 hold settings for any network. Later wins: base, file, per_ratio, such files, command line.
 """

@@ -119,7 +119,7 @@ def _head(column: str) -> str:
 def _cell(column: str, runs: Sequence[Mapping[str, Any]]) -> str:
     """One number of some runs: itself where it is always the same, else mean ± deviation."""
     dataset, _, key = column.rpartition(" ")
-    if dataset and not all(dataset in run["scores"] for run in runs):
+    if not all(dataset in run["scores"] if dataset else column in run for run in runs):
         return "–"
     values = [run["scores"][dataset][key] if dataset else run[key] for run in runs]
     if not dataset:

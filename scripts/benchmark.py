@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import importlib.util
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ EXAMPLES = """examples:
   python scripts/benchmark.py configs/lgm_net.yaml configs/ista_net_plus.yaml
   python scripts/benchmark.py plain:configs/lgm_net.yaml \\
       configs/lgm_net.yaml,training.precision=bf16,training.channels_last=true --train 8
-  python scripts/benchmark.py lgm_net_tiny_r0.10 --metrics checkpoints/*/metrics.json
+  python scripts/benchmark.py lgm_net_tiny_r0.10 lgm_net_tiny_r0.25 \\
+      --metrics checkpoints/lgm_net_tiny_r0.*/metrics.json
   python scripts/benchmark.py configs/lgm_net.yaml --compare other/code.py:TheirNet
 """
 PLAIN = {"precision": "fp32", "channels_last": False, "compile": False, "recompute": False}
@@ -48,8 +50,10 @@ def main() -> int:
             conditions = Conditions(
                 **{f.name: getattr(arguments, f.name) for f in dataclasses.fields(Conditions)}
             )
+            scores = read_scores(subjects, arguments.metrics, arguments.dataset)
             results = benchmark(subjects, conditions, here)
-            add_scores(results, arguments.metrics, arguments.dataset)
+            for name, psnr in scores.items():
+                results["networks"][name]["psnr"] = psnr
             if arguments.profile:
                 write_traces(subjects, arguments, here)
     except (ValueError, OSError) as error:
@@ -68,7 +72,7 @@ def main() -> int:
 def open_subject(name: str) -> Subject:
     """A config with changes, or weights."""
     plain = name.startswith("plain:")
-    path, *changes = name.removeprefix("plain:").split(",")
+    path, *changes = re.split(r",(?=[\w.]+=)", name.removeprefix("plain:"))
     if path.endswith((".yaml", ".yml")):
         config = load_config(Path(path), changes)
         model = build_model(config)
@@ -119,30 +123,40 @@ def write_traces(subjects: list[Subject], arguments: argparse.Namespace, here: R
         profile.export_chrome_trace(str(arguments.output / f"trace_{number}.json"))
 
 
-def add_scores(results: dict[str, Any], files: list[Path], dataset: str) -> None:
-    """PSNR of ``dataset`` from metrics.json files, beside the weights that they name.
+def read_scores(subjects: list[Subject], files: list[Path], dataset: str) -> dict[str, float]:
+    """PSNR of ``dataset`` from metrics.json files, by the name of the network that they score.
 
     Raises:
-        ValueError: a file is no metrics.json, or names weights that were not timed.
+        ValueError: a file is no metrics.json, or scores what is not timed here.
     """
+    found = {}
     for file in files:
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
-            name, scores = content["weights"], content["datasets"]
+            scored, ratio, scores = content["weights"], content["ratio"], content["datasets"]
         except (ValueError, KeyError, TypeError):
             raise ValueError(f"{file} is no metrics.json of test.py") from None
-        rows = [row for key, row in results["networks"].items() if weights_name(key) == name]
-        if not rows:
-            raise ValueError(f"{file} scores '{name}', which is not among the networks given")
+        timed = {weights_name(s.name): s for s in subjects}
+        if scored not in timed:
+            raise ValueError(f"{file} scores '{scored}', which is not among the networks given")
+        subject = timed[scored]
+        if subject.config and (highest := subject.config.sampling.limits[-1]) != ratio:
+            raise ValueError(
+                f"{file} scores '{scored}' at {ratio:g}, but a network for a range is timed at its "
+                f"highest ratio, {highest:g}"
+            )
         if dataset not in scores:
             raise ValueError(f"{file} has no {dataset}; it has {', '.join(scores)}")
-        rows[0]["psnr"] = scores[dataset]["psnr"]
+        found[subject.name] = scores[dataset]["psnr"]
+    return found
 
 
 def weights_name(given: str) -> str:
-    """``checkpoints/x/model.safetensors``, ``checkpoints/x`` and ``x`` are all x."""
-    path = Path(given.removeprefix("plain:"))
-    return path.parent.name if path.suffix == ".safetensors" else path.name
+    """What test.py calls the weights: ``checkpoints/x/model.safetensors`` and ``x`` are both x."""
+    name = given.removeprefix("plain:")
+    if any(part in name for part in (".py:", ".yaml", ".yml")):
+        return name
+    return find_weights(name).name
 
 
 def plot(results: dict[str, Any], dataset: str, path: Path) -> None:

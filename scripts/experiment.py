@@ -21,10 +21,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from lgmnet import complexity, report
 from lgmnet.config import ConfigError, load_config
+from lgmnet.conversion import read_yaml
 from lgmnet.data.datasets import open_test_sets
 from lgmnet.engine import runtime
 from lgmnet.engine.checkpoint import find_weights
@@ -83,9 +82,11 @@ def main() -> int:
             perform(run, folder(path, run), experiment)
         finished = [run for run in runs if done(folder(path, run))]
         rows = [result(run, folder(path, run)) for run in finished]
+        output = arguments.output or Path("docs/experiments") / f"{path.stem}.json"
         if arguments.speed:
             add_speed(rows, [folder(path, run) for run in finished], arguments.speed)
-        output = arguments.output or Path("docs/experiments") / f"{path.stem}.json"
+        elif output.exists():
+            keep_speed(rows, json.loads(output.read_text(encoding="utf-8"))["runs"])
         output.parent.mkdir(parents=True, exist_ok=True)
         content = {"columns": experiment["columns"], "runs": rows}
         output.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
@@ -105,11 +106,12 @@ def read_experiment(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: no such file, or keys are missing or unknown.
     """
-    if not path.is_file():
-        raise ConfigError(f"there is no experiment {path}; see configs/experiments/")
-    tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(tree, dict) or tree.keys() - OPTIONAL != KEYS:
+    tree = read_yaml(path)
+    if tree.keys() - OPTIONAL != KEYS:
         raise ConfigError(f"{path} needs exactly these keys: {', '.join(sorted(KEYS))}")
+    axes = tree["axes"]
+    if not isinstance(axes, dict) or not all(isinstance(a, dict) for a in axes.values()):
+        raise ConfigError(f"{path}: axes needs a name, and below it choices with their words")
     return tree
 
 
@@ -218,6 +220,14 @@ def add_speed(rows: list[dict[str, Any]], folders: list[Path], path: Path) -> No
     speeds = [steps[folder.name]["crops_per_second"] for folder in folders]
     for row, speed in zip(rows, speeds, strict=True):
         row["speed"] = round(speed / speeds[0], 2)
+
+
+def keep_speed(rows: list[dict[str, Any]], before: list[dict[str, Any]]) -> None:
+    """What an earlier --speed has found."""
+    for row in rows:
+        for old in before:
+            if "speed" in old and all(old[key] == row[key] for key in ("choices", "seed")):
+                row["speed"] = old["speed"]
 
 
 if __name__ == "__main__":

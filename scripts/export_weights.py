@@ -1,6 +1,7 @@
 """Turn a finished run into weights to ship: model.safetensors, config.yaml and log.jsonl.
 
-Score them afterwards, and write tables, model card and hash:
+Scores and hash of weights that were in the folder before are removed. Score the new ones, and
+write tables, model card and hash:
   python test.py checkpoints/<name> --data Set11 --output checkpoints/<name>
   python scripts/make_tables.py
 """
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from lgmnet.engine.checkpoint import Weights, find_weights, save_weights
+from lgmnet.engine.checkpoint import SUMS, Weights, find_weights, read_sums, save_weights
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # What a weights file says by itself and what is written anew.
@@ -38,15 +39,29 @@ def main() -> int:
             raise ValueError(f"{arguments.run} holds no trained values; name a run folder")
         metadata = {k: v for k, v in weights.metadata.items() if k not in OWN}
         precision = PRECISIONS[arguments.precision]
-        path = arguments.output / "model.safetensors"
+        path, log = arguments.output / "model.safetensors", weights.path.parent / "log.jsonl"
+        if not log.is_file():
+            raise ValueError(f"there is no {log}; only a run of train.py says how it was trained")
         save_weights(path, weights.load(), weights.config, metadata, precision)
         (arguments.output / "config.yaml").write_text(weights.config.as_yaml(), encoding="utf-8")
-        shutil.copy(weights.path.parent / "log.jsonl", arguments.output)
+        shutil.copy(log, arguments.output)
+        forget(path)
     except (ValueError, OSError) as error:
         print(f"export_weights.py: {error}", file=sys.stderr)
         return 1
     print(f"{weights.path} -> {path}, {path.stat().st_size / 1e6:.2f} MB")
     return 0
+
+
+def forget(path: Path) -> None:
+    """Remove scores and hash of the weights that were at ``path`` before."""
+    for scores in path.parent.glob("**/metrics.*"):
+        scores.unlink()
+    sums = path.parents[1] / SUMS
+    if sums.is_file():
+        kept = read_sums(sums)
+        kept.pop(f"{path.parent.name}/{path.name}", None)
+        sums.write_text("".join(f"{digest}  {file}\n" for file, digest in kept.items()), "utf-8")
 
 
 if __name__ == "__main__":

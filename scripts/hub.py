@@ -1,6 +1,6 @@
 """Push a folder of weights to the Hugging Face hub, or fetch one from there.
 
-What is pushed is what README of the folder says it is; see scripts/make_tables.py for model cards.
+Pushed are weights, configs, logs, scores and the model card, but no states to resume from.
 """
 
 import argparse

@@ -44,9 +44,13 @@ def read(path: Path) -> str:
 
 
 def contents(project: Path) -> dict[Path, str]:
-    """Every file that is made here, and what it should say. Shipped is what has been scored."""
+    """Every file that is made here, and what it should say.
+
+    Shipped is what was trained here (imported weights do not say how) and has been scored.
+    """
     files = sorted((project / "checkpoints").glob("*/model.safetensors"))
-    shipped = [describe(file) for file in files if list(file.parent.glob("**/metrics.json"))]
+    scored = [describe(file) for file in files if list(file.parent.glob("**/metrics.json"))]
+    shipped = [weights for weights in scored if weights.patches]
     tables = {"results": results_table(shipped), "weights": weights_table(shipped)}
     for path in sorted((project / "docs" / "experiments").glob("*.json")):
         tables[f"experiment {path.stem}"] = report.experiment_table(json.loads(read(path)))

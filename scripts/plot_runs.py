@@ -70,6 +70,8 @@ def draw(curves: list[np.ndarray], labels: list[str], arguments: argparse.Namesp
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     window = np.ones(arguments.smooth) / arguments.smooth
     for (steps, values), label in zip(curves, labels, strict=True):
+        if not 1 <= arguments.smooth <= len(values):
+            raise ValueError(f"--smooth is {arguments.smooth}, expected 1 to {len(values)}")
         smooth = np.convolve(values, window, mode="valid")
         steps = steps[len(steps) - len(smooth) :]
         shown = steps >= arguments.first

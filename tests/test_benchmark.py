@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from tests.conftest import tiny_config
 from tests.test_scripts import run_main
 
 CPU = torch.device("cpu")
+PROJECT = Path(__file__).parents[1]
 SCRIPT = "scripts/benchmark.py"
 
 FOREIGN = """
@@ -119,7 +121,8 @@ def test_scores_are_plotted_beside_the_weights_they_belong_to(tmp_path, monkeypa
     config = tiny_config()
     for name in ("a", "b"):
         save_weights(tmp_path / name / "model.safetensors", build_model(config), config)
-        scores = {"weights": name, "datasets": {"Set11": {"psnr": 30.0 + (name == "b")}}}
+        scores = {"weights": name, "ratio": config.sampling.ratio,
+                  "datasets": {"Set11": {"psnr": 30.0 + (name == "b")}}}  # fmt: skip
         (tmp_path / name / "metrics.json").write_text(json.dumps(scores))
     files = [tmp_path / name / "metrics.json" for name in ("b", "a")]
     base = [tmp_path / "a", tmp_path / "b", "--size", 32, "--rounds", 1, "--device", "cpu",
@@ -133,6 +136,31 @@ def test_scores_are_plotted_beside_the_weights_they_belong_to(tmp_path, monkeypa
     assert "has no Set12; it has Set11" in capsys.readouterr().err
     assert run_main(SCRIPT, [*base[1:], "--metrics", *files], monkeypatch) == 1
     assert "scores 'a', which is not among the networks given" in capsys.readouterr().err
+
+
+def test_a_range_is_timed_and_scored_at_its_highest_ratio(tmp_path, monkeypatch, capsys):
+    config = tiny_config(sampling={"ratio": [0.1, 0.5]})
+    save_weights(tmp_path / "r" / "ema.safetensors", build_model(config), config)
+    arguments = [tmp_path / "r" / "ema.safetensors", "--size", 32, "--rounds", 1, "--device", "cpu",
+                 "--output", tmp_path / "out", "--metrics", tmp_path / "m.json"]  # fmt: skip
+    scores = {"weights": "r_ema", "ratio": 0.1, "datasets": {"Set11": {"psnr": 30.0}}}
+    (tmp_path / "m.json").write_text(json.dumps(scores))
+    assert run_main(SCRIPT, arguments, monkeypatch) == 1
+    assert "scores 'r_ema' at 0.1, but" in capsys.readouterr().err
+    (tmp_path / "m.json").write_text(json.dumps(scores | {"ratio": 0.5}))
+    assert run_main(SCRIPT, arguments, monkeypatch) == 0
+
+
+def test_changes_may_hold_commas_and_algorithms_have_a_cost(tmp_path, monkeypatch):
+    monkeypatch.chdir(PROJECT)
+    name = "configs/fista.yaml,model.iterations=2"
+    both = [name, "configs/lgm_net_tiny.yaml,sampling.ratio=[0.01,0.5],training.seed=1"]
+    arguments = [*both, "--size", 64, "--rounds", 1, "--device", "cpu", "--output", tmp_path]
+    assert run_main(SCRIPT, arguments, monkeypatch) == 0
+    rows = json.loads((tmp_path / "benchmark.json").read_text())["networks"]
+    assert list(rows) == both
+    # Per iteration Φ and Φᵀ (103 x 1024 for each of 4 blocks), and Φᵀ once.
+    assert rows[name]["flops"] >= (2 * 2 + 1) * 2 * 4 * 103 * 1024
 
 
 @pytest.mark.parametrize(

@@ -69,10 +69,16 @@ def test_parts_share_the_runs(experiment):
 
 
 def test_keys_are_checked(experiment, tmp_path):
-    with pytest.raises(ConfigError, match="no experiment"):
+    with pytest.raises(ConfigError, match="no config file"):
         experiment.read_experiment(tmp_path / "none.yaml")
     (tmp_path / "x.yaml").write_text(yaml.safe_dump({"config": "a", "seed": 1}))
     with pytest.raises(ConfigError, match="exactly these keys: axes, columns"):
+        experiment.read_experiment(tmp_path / "x.yaml")
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(tree(axes=["ratio"])))
+    with pytest.raises(ConfigError, match="axes needs a name"):
+        experiment.read_experiment(tmp_path / "x.yaml")
+    (tmp_path / "x.yaml").write_text("axes: [")
+    with pytest.raises(ConfigError, match="no valid YAML"):
         experiment.read_experiment(tmp_path / "x.yaml")
 
 
@@ -137,6 +143,14 @@ def test_speeds_are_relative_to_the_first_run(experiment, tmp_path):
     assert [row["speed"] for row in rows] == [1, 0.25]
     with pytest.raises(ConfigError, match="no training step of c"):
         experiment.add_speed([{}], [Path("c")], path)
+
+
+def test_speeds_are_kept_and_missing_ones_are_dashes(experiment):
+    rows = [{"choices": {"network": name}, "seed": 1, "scores": {}} for name in ("a", "b")]
+    experiment.keep_speed(rows, [rows[0] | {"speed": 0.5}, rows[1] | {"seed": 2, "speed": 7}])
+    assert [row.get("speed") for row in rows] == [0.5, None]
+    table = report.experiment_table({"columns": ["speed"], "runs": rows})
+    assert [line.split("|")[2].strip() for line in table.splitlines()[2:]] == ["0.50", "–"]
 
 
 def test_a_table_shows_mean_and_deviation_over_seeds():

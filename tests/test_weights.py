@@ -79,7 +79,7 @@ def test_altered_weights_are_refused_with_both_hashes(copied):
     content[-1] ^= 1  # one bit of one number: nothing else would notice
     copied.write_bytes(content)
     told = Weights(copied)
-    with pytest.raises(CheckpointError, match=r"SHA-256 \w{64}, but .*SHA256SUMS says 69b1e4.*git"):
+    with pytest.raises(CheckpointError, match=r"SHA-256 \w{64}, but .* says \w{64}: .*git"):
         told.load()
     other = copied.with_name("best.safetensors")
     copied.rename(other)
@@ -87,6 +87,17 @@ def test_altered_weights_are_refused_with_both_hashes(copied):
     (copied.parents[1] / "SHA256SUMS").unlink()
     other.rename(copied)
     lgmnet.load(copied)
+
+
+def test_weights_exported_over_others_load_and_have_no_scores_yet(copied, tmp_path, monkeypatch):
+    shutil.copytree(copied.parent, tmp_path / "run")
+    arguments = [tmp_path / "run", "--output", copied.parent, "--precision", "bf16"]
+    assert run_main("scripts/export_weights.py", arguments, monkeypatch) == 0
+    assert not list(copied.parent.glob("metrics.*"))
+    lgmnet.load(copied)
+    assert (copied.parents[1] / "SHA256SUMS").read_text().count("model.safetensors") == (
+        len(lgmnet.available()) - 1
+    )
 
 
 @pytest.fixture

@@ -175,8 +175,8 @@ def verify(path: Path) -> None:
     if expected and (found := sha256(path)) != expected:
         raise CheckpointError(
             f"{path} has SHA-256 {found}, but {root / SUMS} says {expected}: it is damaged or was "
-            f"exchanged. Restore it (git checkout -- {path}); if you exchanged it yourself, score "
-            "it and run python scripts/make_tables.py"
+            f"exchanged. Restore it (git checkout -- {path}); if you exchanged it yourself, remove "
+            "that line, score it, and run python scripts/make_tables.py"
         )
 
 

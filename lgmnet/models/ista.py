@@ -90,8 +90,11 @@ class ISTA(UnfoldingNetwork):
         return Reconstruction(image.clamp(0, 1))
 
     def iterates(self, measurement: Tensor, operator: LinearOperator) -> Iterator[Tensor]:
-        """x¹, x², …, not clipped. An image that is done stays as it is."""
-        step = 1 / operator.lipschitz()
+        """x¹, x², …, not clipped. An image that is done stays as it is.
+
+        Without values, on the meta device, none is ever done.
+        """
+        step = 1.0 if measurement.is_meta else 1 / operator.lipschitz()
         image = point = operator.adjoint(measurement)
         target = self.weight * self.prior.largest(image)
         done = torch.zeros_like(target, dtype=torch.bool)
@@ -105,7 +108,7 @@ class ISTA(UnfoldingNetwork):
                 done = norm(update - image) <= self.tolerance * norm(image)
             image = update
             yield image
-            if done.all():
+            if not measurement.is_meta and done.all():
                 return
 
     def relative_weight(self, k: int) -> float:
