@@ -70,22 +70,28 @@ def contents(project: Path) -> dict[Path, str]:
 
 
 def results_table(shipped: Iterable[Shipped]) -> str:
-    """One row per weights, ratio and test set; what repeats from row to row is left empty."""
+    """One row per weights, ratio and test set; what repeats from row to row is left empty.
+
+    Of weights for a range only Set11: their card has all.
+    """
     header = ["weights", "ratio", "test set", "PSNR / SSIM", "published", "difference"]
     rows: list[list[str]] = []
     for weights in shipped:
+        name = f"`{weights.name}`"
         for result in weights.results:
-            heads = [f"`{weights.name}`", f"{100 * result['ratio']:g} %"]
-            for scored in scores(result):
-                rows.append([*heads, *scored])
-                heads = ["", ""]
+            ratio = f"{100 * result['ratio']:g} %"
+            shown = ["Set11"] if weights.config.sampling.is_range else result["datasets"]
+            for scored in scores(result, shown):
+                rows.append([name, ratio, *scored])
+                name = ratio = ""
     return report.markdown(header, rows)
 
 
-def scores(result: dict) -> list[list[str]]:
+def scores(result: dict, names: Iterable[str]) -> list[list[str]]:
     """Test set, measured, published and difference of one metrics.json."""
     rows = []
-    for name, data in result["datasets"].items():
+    for name in names:
+        data = result["datasets"][name]
         known = report.comparable(result, name)
         row = [name, pair(data["psnr"], data["ssim"]), "-", "-"]
         if known:
@@ -161,7 +167,7 @@ def card(weights: Shipped) -> str:
     rows = [
         [f"{100 * result['ratio']:g} %", name, str(len(result["datasets"][name]["images"])), *rest]
         for result in weights.results
-        for name, *rest in scores(result)
+        for name, *rest in scores(result, result["datasets"])
     ]
     limits = dict.fromkeys(config.sampling.limits)
     noise, start = config.sampling.noise_std, config.training.start
