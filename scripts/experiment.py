@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lgmnet import complexity, report
-from lgmnet.config import ConfigError, load_config
+from lgmnet.config import ConfigError, SamplingConfig, load_config
 from lgmnet.conversion import read_yaml
 from lgmnet.data.datasets import open_test_sets
 from lgmnet.engine import runtime
@@ -81,7 +81,8 @@ def main() -> int:
         for run in () if arguments.finished else chosen:
             perform(run, folder(path, run), experiment)
         finished = [run for run in runs if done(folder(path, run))]
-        rows = [result(run, folder(path, run)) for run in finished]
+        named = experiment.get("name_ratios", False)
+        rows = [result(run, folder(path, run), named) for run in finished]
         output = arguments.output or Path("docs/experiments") / f"{path.stem}.json"
         if arguments.speed:
             add_speed(rows, [folder(path, run) for run in finished], arguments.speed)
@@ -169,13 +170,13 @@ def perform(run: Run, folder: Path, experiment: dict[str, Any]) -> None:
                 weights, sets, weights.config.evaluation, here,
                 consistency=True, ratio=ratio, prepare=prepare,
             )  # fmt: skip
-        suffix = f" at {100 * ratio:g} %" if experiment.get("name_ratios") else ""
-        datasets |= {name + suffix: values for name, values in scores["datasets"].items()}
+        for name, values in scores["datasets"].items():
+            datasets[name_at(name, ratio) if experiment.get("name_ratios") else name] = values
     scores |= {"datasets": datasets, "precision": fast or "fp32"}
     report.write_results(folder, scores)
 
 
-def result(run: Run, folder: Path) -> dict[str, Any]:
+def result(run: Run, folder: Path, name_ratios: bool = False) -> dict[str, Any]:
     """What a finished run says: its choices, its size, its scores."""
     phases = [load_config(path) for path in folder.rglob("config.yaml")]
     model = find_weights(folder).load()
@@ -188,7 +189,7 @@ def result(run: Run, folder: Path) -> dict[str, Any]:
         "patches": sum(phase.training.steps * phase.training.batch_size for phase in phases),
         "parameters": complexity.parameters(model.network, frozen=True),
         "gflops": round(complexity.cost(model, side, side).flops / 1e9, 3),
-        "scores": validation(folder)
+        "scores": validation(folder, phases[0].sampling if name_ratios else None)
         | {
             name: {key: value for key, value in values.items() if key != "images"}
             for name, values in scores.items()
@@ -196,11 +197,28 @@ def result(run: Run, folder: Path) -> dict[str, Any]:
     }
 
 
-def validation(folder: Path) -> dict[str, dict[str, float]]:
-    """The scores of the final weights on the validation images, if the run has any."""
+def validation(folder: Path, named: SamplingConfig | None = None) -> dict[str, dict[str, float]]:
+    """The scores of the final weights on the validation images, if the run has any.
+
+    Args:
+        named: whose ratios the sets are named by.
+    """
     lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
     found = [line for line in map(json.loads, lines) if line["kind"] == "validation"]
-    return {"validation": {key: found[-1][key] for key in ("psnr", "ssim")}} if found else {}
+    if not found:
+        return {}
+    last = found[-1]
+    if named is None:
+        return {"validation": {key: last[key] for key in ("psnr", "ssim")}}
+    key = "psnr_r{:.2f}" if named.is_range else "psnr"
+    return {
+        name_at("validation", ratio): {"psnr": last[key.format(ratio)]}
+        for ratio in named.scored_ratios
+    }
+
+
+def name_at(dataset: str, ratio: float) -> str:
+    return f"{dataset} at {100 * ratio:g} %"
 
 
 def add_speed(rows: list[dict[str, Any]], folders: list[Path], path: Path) -> None:

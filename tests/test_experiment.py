@@ -2,13 +2,14 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
 from lgmnet import report
-from lgmnet.config import ConfigError, load_config
+from lgmnet.config import ConfigError, config_from_dict, load_config
 from tests.conftest import tiny_config
 
 PROJECT = Path(__file__).parents[1]
@@ -131,6 +132,15 @@ def test_the_last_validation_is_a_score(experiment, tmp_path):
     lines = [{"kind": "validation", "psnr": psnr, "ssim": 0.5, "step": 1} for psnr in (20, 21)]
     (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, [*lines, {"kind": "end"}])))
     assert experiment.validation(tmp_path) == {"validation": {"psnr": 21, "ssim": 0.5}}
+    one = config_from_dict({"model": {"name": "fista"}, "sampling": {"ratio": 0.1}}).sampling
+    assert experiment.validation(tmp_path, one) == {"validation at 10 %": {"psnr": 21}}
+    several = replace(one, ratio=(0.01, 0.04))
+    lines = {"kind": "validation", "psnr": 22, "ssim": 0.5, "psnr_r0.01": 20, "psnr_r0.04": 24}
+    (tmp_path / "log.jsonl").write_text(json.dumps(lines))
+    assert experiment.validation(tmp_path, several) == {
+        "validation at 1 %": {"psnr": 20},
+        "validation at 4 %": {"psnr": 24},
+    }
 
 
 def test_speeds_are_relative_to_the_first_run(experiment, tmp_path):
