@@ -136,7 +136,7 @@ It measures {ratio} numbers per hundred pixels of one luma plane.
 ```python
 import lgmnet
 
-model = lgmnet.load("{name}")
+model = lgmnet.load("{name}"{at})
 ```
 
 **Data.** {images} images of {training_data}; those of the validation list and of `data.exclude` in
@@ -146,7 +146,7 @@ model = lgmnet.load("{name}")
 {minutes} minutes; {optimizer}, largest rate {rate:g}, {schedule}, {precision}, seed {seed};
 commit {commit}, torch {torch}. The curve is `log.jsonl`.
 
-**Numbers.** Protocol `{protocol}`, by `python test.py {name} --data …`:
+**Numbers.** Protocol `{protocol}`, by `python test.py {name}{choice} --data …`:
 
 {table}
 
@@ -169,10 +169,12 @@ def card(weights: Shipped) -> str:
         for result in weights.results
         for name, *rest in scores(result, result["datasets"])
     ]
-    limits = dict.fromkeys(config.sampling.limits)
+    limits = list(dict.fromkeys(config.sampling.limits))
     noise, start = config.sampling.noise_std, config.training.start
     return CARD.format(
         name=weights.name,
+        at=f", ratio={limits[0]:g}" if config.sampling.is_range else "",
+        choice=" --ratio …" if config.sampling.is_range else "",
         network=weights.network,
         options=", ".join(f"{k} = {v}" for k, v in config.model.options.items()) or "as published",
         parameters=f"{weights.parameters:,}",

@@ -1,6 +1,5 @@
 """What is shipped works, is what it was, and reproduces the numbers that are printed."""
 
-import dataclasses
 import importlib.util
 import json
 import shutil
@@ -30,8 +29,7 @@ def test_what_is_available_can_be_loaded_by_name():
     names = [weights.name for weights in SHIPPED]
     folders = (PROJECT / "checkpoints").glob("*/model.safetensors")
     assert names == sorted(path.parent.name for path in folders)
-    assert "lgm_net_tiny_r0.10" in names
-    first = SHIPPED[0]
+    first = SHIPPED[names.index("lgm_net_tiny_r0.10")]
     model = lgmnet.load(first.name)
     assert sum(p.numel() for p in model.network.parameters()) == first.parameters == 142_559
     assert model.operator.matrix.numel() == first.phi_entries
@@ -145,10 +143,11 @@ def test_a_table_or_card_that_is_out_of_date_is_noticed_and_mended(
     assert run("--check") == (0, "")
 
 
-def test_a_range_is_one_row_group_per_ratio(make_tables):
-    first = SHIPPED[0].results[0]
-    results = tuple({**first, "ratio": ratio} for ratio in (0.04, 0.5))
-    weights = dataclasses.replace(SHIPPED[0], results=results)
-    rows = make_tables.results_table([weights]).splitlines()
-    assert len(rows) == 2 + 2 * len(first["datasets"])
-    assert [row.split("|")[2].strip() for row in rows if "builtin" in row] == ["4 %", "50 %"]
+def test_of_a_range_set11_is_shown_per_ratio_and_of_one_ratio_all(make_tables):
+    several = next(weights for weights in SHIPPED if isinstance(weights.ratio, tuple))
+    one = next(weights for weights in SHIPPED if isinstance(weights.ratio, float))
+    rows = [row.split("|") for row in make_tables.results_table([several, one]).splitlines()[2:]]
+    assert len(rows) == len(several.results) + len(one.results[0]["datasets"])
+    of_range = rows[: len(several.results)]
+    assert {row[3].strip() for row in of_range} == {"Set11"}
+    assert [row[2].strip() for row in of_range] == ["1 %", "4 %", "10 %", "25 %", "50 %"]
