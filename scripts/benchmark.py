@@ -129,6 +129,7 @@ def read_scores(subjects: list[Subject], files: list[Path], dataset: str) -> dic
     Raises:
         ValueError: a file is no metrics.json, or scores what is not timed here.
     """
+    timed = {weights_name(subject.name): subject for subject in subjects}
     found = {}
     for file in files:
         try:
@@ -136,7 +137,6 @@ def read_scores(subjects: list[Subject], files: list[Path], dataset: str) -> dic
             scored, ratio, scores = content["weights"], content["ratio"], content["datasets"]
         except (ValueError, KeyError, TypeError):
             raise ValueError(f"{file} is no metrics.json of test.py") from None
-        timed = {weights_name(s.name): s for s in subjects}
         if scored not in timed:
             raise ValueError(f"{file} scores '{scored}', which is not among the networks given")
         subject = timed[scored]

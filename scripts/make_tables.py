@@ -112,17 +112,12 @@ def weights_table(shipped: Iterable[Shipped]) -> str:
     ]  # fmt: skip
     rows = [
         [f"[`{w.name}`](checkpoints/{w.name})", w.network, f"{w.parameters:,}",
-         f"{w.phi_entries:,}", f"{w.images:,} ({w.training_data})", begun_from(w),
+         f"{w.phi_entries:,}", f"{w.images:,} ({w.training_data})",
+         f"`{w.config.training.start}`" if w.config.training.start else "-",
          f"{w.patches:,}", f"{w.minutes:.0f}"]
         for w in shipped
     ]  # fmt: skip
     return report.markdown(header, rows)
-
-
-def begun_from(weights: Shipped) -> str:
-    """Weights replaced by a continuation of themselves say "earlier ones"."""
-    start = weights.config.training.start
-    return "earlier ones" if start == weights.name else f"`{start}`" if start else "-"
 
 
 CARD = """# {name}
