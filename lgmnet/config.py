@@ -212,6 +212,9 @@ class TrainingConfig:
     """Weight of the mean of (ΦΦᵀ − I)² (FSOINet: 0.01)."""
     l1_weight: float = 0.0
     """Weight of the mean of |x̂ − x| beside ``loss`` (FISTA-Net: 0.1)."""
+    ratio_exponent: float = 0.0
+    """In a range of ratios, the loss of a step counts (rows used / all rows) to this power. Squared
+    errors fall about as that to -0.8, so 0.8 lets all ratios count alike; 0 changes nothing."""
     ema: float = 0.0
     """Decay of the weight average that is validated and saved; 0 keeps none."""
     precision: str = "fp32"
@@ -252,7 +255,7 @@ class TrainingConfig:
             0 < self.phi_rate < math.inf,
             f"training.phi_rate is {self.phi_rate}, expected > 0 (sampling.phi=fixed trains no Φ)",
         )
-        names = ("minutes", "weight_decay", "clip", "validate_every", "seed")
+        names = ("minutes", "weight_decay", "clip", "validate_every", "seed", "ratio_exponent")
         weights = ("measurement_weight", "orthogonality_weight", "l1_weight")
         for name in (*names, *weights):
             value = getattr(self, name)

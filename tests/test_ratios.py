@@ -12,7 +12,7 @@ from lgmnet.config import ConfigError, config_from_dict
 from lgmnet.engine import gradients, training
 from lgmnet.engine.building import build_model, check_run, open_data
 from lgmnet.engine.checkpoint import save_weights
-from lgmnet.engine.ratios import at_ratio, draw_rows, measurements
+from lgmnet.engine.ratios import at_ratio, draw_rows, measurements, row_share
 from lgmnet.engine.runtime import Runtime
 from tests.conftest import smooth_image, tiny_config
 from tests.test_scripts import run_main
@@ -137,6 +137,28 @@ def test_the_measurement_term_uses_the_rows_of_the_step(config):
         model.rows = rows
         terms = gradients.backward(model, model, batch, settings, CPU)
         assert least <= float(terms["measurement"]) <= most
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_the_loss_of_a_ratio_counts_by_its_power(config, parts):
+    """In the gradients: the logged loss stays the squared error. Parts change nothing."""
+    model = build_model(config)
+    batch = torch.randint(0, 256, (2, 1, 32, 32), dtype=torch.uint8)
+    found = []
+    for exponent in (0.0, 0.8):
+        training_settings = {"ratio_exponent": exponent, "accumulate": parts, "batch_size": 2}
+        settings = tiny_config(training=training_settings).training
+        model.zero_grad()
+        model.rows = 128
+        terms = gradients.backward(model, model, batch, settings, CPU)
+        found.append((float(terms["loss"]), model.network.lift.weight.grad.clone()))
+    (loss, plain), (same, weighted) = found
+    assert loss == same
+    torch.testing.assert_close(weighted, plain * 0.25**0.8)
+
+
+def test_without_a_range_every_step_counts_alike():
+    assert row_share(build_model(tiny_config())) == 1
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from lgmnet.config import ConfigError, TrainingConfig
 from lgmnet.engine import runtime
+from lgmnet.engine.ratios import row_share
 from lgmnet.engine.runtime import Runtime
 from lgmnet.losses import total_loss
 from lgmnet.models import SensingModel
@@ -103,6 +104,7 @@ def backward(
     """
     means: Terms = {}
     parts = batch.chunk(settings.accumulate)
+    weight = row_share(model) ** settings.ratio_exponent / len(parts)
     for k, part in enumerate(parts):
         target = part.float() / 255
         # Processes exchange gradients once per batch, with its last part.
@@ -118,7 +120,7 @@ def backward(
             settings.orthogonality_weight,
             settings.l1_weight,
         )
-        (loss / len(parts)).backward()
+        (weight * loss).backward()
         for name, term in {"loss": loss, **terms}.items():
             means[name] = means.get(name, 0) + term.detach() / len(parts)
     return means

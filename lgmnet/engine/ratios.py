@@ -7,6 +7,7 @@ import torch
 from lgmnet.config import ConfigError, SamplingConfig
 from lgmnet.data.crops import generator
 from lgmnet.models import SensingModel
+from lgmnet.operators import BlockSampling
 from lgmnet.operators.matrices import measurement_count
 
 # Crops, flips and blocks are drawn from other streams.
@@ -62,3 +63,11 @@ def draw_rows(sampling: SamplingConfig, seed: int, step: int) -> int | None:
         return None
     low, high = (math.log(_count(sampling, limit)) for limit in sampling.limits)
     return round(math.exp(generator(seed, step, STREAM).uniform(low, high)))
+
+
+def row_share(model: SensingModel) -> float:
+    """Of the rows of Φ, the share that the current training step measures with."""
+    if model.rows is None:
+        return 1.0
+    assert isinstance(model.operator, BlockSampling)
+    return model.rows / model.operator.measurements
