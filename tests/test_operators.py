@@ -221,6 +221,51 @@ def test_pca_of_too_few_blocks_is_refused():
         matrices.pca(torch.rand(10, 16), 3)
 
 
+def span(rows):
+    """The projector onto what rows measure, for comparison: it knows no order and no scale."""
+    basis = torch.linalg.qr(rows.double().T).Q
+    return basis @ basis.T
+
+
+def test_nested_matrices_measure_what_each_of_them_does():
+    blocks = torch.randn(500, 16) * torch.linspace(3, 0.5, 16)
+    few, many = torch.randn(3, 16), torch.randn(7, 16)
+    found = matrices.nested([many, few], blocks, 16)
+    torch.testing.assert_close(found @ found.T, torch.eye(16), rtol=0, atol=1e-5)
+    torch.testing.assert_close(span(found[:3]), span(few), rtol=0, atol=1e-5)
+    # Of the larger one as much as fits beside the smaller: four directions, none of which is new.
+    added = found[3:7].double()
+    torch.testing.assert_close(added @ span(many), added, rtol=0, atol=1e-5)
+    # What is added together is ordered by its strength in the blocks, and not correlated.
+    for group in (found[:3], found[3:7], found[7:]):
+        products = (blocks @ group.T).T @ (blocks @ group.T)
+        strength = products.diagonal()
+        assert (strength.diff() < 0).all()
+        torch.testing.assert_close(products, strength.diag(), rtol=0, atol=1e-2)
+
+
+def test_all_rows_of_nested_matrices_measure_what_pca_measures():
+    blocks = torch.randn(500, 16) * torch.linspace(3, 0.5, 16)
+    found, pca = matrices.nested([torch.randn(3, 16)], blocks, 9), matrices.pca(blocks, 9)
+    torch.testing.assert_close(span(found), span(pca), rtol=0, atol=1e-5)
+    assert not torch.allclose(span(found[:3]), span(pca[:3]), atol=0.1)
+    alone = matrices.nested([], blocks, 9)
+    torch.testing.assert_close((alone @ pca.T).abs(), torch.eye(9), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        ([(3, 16), (3, 16)], "3, 3 rows, expected different numbers"),
+        ([(3, 16), (10, 16)], "3, 10 rows, .* none above 9"),
+        ([(3, 25)], "blocks have 16 pixels, .* 25 columns; nest those of one block size"),
+    ],
+)
+def test_matrices_that_do_not_nest_are_refused(shapes, message):
+    with pytest.raises(ValueError, match=message):
+        matrices.nested([torch.rand(shape) for shape in shapes], torch.rand(50, 16), 9)
+
+
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".mat", ".safetensors"])
 def test_a_matrix_survives_every_file_format(tmp_path, suffix):
     matrix = np.random.default_rng(0).normal(size=(3, 16))

@@ -8,13 +8,16 @@ import pytest
 import torch
 
 import lgmnet
-from lgmnet.config import ConfigError, config_from_dict
+from lgmnet.config import ConfigError, config_from_dict, load_config
+from lgmnet.data.crops import sample_blocks
 from lgmnet.engine import gradients, training
-from lgmnet.engine.building import build_model, check_run, open_data
+from lgmnet.engine.building import build_model, check_run, initial_matrix, open_data
 from lgmnet.engine.checkpoint import save_weights
 from lgmnet.engine.ratios import at_ratio, draw_rows, measurements, row_share
 from lgmnet.engine.runtime import Runtime
-from tests.conftest import smooth_image, tiny_config
+from lgmnet.operators import matrices
+from tests.conftest import PROJECT, smooth_image, tiny_config
+from tests.test_operators import span
 from tests.test_scripts import run_main
 from tests.test_training import final, records, train_steps
 
@@ -165,6 +168,31 @@ def test_without_a_range_every_step_counts_alike():
 def weights(config, model, tmp_path):
     save_weights(tmp_path / "w" / "model.safetensors", model, config)
     return tmp_path / "w"
+
+
+def test_a_range_begins_with_what_single_ratios_have_learned(
+    image_folder, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("lgmnet.engine.building.START_BLOCKS", 2048)
+    single, learned, output = tiny_config(), tmp_path / "w.safetensors", tmp_path / "phi.npy"
+    phi = torch.randn(103, 1024)
+    save_weights(learned, build_model(single, phi), single)
+    config = tiny_config(image_folder, sampling=RANGE)
+    (tmp_path / "c.yaml").write_text(config.as_yaml())
+    arguments = [tmp_path / "c.yaml", "--learned", learned, "--output", output]
+    assert run_main("scripts/nest_phi.py", arguments, monkeypatch) == 0
+    assert "512 rows, out of 103 learned ones" in capsys.readouterr().out
+    start = initial_matrix(
+        load_config(tmp_path / "c.yaml", [f"sampling.phi_init={output}"]).sampling
+    )
+    torch.testing.assert_close(start @ start.T, torch.eye(512), rtol=0, atol=1e-5)
+    blocks = sample_blocks(open_data(config).train, 32, 2048, config.training.seed)
+    measured = phi @ start.T @ start  # as far as the range measures it at all
+    torch.testing.assert_close(measured @ start[:103].T @ start[:103], measured)
+    torch.testing.assert_close(span(start), span(matrices.pca(blocks, 512)), rtol=0, atol=1e-5)
+    arguments[-3] = PROJECT / "configs/fista.yaml"
+    assert run_main("scripts/nest_phi.py", arguments, monkeypatch) == 1
+    assert "fista.yaml has no learned Φ; name weights" in capsys.readouterr().err
 
 
 def test_weights_are_loaded_at_any_ratio(weights, model):

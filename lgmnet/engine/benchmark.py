@@ -21,6 +21,7 @@ from lgmnet.engine.log import provenance
 from lgmnet.engine.runtime import Runtime
 from lgmnet.engine.training import make_optimizer, prepare
 from lgmnet.models import SensingModel
+from lgmnet.operators import BlockSampling
 
 MIB = 2**20
 
@@ -147,11 +148,13 @@ class TrainingStep:
 
     def __init__(self, subject: Subject, images: Sequence[str], batch: int, here: Runtime) -> None:
         assert subject.config is not None
+        operator = subject.model.operator
+        assert isinstance(operator, BlockSampling)
         config = with_images(subject.config, images)
         training = dataclasses.replace(config.training, batch_size=batch, accumulate=1)
         self.config = dataclasses.replace(config, training=training)
-        self.model = build_model(self.config).to(here.device).train()
-        self.model.operator.gathers = subject.model.operator.gathers  # type: ignore[union-attr]
+        self.model = build_model(self.config, operator.matrix.detach()).to(here.device).train()
+        self.model.operator.gathers = operator.gathers  # type: ignore[assignment]
         self.optimizer = make_optimizer(self.model, training)
         self.wrapped = prepare(self.model, training, here)
         data = open_data(self.config)

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -73,14 +73,58 @@ def pca(blocks: Tensor, m: int) -> Tensor:
     Shapes:
         blocks: ``(count, pixels)``, luma in [0, 1].
     """
+    return _principal(blocks, m)[0].float().contiguous()
+
+
+def nested(learned: Sequence[Tensor], blocks: Tensor, m: int) -> Tensor:
+    """One Φ for many ratios, out of those that were learned for some; ΦΦᵀ = I.
+
+    All rows together measure what `pca` measures. Within that, the first rows measure what the
+    learned Φ with the fewest rows does; those up to the next learned Φ add what only it measures,
+    and so on; the last add what is left. What one of them adds is ordered, strongest first.
+
+    Shapes:
+        learned: ``(rows, pixels)`` each.
+        blocks: ``(count, pixels)``, luma in [0, 1].
+
+    Raises:
+        ValueError: a learned Φ does not fit the blocks, or has as many rows as another, or more
+            than m.
+    """
+    directions, strength = _principal(blocks, m)
+    counts = [len(matrix) for matrix in learned]
+    if any(matrix.shape[1] != blocks.shape[1] for matrix in learned):
+        raise ValueError(
+            f"blocks have {blocks.shape[1]} pixels, but the matrices have "
+            f"{', '.join(str(matrix.shape[1]) for matrix in learned)} columns; nest those of one "
+            "block size"
+        )
+    if len(set(counts)) < len(counts) or max(counts, default=0) > m:
+        raise ValueError(
+            f"the matrices have {', '.join(map(str, counts))} rows, expected different numbers, "
+            f"none above {m}"
+        )
+    basis = torch.empty(0, m, dtype=torch.float64)  # in coordinates of the principal directions
+    spans = [matrix.double() @ directions.T for matrix in sorted(learned, key=len)]
+    for span in [*spans, torch.eye(m, dtype=torch.float64)]:
+        rows = torch.linalg.qr(span.T).Q.T
+        # The directions of this span that the basis does not have.
+        new = torch.linalg.svd(basis @ rows.T).Vh[len(basis) :] @ rows
+        order = torch.linalg.eigh((new * strength) @ new.T).eigenvectors
+        basis = torch.cat([basis, order.flip(1).T @ new])
+    return (basis @ directions).float().contiguous()
+
+
+def _principal(blocks: Tensor, m: int) -> tuple[Tensor, Tensor]:
+    """The m leading principal directions ``(m, pixels)``, strongest first; their mean squares."""
     if len(blocks) < blocks.shape[1]:
         raise ValueError(
             f"{len(blocks)} blocks cannot span {blocks.shape[1]} pixels; use at least "
             f"{blocks.shape[1]} training blocks"
         )
     wide = blocks.double()
-    directions = torch.linalg.eigh(wide.T @ wide).eigenvectors  # ascending
-    return directions.flip(1)[:, :m].T.float().contiguous()
+    strength, directions = torch.linalg.eigh(wide.T @ wide)  # ascending
+    return directions.flip(1)[:, :m].T, strength.flip(0)[:m] / len(blocks)
 
 
 def fingerprint(matrix: Tensor) -> str:
