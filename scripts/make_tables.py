@@ -125,8 +125,8 @@ CARD = """# {name}
 Made by `python scripts/make_tables.py` from the files of this folder; do not edit.
 
 **What it is.** The network `{network}` ({options}):
-{parameters} parameters, and a {phi} Φ for blocks of {block} x {block} with {phi_entries} entries.
-It measures {ratio} numbers per hundred pixels of one luma plane.
+{parameters} parameters, and a {phi} Φ for blocks of {block} x {block} with {phi_entries} entries (its
+start: `{phi_init}`). It measures {ratio} numbers per hundred pixels of one luma plane.
 
 ```python
 import lgmnet
@@ -174,6 +174,7 @@ def card(weights: Shipped) -> str:
         options=", ".join(f"{k} = {v}" for k, v in config.model.options.items()) or "as published",
         parameters=f"{weights.parameters:,}",
         phi=config.sampling.phi,
+        phi_init=config.sampling.phi_init,
         phi_entries=f"{weights.phi_entries:,}",
         block=config.sampling.block_size,
         ratio=" to ".join(f"{100 * limit:g}" for limit in limits),
