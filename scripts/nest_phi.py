@@ -35,6 +35,8 @@ def main() -> int:
     parser.add_argument("--output", type=Path, required=True, help=".npy file")
     arguments = parser.parse_args()
     try:
+        if arguments.output.suffix != ".npy":
+            raise ValueError(f"--output is {arguments.output}; give it a name such as nested.npy")
         config = load_config(arguments.config, arguments.overrides)
         learned = []
         for name in arguments.learned:

@@ -193,6 +193,9 @@ def test_a_range_begins_with_what_single_ratios_have_learned(
     arguments[-3] = PROJECT / "configs/fista.yaml"
     assert run_main("scripts/nest_phi.py", arguments, monkeypatch) == 1
     assert "fista.yaml has no learned Φ; name weights" in capsys.readouterr().err
+    arguments[-1] = tmp_path / "phi"
+    assert run_main("scripts/nest_phi.py", arguments, monkeypatch) == 1
+    assert "give it a name such as nested.npy" in capsys.readouterr().err
 
 
 def test_weights_are_loaded_at_any_ratio(weights, model):
