@@ -125,8 +125,8 @@ CARD = """# {name}
 Made by `python scripts/make_tables.py` from the files of this folder; do not edit.
 
 **What it is.** The network `{network}` ({options}):
-{parameters} parameters, and a {phi} Φ for blocks of {block} x {block} with {phi_entries} entries (its
-start: `{phi_init}`). It measures {ratio} numbers per hundred pixels of one luma plane.
+{parameters} parameters, and a {phi} Φ for blocks of {block} x {block} with {phi_entries} entries,
+begun as `{phi_init}`. It measures {ratio} numbers per hundred pixels of one luma plane.
 
 ```python
 import lgmnet
