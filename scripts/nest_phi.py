@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
-from lgmnet.config import load_config
-from lgmnet.data.crops import sample_blocks
-from lgmnet.engine.building import START_BLOCKS, open_data
+from lgmnet.config import ConfigError, load_config
+from lgmnet.engine.building import open_data, start_blocks
 from lgmnet.engine.checkpoint import Weights, find_weights
 from lgmnet.engine.ratios import measurements
 from lgmnet.operators.matrices import nested
@@ -38,14 +38,9 @@ def main() -> int:
         if arguments.output.suffix != ".npy":
             raise ValueError(f"--output is {arguments.output}; give it a name such as nested.npy")
         config = load_config(arguments.config, arguments.overrides)
-        learned = []
-        for name in arguments.learned:
-            weights = find_weights(name)
-            if not isinstance(weights, Weights):
-                raise ValueError(f"{name} has no learned Φ; name weights")
-            learned.append(weights.load().operator.matrix.detach())
-        images, side = open_data(config).train, config.sampling.block_size
-        blocks = sample_blocks(images, side, START_BLOCKS, config.training.seed)
+        side = config.sampling.block_size
+        learned = [learned_matrix(name, side) for name in arguments.learned]
+        blocks = start_blocks(open_data(config).train, side, config.training.seed)
         phi = nested(learned, blocks, measurements(config.sampling))
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
         with arguments.output.open("wb") as file:
@@ -56,6 +51,24 @@ def main() -> int:
     rows = ", ".join(str(len(matrix)) for matrix in sorted(learned, key=len))
     print(f"{len(phi)} rows, out of {rows} learned ones, written to {arguments.output}")
     return 0
+
+
+def learned_matrix(name: str, block_size: int) -> Tensor:
+    """Φ of a network that has learned it for one ratio.
+
+    Raises:
+        ConfigError: it has not, or for other blocks.
+    """
+    weights = find_weights(name)
+    sampling = weights.config.sampling
+    if not isinstance(weights, Weights) or sampling.is_range or sampling.phi != "learned":
+        raise ConfigError(f"{name} has learned no Φ for a single ratio; name weights that have")
+    if sampling.block_size != block_size:
+        raise ConfigError(
+            f"{name} measures blocks of {sampling.block_size} pixels, but the config says "
+            f"{block_size}; nest those of one block size"
+        )
+    return weights.load().operator.matrix.detach()  # type: ignore[union-attr]
 
 
 if __name__ == "__main__":

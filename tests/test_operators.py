@@ -257,7 +257,8 @@ def test_all_rows_of_nested_matrices_measure_what_pca_measures():
     ("shapes", "message"),
     [
         ([(3, 16), (3, 16)], "3, 3 rows, expected different numbers"),
-        ([(3, 16), (10, 16)], "3, 10 rows, .* none above 9"),
+        ([(3, 16), (10, 16)], "3, 10 rows, .* all below 9"),
+        ([(9, 16)], "9 rows, .* all below 9"),
         ([(3, 25)], "blocks have 16 pixels, .* 25 columns; nest those of one block size"),
     ],
 )

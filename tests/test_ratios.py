@@ -190,9 +190,17 @@ def test_a_range_begins_with_what_single_ratios_have_learned(
     measured = phi @ start.T @ start  # as far as the range measures it at all
     torch.testing.assert_close(measured @ start[:103].T @ start[:103], measured)
     torch.testing.assert_close(span(start), span(matrices.pca(blocks, 512)), rtol=0, atol=1e-5)
-    arguments[-3] = PROJECT / "configs/fista.yaml"
+    for unfit, message in (
+        (PROJECT / "configs/fista.yaml", "fista.yaml has learned no Φ for a single ratio"),
+        ("lgm_net_tiny_all_ratios", "lgm_net_tiny_all_ratios has learned no Φ for a single"),
+    ):
+        arguments[-3] = unfit
+        assert run_main("scripts/nest_phi.py", arguments, monkeypatch) == 1
+        assert message in capsys.readouterr().err
+    arguments[-3] = learned
+    (tmp_path / "c.yaml").write_text(config.as_yaml().replace("block_size: 32", "block_size: 16"))
     assert run_main("scripts/nest_phi.py", arguments, monkeypatch) == 1
-    assert "fista.yaml has no learned Φ; name weights" in capsys.readouterr().err
+    assert "blocks of 32 pixels, but the config says 16" in capsys.readouterr().err
     arguments[-1] = tmp_path / "phi"
     assert run_main("scripts/nest_phi.py", arguments, monkeypatch) == 1
     assert "give it a name such as nested.npy" in capsys.readouterr().err

@@ -157,8 +157,7 @@ def initial_matrix(
     if sampling.phi_init == "pca":
         if images is None:
             return torch.zeros(m, pixels)
-        count = max(START_BLOCKS, 2 * pixels)
-        return matrices.pca(sample_blocks(images, sampling.block_size, count, seed), m)
+        return matrices.pca(start_blocks(images, sampling.block_size, seed), m)
     starts = {
         "xavier": matrices.xavier,
         "gaussian": matrices.gaussian,
@@ -168,6 +167,11 @@ def initial_matrix(
     if sampling.phi_init in starts:
         return starts[sampling.phi_init](m, pixels, torch.Generator().manual_seed(seed))
     return _matrix_from_file(sampling, m)
+
+
+def start_blocks(images: TrainingImages, block_size: int, seed: int) -> Tensor:
+    """Training blocks ``(count, B²)`` in [0, 1], enough for their principal directions."""
+    return sample_blocks(images, block_size, max(START_BLOCKS, 2 * block_size**2), seed)
 
 
 def _matrix_from_file(sampling: SamplingConfig, m: int) -> Tensor:

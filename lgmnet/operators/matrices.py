@@ -79,19 +79,19 @@ def pca(blocks: Tensor, m: int) -> Tensor:
 def nested(learned: Sequence[Tensor], blocks: Tensor, m: int) -> Tensor:
     """One Φ for many ratios, out of those that were learned for some; ΦΦᵀ = I.
 
-    All rows together measure what `pca` measures. Within that, the first rows measure what the
-    learned Φ with the fewest rows does; those up to the next learned Φ add what only it measures,
-    and so on; the last add what is left. What one of them adds is ordered, strongest first.
+    All rows together measure what `pca` measures, and of the learned Φ only what lies within that.
+    The first rows measure what the learned Φ with the fewest rows does. Those up to the number of
+    rows of the next one are directions that it measures and the rows before do not; what finds no
+    room among them comes with the last rows. Every such group is ordered, strongest first.
 
     Shapes:
         learned: ``(rows, pixels)`` each.
         blocks: ``(count, pixels)``, luma in [0, 1].
 
     Raises:
-        ValueError: a learned Φ does not fit the blocks, or has as many rows as another, or more
-            than m.
+        ValueError: a learned Φ does not fit the blocks, or has as many rows as another, or m
+            and more.
     """
-    directions, strength = _principal(blocks, m)
     counts = [len(matrix) for matrix in learned]
     if any(matrix.shape[1] != blocks.shape[1] for matrix in learned):
         raise ValueError(
@@ -99,11 +99,12 @@ def nested(learned: Sequence[Tensor], blocks: Tensor, m: int) -> Tensor:
             f"{', '.join(str(matrix.shape[1]) for matrix in learned)} columns; nest those of one "
             "block size"
         )
-    if len(set(counts)) < len(counts) or max(counts, default=0) > m:
+    if len(set(counts)) < len(counts) or max(counts, default=0) >= m:
         raise ValueError(
             f"the matrices have {', '.join(map(str, counts))} rows, expected different numbers, "
-            f"none above {m}"
+            f"all below {m}"
         )
+    directions, strength = _principal(blocks, m)
     basis = torch.empty(0, m, dtype=torch.float64)  # in coordinates of the principal directions
     spans = [matrix.double() @ directions.T for matrix in sorted(learned, key=len)]
     for span in [*spans, torch.eye(m, dtype=torch.float64)]:
