@@ -120,13 +120,16 @@ def weights_table(shipped: Iterable[Shipped]) -> str:
     return report.markdown(header, rows)
 
 
+# Of a Φ from a file.
+HOW_MADE = ", which [docs/experiments.md](../../docs/experiments.md) says how to make"
+
 CARD = """# {name}
 
 Made by `python scripts/make_tables.py` from the files of this folder; do not edit.
 
 **What it is.** The network `{network}` ({options}):
 {parameters} parameters, and a {phi} Φ for blocks of {block} x {block} with {phi_entries} entries,
-begun as `{phi_init}`. It measures {ratio} numbers per hundred pixels of one luma plane.
+begun as `{phi_init}`{made}. It measures {ratio} numbers per hundred pixels of one luma plane.
 
 ```python
 import lgmnet
@@ -175,6 +178,7 @@ def card(weights: Shipped) -> str:
         parameters=f"{weights.parameters:,}",
         phi=config.sampling.phi,
         phi_init=config.sampling.phi_init,
+        made=HOW_MADE if Path(config.sampling.phi_init).suffix else "",
         phi_entries=f"{weights.phi_entries:,}",
         block=config.sampling.block_size,
         ratio=" to ".join(f"{100 * limit:g}" for limit in limits),
