@@ -129,7 +129,8 @@ Made by `python scripts/make_tables.py` from the files of this folder; do not ed
 
 **What it is.** The network `{network}` ({options}):
 {parameters} parameters, and a {phi} Φ for blocks of {block} x {block} with {phi_entries} entries,
-begun as `{phi_init}`{made}. It measures {ratio} numbers per hundred pixels of one luma plane.
+begun as `{phi_init}`{made}.
+It measures {ratio} numbers per hundred pixels of one luma plane.
 
 ```python
 import lgmnet
