@@ -137,8 +137,7 @@ def start_model(config: Config, images: TrainingImages) -> SensingModel:
     fitted = [module for module in model.modules() if isinstance(module, Fitted)]
     blocks = None
     if any(part.needs_blocks for part in fitted):
-        side = config.sampling.block_size
-        blocks = sample_blocks(images, side, START_BLOCKS, seed)
+        blocks = start_blocks(images, config.sampling.block_size, seed)
     for part in fitted:
         part.fit(matrix, blocks)
     return model
@@ -170,7 +169,7 @@ def initial_matrix(
 
 
 def start_blocks(images: TrainingImages, block_size: int, seed: int) -> Tensor:
-    """Training blocks ``(count, B²)`` in [0, 1], enough for their principal directions."""
+    """Training blocks ``(count, B²)`` in [0, 1], enough for the PCA and for fitted parts."""
     return sample_blocks(images, block_size, max(START_BLOCKS, 2 * block_size**2), seed)
 
 
