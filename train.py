@@ -4,6 +4,7 @@ The run (resolved config, log, checkpoints, metrics) is written to one folder.
 """
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -16,8 +17,8 @@ from lgmnet.engine.checkpoint import find_weights
 from lgmnet.engine.phases import phases, train_phases
 from lgmnet.engine.preflight import preflight
 from lgmnet.engine.runtime import Runtime
+from lgmnet.engine.saver import NonFiniteLoss
 from lgmnet.engine.scoring import results_folder, score_sets
-from lgmnet.engine.training import NonFiniteLoss
 from lgmnet.metrics import find_protocol
 
 EXAMPLES = """examples:
@@ -72,19 +73,28 @@ def main() -> int:
             runs = phases(config, folder)
             if arguments.dry_run:
                 return max(preflight(phase.config, here) for phase in runs)
-            saved = ("last.pt", "last.safetensors")
-            begun = any((phase.folder / file).exists() for phase in runs for file in saved)
-            if begun and not arguments.resume:
-                raise ValueError(
-                    f"{folder} holds a run already; add --resume to continue it, or choose "
-                    "another folder with --output"
-                )
-            stopped_by = train_phases(config, folder, here, arguments.resume)
-            if here.is_main and not stopped_by:
-                score_run(config, folder, Runtime(here.device))  # by itself: the others are done
+            with runtime.exclusive(folder, here):
+                saved = ("last.pt", "last.safetensors")
+                begun = any((phase.folder / file).exists() for phase in runs for file in saved)
+                if begun and not arguments.resume:
+                    raise ValueError(
+                        f"{folder} holds a run already; add --resume to continue it, or choose "
+                        "another folder with --output"
+                    )
+                stopped_by = train_phases(config, folder, here, arguments.resume)
+                if here.is_main and not stopped_by:
+                    score_run(config, folder, Runtime(here.device))  # the others are done
     except (ValueError, OSError, NonFiniteLoss) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 1
+    except (RuntimeError, MemoryError) as error:
+        if not (advice := runtime.explain(error)):
+            raise
+        print(f"train.py: {advice}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:  # outside the training loop, which saves its state first
+        print("train.py: stopped", file=sys.stderr)
+        return 128 + signal.SIGINT
     return 128 + stopped_by if stopped_by else 0
 
 
@@ -113,4 +123,5 @@ def score_run(config: Config, folder: Path, here: Runtime) -> None:
 
 
 if __name__ == "__main__":
+    runtime.outlive_console()
     sys.exit(main())

@@ -218,7 +218,8 @@ class TrainingConfig:
     ema: float = 0.0
     """Decay of the weight average that is validated and saved; 0 keeps none."""
     precision: str = "fp32"
-    """fp32, or bf16 for the network under autocast (Φ stays fp32)."""
+    """fp32; bf16 for the network under autocast (Φ stays fp32); or auto: bf16 where the device has
+    bf16 arithmetic, else fp32. A run writes into its config which one it was."""
     channels_last: bool = False
     recompute: bool = False
     """Recompute every iteration in the backward pass: less memory, more time."""
@@ -236,7 +237,7 @@ class TrainingConfig:
         schedules = ("multistep", "cosine", "onecycle", "constant")
         require_choice("training.schedule", self.schedule, schedules)
         require_choice("training.loss", self.loss, ("mse", "l1", "charbonnier"))
-        require_choice("training.precision", self.precision, ("fp32", "bf16"))
+        require_choice("training.precision", self.precision, ("fp32", "bf16", "auto"))
         for name in ("epochs", "steps_per_epoch", "batch_size", "accumulate", "log_every"):
             value = getattr(self, name)
             require(value >= 1, f"training.{name} is {value}, expected at least 1")

@@ -10,6 +10,7 @@ from torch import nn
 import lgmnet
 from lgmnet.engine import fast
 from lgmnet.engine.fast import PackedConv2d, merge_linear_pairs, optimize_for_inference
+from lgmnet.engine.runtime import has_bf16_arithmetic
 from lgmnet.models import MODELS, LGMNet, SensingModel
 from lgmnet.operators import BlockSampling, GemmBlockSampling, matrices
 from lgmnet.unfolding.blocks import conv1x1, conv3x3
@@ -126,10 +127,44 @@ def test_without_onednn_convolutions_stay_and_it_is_said(monkeypatch):
     torch.testing.assert_close(result(image).image, model(image).image.detach())
 
 
-def test_bf16_without_bf16_arithmetic_warns(monkeypatch):
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+@pytest.mark.parametrize("name", MODELS.names())
+def test_bf16_on_a_cpu_without_bf16_arithmetic_warns_and_works(name, monkeypatch):
+    """As on a CPU without AVX-512: oneDNN refuses bf16, and PyTorch's own kernels compute it."""
+    real = torch.ops.mkldnn._reorder_convolution_weight
+
+    def refusing(weight, *arguments):
+        if weight.dtype == torch.bfloat16:
+            raise RuntimeError("mkldnn_reorder_conv2d_weight: bf16 path needs the cpu support")
+        return real(weight, *arguments)
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_reorder_convolution_weight", refusing)
+    monkeypatch.setattr(fast, "has_bf16_arithmetic", lambda device: False)
+    model = small_model(name).eval()
+    image = torch.rand(1, 1, 64, 96)
     with pytest.warns(UserWarning, match="slower than fp32"):
-        optimize_for_inference(small_model("ista_net"), "bf16")
+        reduced = optimize_for_inference(model, "bf16")
+    with torch.backends.mkldnn.flags(enabled=False):
+        result = reduced(image).image
+    expected = model(image).image.detach()
+    scale = float(expected.abs().max().clamp_min(1))
+    assert float((result - expected).abs().max()) < BF16_TOLERANCE * scale
+
+
+@pytest.mark.parametrize(
+    ("known", "expected"),
+    [({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({"avx512_f": True}, False)],
+)
+def test_the_capability_is_asked_of_pytorch(known, expected, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
+    assert has_bf16_arithmetic(torch.device("cpu")) == expected
+
+
+def test_older_pytorch_is_asked_otherwise(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
+    assert has_bf16_arithmetic(torch.device("cpu"))
+    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")
+    assert not has_bf16_arithmetic(torch.device("cpu"))
 
 
 def test_a_compiler_that_fails_is_left_out_with_one_warning(monkeypatch):

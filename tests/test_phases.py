@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import cv2
@@ -52,6 +53,20 @@ def run(images, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
     assert train_phases(lorun_config(images), folder, CPU) == 0
     return folder
+
+
+@pytest.mark.parametrize("missing", [1, 3, 4])
+def test_a_run_goes_on_from_every_gap_between_its_phases(images, run, tmp_path, missing):
+    """As after a kill before the adapters, the second phase, or the last file of the first."""
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    written = ("adapters.safetensors", "last.safetensors", "last.pt", "backbone/last.safetensors")
+    for name in written[:missing]:
+        (folder / name).unlink()
+    config = lorun_config(images, lora={**LORA, "backbone": ""})
+    assert train_phases(config, folder, CPU, resume=True) == 0
+    expected, found = tensors(run / written[0]), tensors(folder / written[0])
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
 
 
 def stop_at(step, monkeypatch):

@@ -290,7 +290,7 @@ def test_bad_images_are_left_out_counted_and_named(image_folder, tmp_path, capsy
     config = tiny_config(image_folder, data={"source": source, "workers": workers})
     train(config, tmp_path / "run", CPU)
     text = capsys.readouterr().out
-    assert "training on 7 images, 0 for validation; 2 left out:" in text
+    assert "training on 7 images, 0 for validation, in fp32; 2 left out:" in text
     assert "small.png is too small: 20 x 90" in text
     assert "none.png cannot be read" in text
     assert "1 images could not be decoded: cut.png" in text

@@ -5,6 +5,8 @@ So a resumed run continues with exactly the crops it would have seen, two proces
 would have seen, and a faster source changes the speed, never the data.
 """
 
+import atexit
+import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
@@ -122,8 +124,21 @@ def loaded_batches(
         persistent_workers=workers > 0,
         generator=torch.Generator(),  # the global random state is left to the noise
     )
-    for batch, modes in loader:
+    others = multiprocessing.active_children()
+    batches = iter(loader)
+    atexit.register(_kill, [p for p in multiprocessing.active_children() if p not in others])
+    for batch, modes in batches:
         yield dihedral(batch.to(device, non_blocking=True), modes)
+
+
+def _kill(processes: list[multiprocessing.process.BaseProcess]) -> None:
+    """End loader processes that are still there: they ignore the signals that Python sends them.
+
+    Without it a process that ends by an error would wait for them forever.
+    """
+    for process in processes:
+        if process.is_alive():
+            process.kill()
 
 
 def _start_worker(worker: int) -> None:

@@ -3,12 +3,14 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
-from lgmnet.config import Config
+from lgmnet.config import Config, ConfigError
 from lgmnet.data import jpeg
 from lgmnet.data.crops import CropRule, DeviceCrops, Plan, TrainingCrops, loaded_batches
 from lgmnet.data.datasets import TrainingImages
+from lgmnet.engine import runtime
 from lgmnet.engine.runtime import Runtime
 from lgmnet.engine.schedule import Position, progress
 
@@ -37,11 +39,14 @@ def open_batches(
 
     Args:
         source: of other crops of the same images, to be used again.
+
+    Raises:
+        ConfigError: the images do not fit into the memory of the device.
     """
     rule = crop_rule(config)
     plan = Plan(step, config.training.batch_size, here.rank, here.processes)
     if config.data.source == "device":
-        resident = source if isinstance(source, DeviceCrops) else DeviceCrops(images, here.device)
+        resident = source if isinstance(source, DeviceCrops) else on_device(images, here.device)
         return resident, resident.batches(rule, plan)
     crops = source if isinstance(source, TrainingCrops) else TrainingCrops(images, rule)
     crops.rule = rule
@@ -52,3 +57,18 @@ def open_batches(
         if here.is_main:
             print(f"data.decode=gpu is not possible here, decoding on the CPU: {reason}")
     return crops, loaded_batches(crops, plan, config.data.workers, here.device)
+
+
+def on_device(images: TrainingImages, device: torch.device) -> DeviceCrops:
+    """All images on ``device``, or a ConfigError that says what to choose instead."""
+    try:
+        return DeviceCrops(images, device)
+    except (RuntimeError, MemoryError) as error:
+        if not runtime.out_of_memory(error):
+            raise
+    size = sum(height * width for height, width in images.sizes) / 2**30
+    raise ConfigError(
+        f"data.source=device: {len(images.names)} images of {size:.1f} GiB do not fit into the "
+        f"memory of {device}; set data.source=files, best with a packed store in data.train "
+        "(scripts/prepare_data.py --pack)"
+    )

@@ -9,6 +9,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lgmnet.config import Config, config_from_dict
-from lgmnet.engine import hub
+from lgmnet.engine import hub, runtime
 from lgmnet.engine.building import build_model
 from lgmnet.engine.ratios import at_ratio
-from lgmnet.engine.runtime import checkpoint_roots
 from lgmnet.engine.untrained import Untrained
 from lgmnet.models import SensingModel
 from lgmnet.operators.matrices import fingerprint
@@ -105,7 +105,7 @@ def find_weights(name: str | Path, overrides: Sequence[str] = ()) -> Weights | U
         return weights
     candidates = [Path(name)]
     if not Path(name).is_absolute():
-        candidates += [root / name for root in checkpoint_roots()]
+        candidates += [root / name for root in runtime.checkpoint_roots()]
     for candidate in candidates:
         if candidate.suffix == ".pt":
             raise CheckpointError(
@@ -119,7 +119,9 @@ def find_weights(name: str | Path, overrides: Sequence[str] = ()) -> Weights | U
         for file in WEIGHT_FILES:
             if (candidate / file).is_file():
                 return Weights(candidate / file)
-    known = sorted({p.parent.name for r in checkpoint_roots() for p in r.glob("*/*.safetensors")})
+    known = sorted(
+        {p.parent.name for r in runtime.checkpoint_roots() for p in r.glob("*/*.safetensors")}
+    )
     looked = ", ".join(str(c) for c in candidates)
     raise CheckpointError(
         f"there are no weights '{name}' (looked at {looked}); shipped are: "
@@ -139,8 +141,13 @@ def save_weights(
     Args:
         metadata: further entries, such as training data, step and metrics.
         precision: type of the stored tensors; loading gives float32 again.
+
+    Raises:
+        CheckpointError: the file cannot be written, or a value is NaN or infinite.
     """
     state = {k: v.detach().cpu().to(precision).contiguous() for k, v in model.state_dict().items()}
+    if ruined := first_not_finite(state):
+        raise CheckpointError(f"{path} was not written: {ruined} holds NaN or infinity")
     full = {
         "format": FORMAT,
         "config": json.dumps(config.as_dict()),
@@ -239,6 +246,22 @@ def adopt_matrix(model: SensingModel, trained: SensingModel) -> None:
         model.operator.load_state_dict(theirs)
 
 
+def first_not_finite(value: Any, name: str = "") -> str:
+    """The name of the first tensor below ``value`` that holds NaN or infinity; else empty."""
+    if isinstance(value, Tensor):
+        return "" if value.isfinite().all() else name
+    entries = value.items() if isinstance(value, Mapping) else ()
+    return next(filter(None, (first_not_finite(v, f"{name} {k}".strip()) for k, v in entries)), "")
+
+
+def finished_step(folder: Path) -> int:
+    """The step of the final weights of a run; -1 where it has not written all of them."""
+    try:
+        return int(read_metadata(folder / "last.safetensors").get("step", -1))
+    except CheckpointError:
+        return -1
+
+
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
     """Write a training state; the previous one stays until the new one is complete."""
     write_atomically(path, lambda temporary: torch.save(dict(state), temporary))
@@ -274,6 +297,17 @@ def load_training_state(path: Path, config: Config) -> dict[str, Any]:
                     "resume with the config of the run folder, or choose another folder"
                 )
     return state
+
+
+def resolve_precision(
+    config: Config, device: torch.device, state: Mapping[str, Any] | None = None
+) -> Config:
+    """``config`` with ``training.precision: auto`` as it was resolved in a state, or is here."""
+    settings, precision = config.training, config.training.precision
+    if precision == "auto" and state:
+        precision = config_from_dict(json.loads(state["config"])).training.precision
+    precision = runtime.resolve_precision(precision, device)
+    return replace(config, training=replace(settings, precision=precision))
 
 
 def changed_settings(state: Mapping[str, Any], config: Config) -> list[str]:

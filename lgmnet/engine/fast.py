@@ -13,7 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lgmnet.engine.runtime import release_freed_memory, use_channels_last
+from lgmnet.engine.runtime import (
+    has_bf16_arithmetic,
+    release_freed_memory,
+    use_channels_last,
+)
 from lgmnet.engine.strips import InStrips, parse_size
 from lgmnet.models import LoRun, SensingModel, UnfoldingNetwork
 from lgmnet.operators import BlockSampling, GemmBlockSampling
@@ -30,8 +34,9 @@ def optimize_for_inference(
 
     Φ becomes one matrix product, linear layers with nothing between them become one layer, the
     memory format becomes channels_last, and on a CPU the convolutions call oneDNN with weights
-    in its own layout and with ReLU and residual sum in the same pass. Exact to rounding in
-    ``fp32``. Adapters of LoRun are merged into one denoiser per stage. Optimise on the device
+    in its own layout and with ReLU and residual sum in the same pass (bf16 only where the CPU has
+    bf16 arithmetic; elsewhere a warning says that it is slow). Exact to rounding in ``fp32``.
+    Adapters of LoRun are merged into one denoiser per stage. Optimise on the device
     where the model is to run; it cannot be trained any more.
 
     Args:
@@ -56,18 +61,23 @@ def optimize_for_inference(
         fast.operator = gemm.requires_grad_(False)
     device = next(fast.buffers(), next(fast.parameters(), torch.empty(0))).device
     merge_linear_pairs(fast.network)
+    emulated = precision == "bf16" and not has_bf16_arithmetic(device)
+    if emulated:
+        warnings.warn(
+            f"this {device.type.upper()} has no bf16 arithmetic: bf16 is slower than fp32 here",
+            stacklevel=2,
+        )
     if precision == "bf16":
-        warn_of_slow_bf16(device)
         reduce_precision(fast.network)
     use_channels_last(fast.network)
     for stage in fast.network.stages():
         stage.register_forward_pre_hook(enter_channels_last)
     if compile:
         compile_stages(fast.network)
-    elif device.type == "cpu" and torch.backends.mkldnn.is_available():
-        pack_convolutions(fast.network)
-    elif device.type == "cpu":
+    elif device.type == "cpu" and not torch.backends.mkldnn.is_available():
         warnings.warn("no oneDNN here: convolutions stay as they are", stacklevel=2)
+    elif device.type == "cpu" and not emulated:  # oneDNN refuses bf16 weights on some CPUs
+        pack_convolutions(fast.network)
     return fast
 
 
@@ -155,14 +165,6 @@ def enter_channels_last(stage: nn.Module, arguments: tuple[object, ...]) -> tupl
     return tuple(
         as_channels_last(a) if isinstance(a, Tensor) and a.ndim == 4 else a for a in arguments
     )
-
-
-def warn_of_slow_bf16(device: torch.device) -> None:
-    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    if device.type == "cpu" and not supported():
-        warnings.warn(
-            "this CPU has no bf16 arithmetic: bf16 will be slower than fp32", stacklevel=3
-        )
 
 
 class PackedConv2d(nn.Conv2d):

@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lgmnet.engine.building import TrainingData
+from lgmnet.engine.checkpoint import write_atomically
 from lgmnet.engine.runtime import PROJECT, Runtime
 from lgmnet.engine.schedule import Position
 from lgmnet.operators import BlockSampling
@@ -27,17 +28,23 @@ class RunLog:
 
     A record is appended, so a resumed run continues its log. Other processes than the main one
     write nothing.
+
+    Args:
+        step: where the run goes on; what an earlier process wrote of later steps is dropped.
     """
 
-    def __init__(self, folder: Path, total: float, start: float, active: bool = True) -> None:
+    def __init__(
+        self, folder: Path, total: float, start: float, active: bool = True, step: int = 0
+    ) -> None:
         self.active = active
         self.provenance = provenance()
         if not active:
             return
         from torch.utils.tensorboard import SummaryWriter  # takes a second to import
 
+        drop_after(folder / "log.jsonl", step)
         self._file = (folder / "log.jsonl").open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder / "tensorboard"))
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         self._total = total
         form = "{desc} {percentage:3.0f}% |{bar}| {elapsed}<{remaining} {postfix}"
         self._bar = tqdm(total=total, initial=start, desc=folder.name, bar_format=form)
@@ -53,7 +60,7 @@ class RunLog:
             if isinstance(value, int | float):
                 self._board.add_scalar(f"{kind}/{name}", value, step)
 
-    def start(self, step: int, data: TrainingData, here: Runtime) -> None:
+    def start(self, step: int, data: TrainingData, here: Runtime, precision: str) -> None:
         """What the run is made of: versions, device, images, and those left out by name."""
         self.record(
             step,
@@ -61,6 +68,7 @@ class RunLog:
             {
                 **self.provenance,
                 "device": str(here.device),
+                "precision": precision,
                 "processes": here.processes,
                 "images": len(data.train.names),
                 "left_out": data.rejected,
@@ -68,7 +76,10 @@ class RunLog:
         )
         held = len(data.validation.names) if data.validation else 0
         left_out = f"; {len(data.rejected)} left out:" if data.rejected else ""
-        self.say(f"training on {len(data.train.names)} images, {held} for validation{left_out}")
+        self.say(
+            f"training on {len(data.train.names)} images, {held} for validation, in {precision}"
+            f"{left_out}"
+        )
         for reason in list(data.rejected.values())[:SHOWN]:
             self.say(f"  {reason}")
 
@@ -94,12 +105,11 @@ class RunLog:
         )
 
     def end(self, step: int, unreadable: list[str], signal: int) -> None:
-        """How the run ended, and which images failed on the way; closes the log."""
+        """How the run ended, and which images failed on the way."""
         if unreadable:
             named = ", ".join(unreadable[:SHOWN])
             self.say(f"{len(unreadable)} images could not be decoded: {named}")
         self.record(step, "end", {"unreadable": unreadable, "signal": signal})
-        self.close()
 
     def progress(self, done: float, line: str) -> None:
         if self.active:
@@ -120,11 +130,27 @@ class RunLog:
         if self.active:
             self._board.add_image(name, np.clip(np.asarray(image), 0, 1), step, dataformats="HW")
 
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
     def close(self) -> None:
         if self.active:
             self._bar.close()
             self._board.close()
             self._file.close()
+
+
+def drop_after(path: Path, step: int) -> None:
+    """Keep the lines of a log up to ``step``; a torn last line goes too."""
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    if kept != lines:
+        write_atomically(path, lambda temporary: temporary.write_text("".join(kept), "utf-8"))
 
 
 def phi_tiles(operator: BlockSampling, count: int = 64) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from lgmnet.config import Config, ConfigError, LoraConfig, TrainingConfig
 from lgmnet.engine.adapters import save_adapters
 from lgmnet.engine.building import build_network, measurements
-from lgmnet.engine.checkpoint import BACKBONE, Weights, find_weights
+from lgmnet.engine.checkpoint import BACKBONE, Weights, find_weights, finished_step
 from lgmnet.engine.runtime import Runtime
 from lgmnet.engine.training import train
 from lgmnet.models import LoRun
@@ -74,18 +74,21 @@ def train_phases(config: Config, folder: Path, here: Runtime, resume: bool = Fal
     Args:
         resume: go on where the run was stopped, in whichever phase.
     """
-    for phase in (every := phases(config, folder)):
+    every = phases(config, folder)
+    adapters = folder / "adapters.safetensors" if every[-1].config.lora else None
+    for phase in every:
         first = phase.folder != folder
-        if resume and first and (phase.folder / "last.safetensors").exists():
-            continue  # written at the end of a run
+        complete = finished_step(phase.folder) >= 0
+        if resume and complete and (first or (adapters and not adapters.exists())):
+            continue
         begun = len(every) == 1 or first or (folder / "last.pt").exists()
         stopped_by = train(phase.config, phase.folder, here, resume and begun)
         if stopped_by:
             return stopped_by
         here.agree(0.0)  # wait until the main process has written the weights
     weights = find_weights(folder)
-    if here.is_main and every[-1].config.lora and isinstance(weights, Weights):
-        save_adapters(folder / "adapters.safetensors", weights)
+    if here.is_main and adapters and isinstance(weights, Weights):
+        save_adapters(adapters, weights)
     return 0
 
 

@@ -17,8 +17,9 @@ from lgmnet.engine.building import (
     check_trainable,
     open_data,
 )
+from lgmnet.engine.checkpoint import resolve_precision
 from lgmnet.engine.gradients import Gradients
-from lgmnet.engine.runtime import Runtime
+from lgmnet.engine.runtime import Runtime, precision_note
 from lgmnet.engine.training import make_optimizer, prepare
 
 # Parameters, gradients and two moments of Adam, each in float32.
@@ -34,8 +35,15 @@ def preflight(config: Config, here: Runtime) -> int:
         0, or 1 if the run could not start.
     """
     check_run(config, here.processes)
+    asked = config.training.precision
+    config = resolve_precision(config, here.device)
     show = print if here.is_main else _silent
     show(config.as_yaml())
+    precision = config.training.precision
+    chosen = f" ({asked}, on this {here.device.type.upper()})" if asked == "auto" else ""
+    show(f"precision         {precision}{chosen}")
+    if note := precision_note(precision, here.device):
+        show(f"{'note':<17} {note}")
     try:
         data = open_data(config)
     except ImageError as error:

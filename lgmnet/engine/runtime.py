@@ -1,17 +1,19 @@
 """Device, precision, processes, signals: the only reader of the environment."""
 
 import ctypes
+import fcntl
 import gc
 import os
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from types import FrameType
-from typing import TypeVar
+from typing import Any, TextIO, TypeVar
 
 import torch
 from torch import nn
@@ -148,9 +150,36 @@ def seed_step(seed: int, step: int, here: Runtime) -> None:
     torch.manual_seed((seed << 40) + step * here.processes + here.rank)
 
 
+def has_bf16_arithmetic(device: torch.device) -> bool:
+    """Whether the device computes in bf16; where it does not, bf16 is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    known = getattr(torch.cpu, "get_capabilities", None)  # since PyTorch 2.10
+    if known is None:
+        return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())
+    return any(there for name, there in known().items() if "bf16" in name)
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """What ``training.precision: auto`` means on a device; ``fp32`` and ``bf16`` are themselves."""
+    if precision != "auto":
+        return precision
+    return "bf16" if has_bf16_arithmetic(device) else "fp32"
+
+
+def precision_note(precision: str, device: torch.device) -> str:
+    """What a user should know of ``bf16`` on a device without it; else empty."""
+    if precision != "bf16" or has_bf16_arithmetic(device):
+        return ""
+    return (
+        f"this {device.type.upper()} has no bf16 arithmetic: bf16 is several times slower than "
+        "fp32 here; training.precision=auto chooses"
+    )
+
+
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:
     """bf16 for what tolerates it; Φ and Φᵀ stay in float32 (see LinearOperator)."""
-    if precision == "fp32":
+    if resolve_precision(precision, device) == "fp32":
         return nullcontext()
     return torch.autocast(device.type, torch.bfloat16)
 
@@ -183,6 +212,19 @@ def out_of_memory(error: BaseException) -> bool:
     return known or "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
+def explain(error: BaseException) -> str:
+    """What a user can do about an error that PyTorch raises; empty for one that is our mistake."""
+    if out_of_memory(error):
+        return (
+            "out of memory; lower data.patch_size or training.batch_size, or set "
+            "training.recompute=true or data.source=files"
+        )
+    if "DataLoader worker" in str(error):  # raised wherever the main process was
+        reason = str(error).strip().splitlines()[0].strip(". ")
+        return f"a loader process has ended ({reason}); where memory is short, lower data.workers"
+    return ""
+
+
 def release_memory() -> None:
     """Give back what a failed attempt has left behind."""
     gc.collect()
@@ -213,6 +255,60 @@ def release_freed_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, 1 << 17)
+
+
+@contextmanager
+def exclusive(folder: Path, here: Runtime) -> Iterator[None]:
+    """Keep other processes from training into ``folder``, until this one ends in whatever way.
+
+    Raises:
+        ValueError: another process trains there.
+    """
+    if not here.is_main:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"another process is training in {folder}; wait for its end, or choose another "
+                "folder with --output"
+            ) from None
+        yield
+
+
+class Console:
+    """Standard output or error that falls silent when nobody reads it any more.
+
+    Without it ``train.py | head`` would end the run at its next line.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._quietly(self._stream.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._quietly(self._stream.flush)
+
+    def _quietly(self, call: Callable[..., object], *arguments: object) -> None:
+        try:
+            call(*arguments)
+        except BrokenPipeError:
+            with open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), self._stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def outlive_console() -> None:
+    """Let the process go on when the reader of its output goes away."""
+    sys.stdout, sys.stderr = Console(sys.stdout), Console(sys.stderr)
 
 
 class StopSignal:

@@ -1,27 +1,39 @@
 """What a run writes while it trains: validation scores, weights, and the state to resume from."""
 
+import hashlib
 import json
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from lgmnet.config import Config, ratio_label
 from lgmnet.engine import checkpoint
 from lgmnet.engine.building import TrainingData
+from lgmnet.engine.checkpoint import CheckpointError
 from lgmnet.engine.ema import WeightAverage
 from lgmnet.engine.evaluation import validate
 from lgmnet.engine.log import RunLog, phi_tiles
 from lgmnet.engine.ratios import at_ratio
-from lgmnet.engine.runtime import Runtime
+from lgmnet.engine.runtime import Runtime, StopSignal
 from lgmnet.engine.schedule import Position
 from lgmnet.metrics import Score, summarise
 from lgmnet.models import SensingModel
 
 
+class NonFiniteLoss(RuntimeError):
+    """A loss or a weight is NaN or infinite; the message says where, and what was kept."""
+
+
+class Stopped(Exception):
+    """A signal came during validation."""
+
+
 @dataclass
 class Saver:
-    """Validates and writes files for the main process; the others do nothing."""
+    """Validates and writes files for the main process; the others only take part in decisions."""
 
     folder: Path
     config: Config
@@ -31,36 +43,57 @@ class Saver:
     data: TrainingData
     here: Runtime
     log: RunLog
-    saved_step: int = -1
+    stop: StopSignal
+    kept: int = -1
+    """Step of the state in the folder; -1 if there is none."""
+    finished: bool = field(default=False, init=False)
 
     @property
     def judged(self) -> SensingModel:
         """The weights that are validated: the average, where there is one."""
         return self.model if self.average is None else self.average.model  # type: ignore[return-value]
 
+    @property
+    def path(self) -> Path:
+        return self.folder / "last.pt"
+
+    def resume(self, at: Position, state: dict) -> None:
+        """Go on from a saved state; what was best on other images is not best on these."""
+        self.kept = at.step
+        known = state.get("validation_sha256")
+        if known and known != validation_sha256(self.data, self.config):
+            at.best, at.validated = -math.inf, 0
+            self.log.note(at.step, "the validation images are others now: the best begins anew")
+
     def validate_and_save(self, at: Position) -> None:
-        self.saved_step = at.step
+        """Score, keep the weights if they are the best so far, and save the state.
+
+        When a signal comes while images are scored, the state says that this is still to be done.
+        """
+        self.require_finite(at)
         if self.here.is_main:
-            score = self._validate(at)
-            if score is not None and score.psnr > at.best:
-                at.best = score.psnr
-                self._save_weights("best", self.judged, at, score)
-            self.save_state(at)
+            self._judge(at)
+        else:
+            at.validated = at.step
+        self.save_state(at)
 
     def finish(self, at: Position) -> None:
-        """Last validation, and the final weights beside the best."""
-        if self.here.is_main:
-            if self.saved_step != at.step:
-                self.validate_and_save(at)
-            self._save_weights("last", self.model, at, None)
-            if self.average is not None:
-                self._save_weights("ema", self.judged, at, None)
-            self.log.say(f"finished after step {at.step}; the run is in {self.folder}")
+        """Last validation, and the final weights beside the best; ``last`` is written last."""
+        if at.validated != at.step:
+            self.validate_and_save(at)
+        if not self.here.is_main or at.validated != at.step:
+            return
+        if self.average is not None:
+            self._save_weights("ema", self.judged, at, None)
+        self._save_weights("last", self.model, at, None)
+        self.finished = True
+        self.log.say(f"finished after step {at.step}; the run is in {self.folder}")
 
     def save_state(self, at: Position) -> None:
+        self.require_finite(at)
         if self.here.is_main:
             checkpoint.save_state(
-                self.folder / "last.pt",
+                self.path,
                 {
                     "config": json.dumps(self.config.as_dict()),
                     "model": self.model.state_dict(),
@@ -69,8 +102,54 @@ class Saver:
                     "step": at.step,
                     "elapsed": at.elapsed,
                     "best": at.best,
+                    "validated": at.validated,
+                    "validation_sha256": validation_sha256(self.data, self.config),
                 },
             )
+        self.kept = at.step
+
+    def rescue(self, at: Position) -> None:
+        """Save the steps before one that fails, if they are good and not saved yet."""
+        if at.step > max(self.kept, 0):
+            try:
+                self.save_state(at)
+                self.log.say(f"the state of step {at.step} is in {self.path}")
+            except (CheckpointError, NonFiniteLoss) as error:
+                self.log.say(f"the state of step {at.step} was not saved: {error}")
+
+    def require_finite(self, at: Position) -> None:
+        """Raise NonFiniteLoss rather than write weights over better ones that hold no numbers."""
+        ruined = checkpoint.first_not_finite(
+            {
+                "model": self.model.state_dict(),
+                "average": self.average.state_dict() if self.average else None,
+                "optimizer": self.optimizer.state_dict(),
+            }
+        )
+        if ruined:
+            raise NonFiniteLoss(
+                f"after step {at.step} {ruined} is not finite; {self.advice(at.step)}"
+            )
+
+    def advice(self, step: int) -> str:
+        """What is left when ``step`` is the first that went wrong, and what to do."""
+        change = "lower training.rate or set training.clip"
+        if self.kept < 0:
+            return f"no state was saved yet: {change}, and start again"
+        if step <= self.kept + 1:  # its loss is the first of the weights that the state holds
+            return f"the weights in {self.path} are ruined already: {change}, and start again"
+        return f"the last good state is {self.path}, of step {self.kept}: {change}, and resume"
+
+    def _judge(self, at: Position) -> None:
+        try:
+            score = self._validate(at)
+        except Stopped:
+            self.log.say(f"step {at.step}: validation stopped by signal {self.stop.received}")
+            return
+        at.validated = at.step
+        if score is not None and score.psnr > at.best:
+            at.best = score.psnr
+            self._save_weights("best", self.judged, at, score)
 
     def _validate(self, at: Position) -> Score | None:
         """The mean over the images, and over the ratios of a network that serves a range."""
@@ -79,6 +158,8 @@ class Saver:
             return None
 
         def show(k: int, image: object) -> None:
+            if self.stop.received:
+                raise Stopped
             if k < 4:
                 self.log.image(at.step, f"validation/{images.names[k]}", image)  # type: ignore[arg-type]
 
@@ -141,4 +222,16 @@ def restore(
         ) from None
     for group, decay in zip(optimizer.param_groups, decays, strict=True):
         group["weight_decay"] = decay  # as the config says now, like the learning rate
-    return Position(state["step"], state["elapsed"], state["best"])
+    return Position(
+        state["step"], state["elapsed"], state["best"], state.get("validated", state["step"])
+    )
+
+
+def validation_sha256(data: TrainingData, config: Config) -> str:
+    """Of the names and pixels of the validation images: what "best" is judged by."""
+    digest, images = hashlib.sha256(), data.validation
+    for k in range(min(config.data.validation_images, len(images.names)) if images else 0):
+        assert images is not None
+        digest.update(f"{images.names[k]}\0{images.sizes[k]}\0".encode(errors="surrogateescape"))
+        digest.update(np.asarray(images.read(k)).tobytes())
+    return digest.hexdigest()

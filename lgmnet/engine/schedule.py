@@ -11,11 +11,16 @@ ONECYCLE_START = 1 / 25
 
 @dataclass
 class Position:
-    """How far a run is: steps done, seconds spent, best validation PSNR."""
+    """How far a run is: steps done, seconds spent, best validation PSNR, step of the last one."""
 
     step: int = 0
     elapsed: float = 0.0
     best: float = -math.inf
+    validated: int = 0
+
+    def validation_is_due(self, every: int) -> bool:
+        """Whether the step just done is one to be validated, and has not been."""
+        return every > 0 and self.step % every == 0 and self.step != self.validated
 
 
 def progress(at: Position, settings: TrainingConfig) -> float:

@@ -3,6 +3,7 @@
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -25,13 +26,9 @@ from lgmnet.engine.log import RunLog
 from lgmnet.engine.muon import Muon
 from lgmnet.engine.ratios import draw_rows
 from lgmnet.engine.runtime import Runtime, StopSignal
-from lgmnet.engine.saver import Saver, restore
+from lgmnet.engine.saver import NonFiniteLoss, Saver, restore
 from lgmnet.engine.schedule import Position, progress, rate_factor
 from lgmnet.models import SensingModel
-
-
-class NonFiniteLoss(RuntimeError):
-    """The loss is NaN or infinite; the message says where, and what was kept."""
 
 
 def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> int:
@@ -51,17 +48,15 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
         ConfigError, ImageError, CheckpointError: something the user can mend.
         NonFiniteLoss: the run diverged.
     """
-    settings = config.training
     check_run(config, here.processes)
+    state = checkpoint.load_training_state(folder / "last.pt", config) if resume else None
+    config = checkpoint.resolve_precision(config, here.device, state)
+    settings = config.training
+    if state:
+        require_unfinished(folder, state, settings)
     torch.manual_seed(settings.seed)  # the start of the network; steps are seeded one by one
     data = open_data(config)
     at = Position()
-    state = checkpoint.load_training_state(folder / "last.pt", config) if resume else None
-    if state and progress(Position(state["step"], state["elapsed"]), settings) >= 1:
-        raise checkpoint.CheckpointError(
-            f"the run in {folder} is finished (step {state['step']}); there is nothing to resume. "
-            "A longer one needs more training.epochs or training.minutes"
-        )
     if state:
         model = build_model(config, state["model"]["operator.matrix"])
     else:
@@ -85,17 +80,26 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
         (folder / "config.yaml").write_text(config.as_yaml(), encoding="utf-8")
         if not state:  # what stopped before its first state left a log without one
             (folder / "log.jsonl").unlink(missing_ok=True)
-    log = RunLog(folder, 100.0, 100 * progress(at, settings), here.is_main)
-    log.start(at.step, data, here)
-    if state:
-        log.resumed(at.step, checkpoint.changed_settings(state, config))
-    saver = Saver(folder, config, model, average, optimizer, data, here, log)
     pending: list[Terms] = []
     stopped_by = 0
-    gradients = Gradients(wrapped, model, settings, here, log.note)
-    clock = logged = time.perf_counter()
-    with StopSignal() as stop:
-        while progress(at, settings) < 1:
+    done = 100 * progress(at, settings)
+    with StopSignal() as stop, RunLog(folder, 100.0, done, here.is_main, at.step) as log:
+        log.start(at.step, data, here, settings.precision)
+        if note := runtime.precision_note(settings.precision, here.device):
+            log.note(at.step, note)
+        saver = Saver(folder, config, model, average, optimizer, data, here, log, stop)
+        if state:
+            log.resumed(at.step, checkpoint.changed_settings(state, config))
+            saver.resume(at, state)
+        gradients = Gradients(wrapped, model, settings, here, log.note)
+        clock = logged = time.perf_counter()
+        while not stopped_by:
+            if at.validation_is_due(settings.validate_every):
+                drain(pending, at.step, settings, saver)
+                saver.validate_and_save(at)
+                logged = time.perf_counter()
+            if progress(at, settings) >= 1:
+                break
             rate = settings.rate * rate_factor(at, settings)
             if with_crops(config, at) != sized:
                 sized = with_crops(config, at)
@@ -106,7 +110,11 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
 
             optimizer.zero_grad(set_to_none=True)
             model.rows = draw_rows(config.sampling, settings.seed, at.step)
-            terms = gradients(next(batches), at.step)
+            try:
+                terms = gradients(next(batches), at.step)
+            except Exception:
+                saver.rescue(at)
+                raise
             limit = settings.clip or math.inf
             terms["gradient_norm"] = nn.utils.clip_grad_norm_(model.parameters(), limit)
             optimizer.step()
@@ -121,30 +129,36 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
 
             if at.step % settings.log_every == 0:
                 count = len(pending)
-                means = drain(pending, at.step, config, folder, here)
+                means = drain(pending, at.step, settings, saver)
                 now = time.perf_counter()
                 speed, logged = count * settings.batch_size / (now - logged), now
                 log.step(at, rate, speed, means, here)
                 line = f"step {at.step}  loss {means['loss']:.3e}  {speed:.0f} images/s"
                 log.progress(100 * progress(at, settings), line)
-            if settings.validate_every and at.step % settings.validate_every == 0:
-                drain(pending, at.step, config, folder, here)
-                saver.validate_and_save(at)
-                logged = time.perf_counter()
             # Asking the others waits for the device: on a GPU only where the log waits anyway.
             if here.device.type == "cpu" or at.step % settings.log_every == 0:
                 stopped_by = here.largest(stop.received)
-                if stopped_by:
-                    break
 
-        drain(pending, at.step, config, folder, here)
-        if stopped_by:
+        drain(pending, at.step, settings, saver)
+        if not stopped_by:
+            saver.finish(at)
+            stopped_by = here.largest(stop.received)
+        if stopped_by and not saver.finished:
             saver.save_state(at)
             log.say(f"stopped by signal {stopped_by} after step {at.step}; go on with --resume")
-        else:
-            saver.finish(at)
-    log.end(at.step, crops.unreadable_names(), stopped_by)
+        log.end(at.step, crops.unreadable_names(), stopped_by)
     return stopped_by
+
+
+def require_unfinished(folder: Path, state: dict[str, Any], settings: TrainingConfig) -> None:
+    """Raise CheckpointError if a run has made all its steps, and written its final weights."""
+    over = progress(Position(state["step"], state["elapsed"]), settings) >= 1
+    if over and checkpoint.finished_step(folder) == state["step"]:
+        raise checkpoint.CheckpointError(
+            f"the run in {folder} is finished (step {state['step']}); there is nothing to resume. "
+            f"A longer one needs more training.epochs or training.minutes; python test.py {folder} "
+            "scores this one"
+        )
 
 
 def make_optimizer(model: nn.Module, settings: TrainingConfig) -> torch.optim.Optimizer:
@@ -184,7 +198,7 @@ def prepare(model: SensingModel, settings: TrainingConfig, here: Runtime) -> nn.
 
 
 def drain(
-    pending: list[Terms], step: int, config: Config, folder: Path, here: Runtime
+    pending: list[Terms], step: int, settings: TrainingConfig, saver: Saver
 ) -> dict[str, float]:
     """Means of the loss, its terms and the gradient norm since the last call, which are checked.
 
@@ -197,22 +211,17 @@ def drain(
     if not pending:
         return {}
     values = {
-        name: here.mean(torch.stack([terms[name] for terms in pending])).tolist()
+        name: saver.here.mean(torch.stack([terms[name] for terms in pending])).tolist()
         for name in pending[0]
     }
     first = step - len(pending)
     pending.clear()
     for k, (loss, norm) in enumerate(zip(values["loss"], values["gradient_norm"], strict=True)):
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            batch = config.training.batch_size
+            batch = settings.batch_size
             low = (first + k) * batch
-            kept = folder / "last.pt"
-            state, then = "no state was saved yet", "start again"
-            if kept.exists():
-                state, then = f"the last good state is {kept}", "resume"
             raise NonFiniteLoss(
                 f"step {first + k + 1}: loss {loss}, gradient norm {norm}, on samples {low} to "
-                f"{low + batch - 1} of seed {config.training.seed}; {state}. Lower training.rate "
-                f"or set training.clip, and {then}"
+                f"{low + batch - 1} of seed {settings.seed}; {saver.advice(first + k + 1)}"
             )
     return {name: sum(numbers) / len(numbers) for name, numbers in values.items()}

@@ -1,0 +1,286 @@
+"""How runs end and go on: signals at every moment, ruined weights, lost processes, two at once."""
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+
+import cv2
+import pytest
+import torch
+
+from lgmnet.config import ConfigError
+from lgmnet.data.crops import DeviceCrops
+from lgmnet.engine import checkpoint, gradients, runtime, saver
+from lgmnet.engine.preflight import preflight
+from lgmnet.engine.runtime import Runtime
+from lgmnet.engine.saver import NonFiniteLoss
+from lgmnet.engine.training import train
+from tests.conftest import smooth_image, tiny_config
+from tests.test_training import final, records, train_steps
+
+CPU = Runtime(torch.device("cpu"))
+
+
+@pytest.fixture
+def held(tmp_path):
+    """A folder with one validation image."""
+    folder = tmp_path / "held"
+    folder.mkdir()
+    cv2.imwrite(str(folder / "held.png"), smooth_image(64, 64, 9))
+    return folder
+
+
+def stop_in(module, name, monkeypatch, when=lambda *arguments: True):
+    """Send SIGTERM when a function is called."""
+    original = getattr(module, name)
+
+    def stopping(*arguments):
+        if when(*arguments):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*arguments)
+
+    monkeypatch.setattr(module, name, stopping)
+
+
+def test_a_run_stopped_in_its_last_step_is_finished_by_resuming(
+    image_folder, tmp_path, monkeypatch
+):
+    config = tiny_config(image_folder, training={"ema": 0.9})
+    train(config, tmp_path / "whole", CPU)
+    assert train_steps(config, tmp_path / "run", 6, monkeypatch) == signal.SIGTERM
+    assert not (tmp_path / "run" / "last.safetensors").exists()
+    assert train(config, tmp_path / "run", CPU, resume=True) == 0
+    whole, run = final(tmp_path / "whole"), final(tmp_path / "run")
+    assert all(torch.equal(whole[key], run[key]) for key in whole)
+    with pytest.raises(checkpoint.CheckpointError, match=r"nothing to resume.*python test\.py"):
+        train(config, tmp_path / "run", CPU, resume=True)
+
+
+@pytest.mark.parametrize("every", [0, 3])
+def test_a_run_stopped_in_its_last_validation_is_finished_by_resuming(
+    image_folder, held, tmp_path, monkeypatch, every
+):
+    config = tiny_config(
+        image_folder, data={"validation": str(held)}, training={"validate_every": every}
+    )
+    with monkeypatch.context() as patch:
+        stop_in(saver, "validate", patch, lambda *_: state_is_at(tmp_path / "run", every))
+        assert train(config, tmp_path / "run", CPU) == signal.SIGTERM
+    assert not (tmp_path / "run" / "last.safetensors").exists()
+    assert train(config, tmp_path / "run", CPU, resume=True) == 0
+    steps = [record["step"] for record in records(tmp_path / "run", "validation")]
+    assert steps == ([3, 6] if every else [6])
+    assert (tmp_path / "run" / "best.safetensors").exists()
+    assert checkpoint.finished_step(tmp_path / "run") == 6
+
+
+def state_is_at(folder, step):
+    """Whether the last validation has come: the state is that of ``step``, or there is none."""
+    path = folder / "last.pt"
+    return (torch.load(path)["step"] if path.exists() else 0) == step
+
+
+def test_a_signal_while_the_last_files_are_written_is_not_swallowed(
+    image_folder, tmp_path, monkeypatch
+):
+    config = tiny_config(image_folder, training={"ema": 0.9})
+    stop_in(checkpoint, "save_weights", monkeypatch)
+    assert train(config, tmp_path / "run", CPU) == signal.SIGTERM
+    assert checkpoint.finished_step(tmp_path / "run") == 6
+
+
+def test_a_run_killed_before_its_last_file_is_finished_by_resuming(
+    image_folder, tmp_path, monkeypatch
+):
+    config = tiny_config(image_folder, training={"ema": 0.9})
+    original = checkpoint.save_weights
+
+    def killed(path, *arguments):
+        if path.name == "last.safetensors":
+            raise KeyboardInterrupt
+        original(path, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_weights", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, tmp_path / "run", CPU)
+    assert train(config, tmp_path / "run", CPU, resume=True) == 0
+    assert checkpoint.finished_step(tmp_path / "run") == 6
+
+
+def test_a_longer_run_killed_at_its_end_is_not_taken_for_the_shorter_one(
+    image_folder, tmp_path, monkeypatch
+):
+    train(tiny_config(image_folder), tmp_path / "run", CPU)
+    longer = tiny_config(image_folder, training={"epochs": 2})
+    with monkeypatch.context() as patch:
+        stop_in(gradients, "backward", patch)
+        train(longer, tmp_path / "run", CPU, resume=True)
+    assert train_steps(longer, tmp_path / "run", 5, monkeypatch, resume=True) == signal.SIGTERM
+    assert checkpoint.finished_step(tmp_path / "run") == 6  # of the shorter run
+    assert train(longer, tmp_path / "run", CPU, resume=True) == 0
+    assert checkpoint.finished_step(tmp_path / "run") == 12
+
+
+def test_weights_without_numbers_are_never_written(image_folder, held, tmp_path):
+    """One step at a rate beyond float32: its loss was good, and its weights are not."""
+    ruinous = {"rate": 1e39, "steps_per_epoch": 1, "schedule": "constant"}
+    config = tiny_config(image_folder, data={"validation": str(held)}, training=ruinous)
+    with pytest.raises(NonFiniteLoss, match="after step 1 .* is not finite; no state was saved"):
+        train(config, tmp_path / "run", CPU)
+    assert not list((tmp_path / "run").glob("*.safetensors"))
+
+
+def test_a_good_state_stays_and_is_named(image_folder, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    train_steps(tiny_config(image_folder), folder, 2, monkeypatch)
+    before = (folder / "last.pt").read_bytes()
+    config = tiny_config(image_folder, training={"rate": 1e39, "schedule": "constant"})
+    with pytest.raises(NonFiniteLoss, match=r"step 4: loss nan.*good state is .*pt, of step 2"):
+        train(config, folder, CPU, resume=True)
+    assert (folder / "last.pt").read_bytes() == before
+
+
+def test_a_state_whose_weights_are_ruined_is_not_called_good(image_folder, tmp_path):
+    settings = {"rate": 1e30, "schedule": "constant", "validate_every": 1, "log_every": 1}
+    with pytest.raises(NonFiniteLoss, match=r"step 2: loss .*ruined already: .*start again"):
+        train(tiny_config(image_folder, training=settings), tmp_path / "run", CPU)
+
+
+def test_weights_files_refuse_what_is_no_number(tmp_path):
+    from tests.test_models import small_model
+
+    config, model = tiny_config(), small_model("lgm_net")
+    checkpoint.save_weights(tmp_path / "x.safetensors", model, config)
+    before = (tmp_path / "x.safetensors").read_bytes()
+    with torch.no_grad():
+        next(model.network.parameters()).view(-1)[0] = torch.inf
+    with pytest.raises(checkpoint.CheckpointError, match=r"network\..* holds NaN or infinity"):
+        checkpoint.save_weights(tmp_path / "x.safetensors", model, config)
+    assert (tmp_path / "x.safetensors").read_bytes() == before
+
+
+def test_another_validation_set_begins_its_own_best(image_folder, held, tmp_path, monkeypatch):
+    dark = tmp_path / "dark"  # which this network finds harder
+    dark.mkdir()
+    cv2.imwrite(str(dark / "held.png"), smooth_image(64, 64, 9) // 200)
+    settings = {"validate_every": 2}
+    config = tiny_config(image_folder, data={"validation": str(held)}, training=settings)
+    train_steps(config, tmp_path / "run", 4, monkeypatch)
+    best = records(tmp_path / "run", "validation")[0]["psnr"]
+    config = tiny_config(image_folder, data={"validation": str(dark)}, training=settings)
+    train(config, tmp_path / "run", CPU, resume=True)
+    assert records(tmp_path / "run", "validation")[-1]["psnr"] < best
+    weights = checkpoint.Weights(tmp_path / "run" / "best.safetensors")
+    assert weights.config.data.validation == str(dark)
+    assert "the best begins anew" in records(tmp_path / "run", "note")[0]["text"]
+
+
+def test_steps_after_the_state_are_logged_once(image_folder, tmp_path, monkeypatch):
+    """As after SIGKILL: the log knows more than the state."""
+    folder = tmp_path / "run"
+    train_steps(tiny_config(image_folder), folder, 3, monkeypatch)
+    with (folder / "log.jsonl").open("a") as file:
+        file.write('{"step": 4, "kind": "train", "loss": 1.0}\n{"step": 6, "ki')
+    train(tiny_config(image_folder), folder, CPU, resume=True)
+    assert [record["step"] for record in records(folder, "train")] == [2, 4, 6]
+    assert all(record["loss"] != 1.0 for record in records(folder, "train"))
+
+
+def test_an_error_in_a_step_keeps_those_before(image_folder, tmp_path, monkeypatch):
+    config = tiny_config(image_folder)
+    original, calls = gradients.backward, []
+
+    def failing(*arguments):
+        calls.append(1)
+        if len(calls) == 4:
+            raise RuntimeError("a bad moment")
+        return original(*arguments)
+
+    train(config, tmp_path / "whole", CPU)
+    with monkeypatch.context() as patch:
+        patch.setattr(gradients, "backward", failing)
+        with pytest.raises(RuntimeError, match="a bad moment"):
+            train(config, tmp_path / "run", CPU)
+    assert torch.load(tmp_path / "run" / "last.pt")["step"] == 3
+    train(config, tmp_path / "run", CPU, resume=True)
+    whole, run = final(tmp_path / "whole"), final(tmp_path / "run")
+    assert all(torch.equal(whole[key], run[key]) for key in whole)
+
+
+def test_a_killed_loader_process_ends_the_run_with_its_state(image_folder, tmp_path, monkeypatch):
+    config = tiny_config(image_folder, data={"workers": 2}, training={"steps_per_epoch": 1000})
+    original, calls = gradients.backward, []
+
+    def killing(*arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            multiprocessing.active_children()[0].kill()
+            time.sleep(0.5)  # the signal of its death arrives
+        return original(*arguments)
+
+    monkeypatch.setattr(gradients, "backward", killing)
+    with pytest.raises(RuntimeError, match="DataLoader worker") as raised:
+        train(config, tmp_path / "run", CPU)
+    assert "lower data.workers" in runtime.explain(raised.value)
+    assert torch.load(tmp_path / "run" / "last.pt")["step"] == 2
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path):
+    with (
+        runtime.exclusive(tmp_path / "run", CPU),
+        pytest.raises(ValueError, match="another process is training in"),
+        runtime.exclusive(tmp_path / "run", CPU),
+    ):
+        pass
+    with runtime.exclusive(tmp_path / "run", CPU):  # free again
+        pass
+
+
+def test_a_run_outlives_the_reader_of_its_lines():
+    reader, writer = os.pipe()
+    stream = os.fdopen(writer, "w")
+    os.close(reader)
+    console = runtime.Console(stream)
+    for _ in range(2):
+        console.write("nobody reads this\n")
+        console.flush()
+    stream.close()
+
+
+@pytest.mark.parametrize(("capable", "expected"), [(True, "bf16"), (False, "fp32")])
+def test_auto_precision_is_resolved_once(
+    image_folder, tmp_path, monkeypatch, capsys, capable, expected
+):
+    config = tiny_config(image_folder, training={"precision": "auto"})
+    monkeypatch.setattr(runtime, "has_bf16_arithmetic", lambda device: capable)
+    monkeypatch.setattr("lgmnet.engine.preflight.SPEED_SECONDS", 0.1)
+    preflight(config, CPU)
+    assert f"precision         {expected} (auto, on this CPU)" in capsys.readouterr().out
+    train_steps(config, tmp_path / "run", 2, monkeypatch)
+    monkeypatch.setattr(runtime, "has_bf16_arithmetic", lambda device: not capable)
+    train(config, tmp_path / "run", CPU, resume=True)
+    assert checkpoint.find_weights(tmp_path / "run").config.training.precision == expected
+    assert f"precision: {expected}" in (tmp_path / "run" / "config.yaml").read_text()
+    assert [r["precision"] for r in records(tmp_path / "run", "start")] == [expected] * 2
+    assert "precision" not in json.dumps(records(tmp_path / "run", "resume"))
+
+
+def test_bf16_that_is_slow_is_said(image_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(runtime, "has_bf16_arithmetic", lambda device: False)
+    config = tiny_config(image_folder, training={"precision": "bf16", "steps_per_epoch": 1})
+    train(config, tmp_path / "run", CPU)
+    assert "slower than fp32" in records(tmp_path / "run", "note")[0]["text"]
+
+
+def test_images_that_the_device_does_not_hold(image_folder, tmp_path, monkeypatch):
+    def full(self, images, device):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(DeviceCrops, "__init__", full)
+    config = tiny_config(image_folder, data={"source": "device"})
+    for start in (lambda: train(config, tmp_path / "run", CPU), lambda: preflight(config, CPU)):
+        with pytest.raises(ConfigError, match=r"6 images of 0\.0 GiB .* data\.source=files"):
+            start()
