@@ -11,7 +11,7 @@ from pathlib import Path
 from lgmnet import report
 from lgmnet.config import EvaluationConfig
 from lgmnet.data.datasets import TestSet, open_test_sets
-from lgmnet.data.images import to_uint8, write_image
+from lgmnet.data.images import printable, to_uint8, write_image
 from lgmnet.engine import fast, runtime
 from lgmnet.engine.adapters import Adapted
 from lgmnet.engine.checkpoint import Weights, find_weights
@@ -91,7 +91,7 @@ def score(
     print(f"{weights.name} at {100 * ratio:g} %")
     print(report.comparison(results))
     report.write_results(folder, {**results, "precision": arguments.precision})
-    print(f"written to {folder / 'metrics.json'}")
+    print(f"written to {printable(folder / 'metrics.json')}")
 
 
 def parse() -> argparse.Namespace:

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from lgmnet.data.color import luma
-from lgmnet.data.images import read_pixels
+from lgmnet.data.images import printable, read_pixels
 from lgmnet.engine.checkpoint import load
 from lgmnet.engine.measurement import measure_image, save_measurement
 
@@ -33,9 +33,8 @@ def main() -> int:
         print(f"measure.py: {error}", file=sys.stderr)
         return 1
     count = measurement.values.numel()
-    print(
-        f"{plane.size:,} pixels -> {count:,} numbers ({count / plane.size:.1%}): {arguments.output}"
-    )
+    output = printable(arguments.output)
+    print(f"{plane.size:,} pixels -> {count:,} numbers ({count / plane.size:.1%}): {output}")
     return 0
 
 

@@ -65,14 +65,16 @@ def print_list() -> int:
 
 
 def pack_folder(folder: Path, output: Path) -> int:
-    from lgmnet.data.packed import pack  # only here: the other uses need no more than a download
+    # Only here: the other uses need no more than a download.
+    from lgmnet.data.images import printable
+    from lgmnet.data.packed import pack
 
     try:
         pack(folder, output)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"packed {folder} into {output}")
+    print(printable(f"packed {folder} into {output}"))
     return 0
 
 

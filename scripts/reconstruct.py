@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from lgmnet.data.images import to_uint8, write_image
+from lgmnet.data.images import printable, to_uint8, write_image
 from lgmnet.engine.checkpoint import find_weights
 from lgmnet.engine.fast import prepare
 from lgmnet.engine.measurement import load_measurement, reconstruct_image
@@ -35,7 +35,8 @@ def main() -> int:
     except (ValueError, OSError) as error:
         print(f"reconstruct.py: {error}", file=sys.stderr)
         return 1
-    print(f"{image.shape[0]} x {image.shape[1]} pixels written to {arguments.output}")
+    output = printable(arguments.output)
+    print(f"{image.shape[0]} x {image.shape[1]} pixels written to {output}")
     return 0
 
 

@@ -1,16 +1,23 @@
 """Image files: which are found, which are refused, and the exact pixels of the others."""
 
+import errno
+import io
+import os
+import zlib
+
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from lgmnet.data.color import channels, join, luma
 from lgmnet.data.images import (
     ImageError,
     list_images,
+    printable,
     read_header,
     read_pixels,
+    read_plain_jpeg,
     read_training_luma,
     scan,
     to_uint8,
@@ -22,6 +29,12 @@ def photograph(height: int = 40, width: int = 56) -> np.ndarray:
     """Smooth RGB, not square, every channel different."""
     coarse = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+def encoded(name: str, image: Image.Image, **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, name, **options)
+    return file.getvalue()
 
 
 def with_alpha(alpha: int) -> Image.Image:
@@ -44,6 +57,51 @@ def test_images_are_listed_in_all_subfolders_by_path(tmp_path):
     names = [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path)]
 
     assert names == ["a/10.png", "a/2.tif", "a-b/1.jpeg", "b.PNG"]
+
+
+def test_what_systems_hide_is_left_out(tmp_path):
+    """Thumbnails, copies and deleted images; the folder that was asked for may be hidden."""
+    hidden = ("._a.png", ".trash/b.png", "@eaDir/a.png/c.png", "__MACOSX/x/d.png", "#recycle/e.png")
+    for name in ("a.png", *hidden):
+        path = tmp_path / ".mine" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+    assert list_images(tmp_path / ".mine") == [tmp_path / ".mine" / "a.png"]
+
+
+def test_links_to_folders_are_followed_once(tmp_path):
+    for name in ("set/a/1.png", "elsewhere/2.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    (tmp_path / "set" / "linked").symlink_to("../elsewhere")
+    (tmp_path / "set" / "a" / "loop").symlink_to("..")
+    (tmp_path / "set" / "b").symlink_to("a")
+
+    found = [p.relative_to(tmp_path).as_posix() for p in list_images(tmp_path / "set")]
+
+    assert found == ["set/a/1.png", "set/linked/2.png"]
+
+
+def test_a_folder_or_link_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    """Not by its mode: a superuser reads all."""
+    Image.fromarray(photograph()).save(tmp_path / "a.png")
+    (tmp_path / "gone.png").symlink_to("nowhere.png")
+    (tmp_path / "closed").mkdir()
+    real = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    found = scan(list_images(tmp_path), smallest=1)
+
+    assert [path.name for path in found.paths] == ["a.png"]
+    assert {path.name for path in found.rejected} == {"closed", "gone.png"}
+    with pytest.raises(ImageError, match="closed cannot be read"):
+        read_pixels(tmp_path / "closed")
 
 
 def test_a_single_file_is_a_list_of_one(tmp_path):
@@ -91,13 +149,77 @@ def test_a_truncated_file_is_refused(tmp_path, name, share):
             read(path)
 
 
-def test_a_jpeg_with_bytes_after_its_end_is_read(tmp_path):
+JPEGS = {
+    "plain": {},
+    "all colours": {"subsampling": 0},
+    "own tables": {"optimize": True},
+    "restarts": {"restart_marker_blocks": 2},
+    "progressive": {"progressive": True},
+    "thumbnail": {"exif": b"Exif\0\0" + encoded("JPEG", Image.new("L", (16, 16)))},
+}
+
+
+@pytest.mark.parametrize("options", JPEGS.values(), ids=JPEGS)
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_jpeg_that_ends_too_early_is_refused(tmp_path, options, mode):
+    """OpenCV decodes these without an error: cut and ended, or filled with zeros by a download."""
+    path = tmp_path / "x.jpg"
+    whole = encoded("JPEG", Image.fromarray(photograph(97, 155)).convert(mode), **options)
+    path.write_bytes(whole)
+    assert read_pixels(path).shape[:2] == read_training_luma(path).shape == (97, 155)
+
+    for share in (0.6, 0.75, 0.9):
+        kept = int(len(whole) * share)
+        for ending in (b"\xff\xd9", bytes(len(whole) - kept)):
+            path.write_bytes(whole[:kept] + ending)
+            for read in (read_pixels, read_training_luma):
+                with pytest.raises(ImageError, match=r"x\.jpg cannot be decoded .*truncated"):
+                    read(path)
+
+
+@pytest.mark.parametrize("level", [0, 128, 255])
+@pytest.mark.parametrize("options", JPEGS.values(), ids=JPEGS)
+def test_a_whole_jpeg_that_ends_in_one_level_is_read(tmp_path, options, level):
+    """As grey as what a decoder puts for missing data."""
+    pixels = photograph(97, 155)
+    pixels[40:] = level
+    Image.fromarray(pixels).save(tmp_path / "x.jpg", **options)
+
+    assert (read_training_luma(tmp_path / "x.jpg")[60:] == level).all()
+    assert (read_pixels(tmp_path / "x.jpg")[80:] == level).all()
+
+
+@pytest.mark.parametrize(
+    "after", [bytes(16), b"a film" * 1000, encoded("JPEG", with_alpha(0).convert("RGB"))]
+)
+def test_a_jpeg_with_bytes_after_its_end_is_read(tmp_path, after):
     path = tmp_path / "x.jpg"
     Image.fromarray(photograph()).save(path)
-    whole = read_pixels(path)
-    path.write_bytes(path.read_bytes() + b"\0" * 16)
+    pixels, grey = read_pixels(path), read_training_luma(path)
+    path.write_bytes(path.read_bytes() + after)
 
-    np.testing.assert_array_equal(read_pixels(path), whole)
+    np.testing.assert_array_equal(read_pixels(path), pixels)
+    np.testing.assert_array_equal(read_training_luma(path), grey)
+
+
+@pytest.mark.parametrize("compression", ["tiff_adobe_deflate", "tiff_lzw"])
+def test_a_damaged_tiff_is_refused_where_pillow_refuses_it(tmp_path, compression):
+    """OpenCV gives other pixels in silence."""
+    content = encoded("TIFF", Image.fromarray(photograph()), compression=compression)
+    refused = 0
+    for position in range(20, len(content) - 200, len(content) // 40):
+        damaged = bytearray(content)
+        damaged[position] ^= 16
+        (tmp_path / "x.tif").write_bytes(damaged)
+        try:
+            expected = np.asarray(Image.open(io.BytesIO(damaged)).convert("RGB"))[:, :, ::-1]
+        except Exception:
+            refused += 1
+            with pytest.raises(ImageError, match=r"x\.tif cannot be"):
+                read_pixels(tmp_path / "x.tif")
+        else:
+            np.testing.assert_array_equal(read_pixels(tmp_path / "x.tif"), expected)
+    assert refused > 1
 
 
 def test_a_png_damaged_inside_is_refused(tmp_path):
@@ -135,12 +257,49 @@ def test_16_bit_colour_is_refused(tmp_path):
             read(tmp_path / "x.png")
 
 
-@pytest.mark.parametrize("alpha", [0, 254])
-def test_a_transparent_pixel_is_refused(tmp_path, alpha):
-    with_alpha(alpha).save(tmp_path / "x.png")
+@pytest.mark.parametrize("name", ["x.ppm", "x.pgm"])
+@pytest.mark.parametrize("plain", [True, False])
+def test_a_pnm_of_more_than_8_bits_is_refused(tmp_path, name, plain):
+    magic = {"x.ppm": b"P3" if plain else b"P6", "x.pgm": b"P2" if plain else b"P5"}[name]
+    values = b"1000 2000 3000 " * 4 if plain else bytes(24)
+    (tmp_path / name).write_bytes(magic + b"\n2 2\n4000\n" + values)
 
-    with pytest.raises(ImageError, match="partly transparent; flatten it"):
-        read_pixels(tmp_path / "x.png")
+    for read in (read_header, read_pixels, read_training_luma):
+        with pytest.raises(ImageError, match="expected 8-bit"):
+            read(tmp_path / name)
+
+
+@pytest.mark.parametrize("alpha", [0, 254])
+@pytest.mark.parametrize("name", ["x.png", "x.tif", "x.webp"])
+def test_a_transparent_pixel_is_refused(tmp_path, alpha, name):
+    with_alpha(alpha).save(tmp_path / name, lossless=True)
+
+    for read in (read_pixels, read_training_luma):
+        with pytest.raises(ImageError, match="partly transparent; flatten it"):
+            read(tmp_path / name)
+
+
+def test_an_image_too_large_for_the_memory_is_refused_by_its_header(tmp_path):
+    """Two gigabytes out of a few bytes."""
+    header = b"BM" + bytes(8) + (54).to_bytes(4, "little") + (40).to_bytes(4, "little")
+    size = (30_000).to_bytes(4, "little") * 2
+    (tmp_path / "x.bmp").write_bytes(header + size + b"\1\0\x18\0" + bytes(1000))
+    head = b"IHDR" + (30_000).to_bytes(4, "big") * 2 + b"\x08\2\0\0\0"
+    checked = b"\0\0\0\x0d" + head + zlib.crc32(head).to_bytes(4, "big")
+    (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n" + checked + b"\0\0\1\0IDAT")
+
+    for name in ("x.bmp", "x.png"):
+        for read in (read_header, read_pixels, read_training_luma):
+            with pytest.raises(ImageError, match="decompression bomb"):
+                read(tmp_path / name)
+
+
+def test_a_program_is_no_image(tmp_path):
+    """Pillow would give PostScript to another program."""
+    (tmp_path / "x.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EOF\n")
+
+    with pytest.raises(ImageError, match="cannot be read as an image"):
+        read_header(tmp_path / "x.png")
 
 
 # Files that are read.
@@ -169,14 +328,60 @@ def test_a_palette_is_expanded_to_its_colours(tmp_path, name):
     np.testing.assert_array_equal(read_pixels(tmp_path / name), expected)
 
 
-def test_a_turn_in_the_metadata_is_ignored_as_the_header_is(tmp_path):
+@pytest.mark.parametrize("orientation", range(9))
+@pytest.mark.parametrize("name", ["x.jpg", "x.png", "x.tif", "x.webp"])
+def test_the_orientation_in_the_metadata_is_applied_everywhere(tmp_path, name, orientation):
     exif = Image.Exif()
-    exif[0x0112] = 6  # orientation: turn by 90 degrees
-    Image.fromarray(photograph()).save(tmp_path / "x.jpg", exif=exif)
+    exif[0x0112] = orientation
+    image = Image.fromarray(photograph())
+    image.save(tmp_path / name, exif=exif, lossless=True)
+    stored = {} if name != "x.jpg" else {"quality": 75}
+    image.save(tmp_path / f"plain-{name}", lossless=True, **stored)
+    plain = read_pixels(tmp_path / f"plain-{name}")
+    method = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}.get(orientation)  # as in Pillow's ImageOps
+    turned = Image.fromarray(plain)
+    expected = np.asarray(turned if method is None else turned.transpose(method))
 
-    assert read_header(tmp_path / "x.jpg") == (40, 56)
-    assert read_pixels(tmp_path / "x.jpg").shape[:2] == (40, 56)
-    assert read_training_luma(tmp_path / "x.jpg").shape == (40, 56)
+    np.testing.assert_array_equal(read_pixels(tmp_path / name), expected)
+    assert read_header(tmp_path / name) == expected.shape[:2]
+    assert (read_plain_jpeg(tmp_path / name) is None) == (name != "x.jpg" or method is not None)
+    grey = read_training_luma(tmp_path / name).astype(int)
+    assert np.abs(grey - luma(expected)).max() <= (1 if name == "x.jpg" else 0)
+
+
+def test_metadata_that_cannot_be_read_are_no_orientation(tmp_path):
+    Image.fromarray(photograph()).save(tmp_path / "x.jpg", exif=b"Exif\0\0nonsense")
+
+    assert read_header(tmp_path / "x.jpg") == read_pixels(tmp_path / "x.jpg").shape[:2] == (40, 56)
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_the_largest_value_of_a_pnm_is_white(tmp_path, plain):
+    """Of 0, 3, 10 and 15 out of 15."""
+    values = b"0 3 10 15" if plain else bytes((0, 3, 10, 15))
+    (tmp_path / "x.pgm").write_bytes((b"P2" if plain else b"P5") + b"\n2 2\n15\n" + values)
+
+    for read in (read_pixels, read_training_luma):
+        np.testing.assert_array_equal(read(tmp_path / "x.pgm"), [[0, 51], [170, 255]])
+
+
+@pytest.mark.parametrize("chunk", ["gAMA", "sRGB", "cHRM", "none"])
+def test_training_sees_the_luma_of_a_png_whatever_its_chunks_say(tmp_path, chunk):
+    contents = {"gAMA": (45455).to_bytes(4, "big"), "sRGB": b"\0", "cHRM": bytes(range(32))}
+    chunks = PngImagePlugin.PngInfo()
+    if chunk in contents:
+        chunks.add(chunk.encode(), contents[chunk])
+    Image.fromarray(photograph()).save(tmp_path / "x.png", pnginfo=chunks)
+
+    expected = luma(photograph()[:, :, ::-1].copy())
+    np.testing.assert_array_equal(read_training_luma(tmp_path / "x.png"), expected)
+    np.testing.assert_array_equal(luma(read_pixels(tmp_path / "x.png")), expected)
+
+
+def test_the_content_says_the_format_not_the_name(tmp_path):
+    for name, format in {"x.jpg": "PNG", "x.png": "TIFF", "x.tif": "BMP"}.items():
+        (tmp_path / name).write_bytes(encoded(format, Image.fromarray(photograph())))
+        np.testing.assert_array_equal(read_pixels(tmp_path / name), photograph()[:, :, ::-1])
 
 
 @pytest.mark.parametrize("name", ["x.png", "x.tif"])
@@ -189,16 +394,14 @@ def test_grey_is_unchanged_with_one_channel_and_with_three_equal_ones(tmp_path, 
         np.testing.assert_array_equal(read_training_luma(tmp_path / name), grey)
 
 
-@pytest.mark.parametrize("name", ["x.png", "x.jpg", "x.tif"])
-def test_the_training_reader_is_within_one_level_of_the_exact_luma(tmp_path, name):
+@pytest.mark.parametrize(("name", "levels"), [("x.png", 0), ("x.tif", 0), ("x.jpg", 1)])
+def test_the_training_reader_gives_the_exact_luma_of_all_but_jpeg(tmp_path, name, levels):
     """Where no colour is clipped: there a JPEG's own Y is another by up to 15 levels."""
     Image.fromarray(photograph()).save(tmp_path / name, quality=95)
 
-    difference = read_training_luma(tmp_path / name) - luma(read_pixels(tmp_path / name)).astype(
-        int
-    )
+    exact = luma(read_pixels(tmp_path / name)).astype(int)
 
-    assert np.abs(difference).max() <= 1
+    assert np.abs(read_training_luma(tmp_path / name) - exact).max() <= levels
 
 
 # Colour.
@@ -268,6 +471,57 @@ def test_a_written_image_reads_back_in_a_new_folder(tmp_path):
     write_image(path, photograph())
 
     np.testing.assert_array_equal(read_pixels(path), photograph())
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.jpg", "x.tif", "x.pgm", "x.webp", "x.bmp"])
+def test_a_name_that_is_not_utf8_is_read_written_and_printed(tmp_path, name):
+    """OpenCV would end the process with signal 11."""
+    path = tmp_path / os.fsdecode(b"caf\xe9-" + name.encode())
+    write_image(path, photograph()[:, :, 0])
+
+    assert list_images(tmp_path) == [path]
+    assert read_header(path) == read_pixels(path).shape[:2] == read_training_luma(path).shape
+    path.write_bytes(b"no image")
+    (reason,) = scan([path], smallest=1).rejected.values()
+    for read in (read_header, read_pixels, read_training_luma):
+        with pytest.raises(ImageError, match=r"caf\\udce9-x") as caught:
+            read(path)
+        for text in (str(caught.value), reason, printable(path)):
+            assert text.encode("utf-8").decode("ascii")
+
+
+def test_a_full_disk_leaves_the_old_picture_and_no_other_file(tmp_path, monkeypatch):
+    path = tmp_path / "x.png"
+    write_image(path, photograph())
+
+    def write_bytes(path, content):
+        with path.open("wb") as file:
+            file.write(content[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(type(path), "write_bytes", write_bytes)
+    with pytest.raises(ImageError, match=r"cannot write .*x\.png: .*No space left"):
+        write_image(path, np.zeros((8, 8), np.uint8))
+
+    np.testing.assert_array_equal(read_pixels(path), photograph())
+    assert os.listdir(tmp_path) == ["x.png"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_device_that_takes_no_bytes_is_an_error_and_stays(tmp_path):
+    (tmp_path / "x.png").symlink_to("/dev/full")
+
+    with pytest.raises(ImageError, match="No space left"):
+        write_image(tmp_path / "x.png", photograph())
+    assert (tmp_path / "x.png").is_char_device()
+
+
+def test_a_link_to_a_picture_stays_a_link(tmp_path):
+    (tmp_path / "link.png").symlink_to("x.png")
+    write_image(tmp_path / "link.png", photograph())
+
+    assert (tmp_path / "link.png").is_symlink()
+    np.testing.assert_array_equal(read_pixels(tmp_path / "x.png"), photograph())
 
 
 def test_an_image_that_cannot_be_written_says_what_to_do(tmp_path):

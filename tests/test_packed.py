@@ -1,5 +1,8 @@
 """The packed store: exact, resumable, checked when it is opened, and fast."""
 
+import hashlib
+import json
+import os
 import pickle
 import time
 
@@ -191,6 +194,65 @@ def test_the_journal_of_another_folder_is_not_continued(folder, tmp_path, interr
     assert packed_bytes(other, tmp_path / "x.luma") == expected
 
 
+def remove_one(folder):
+    (folder / "a" / "2.png").unlink()
+
+
+def replace_one(folder):
+    """By another image of the same shape and number of bytes."""
+    path = folder / "a" / "2.png"
+    replaced = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    size = path.stat().st_size
+    path.write_bytes(cv2.imencode(".png", 255 - replaced)[1].tobytes().ljust(size, b"\0")[:size])
+
+
+def add_one(folder):
+    cv2.imwrite(str(folder / "a" / "1-b.png"), noise(30, 30, seed=77))
+
+
+def repair_one(folder):
+    cv2.imwrite(str(folder / "a" / "0-bad.png"), noise(30, 30, seed=78))
+
+
+@pytest.mark.parametrize("change", [remove_one, replace_one, add_one, repair_one])
+def test_a_resumed_store_holds_what_the_folder_holds_now(folder, tmp_path, interrupt, change):
+    (folder / "a" / "0-bad.png").write_bytes(b"hello")
+    interrupt("c.png")
+    with pytest.raises(KeyboardInterrupt):
+        pack(folder, tmp_path / "x.luma")
+    change(folder)
+    interrupt(None)
+
+    assert packed_bytes(folder, tmp_path / "x.luma") == packed_bytes(folder, tmp_path / "y.luma")
+
+
+def test_a_journal_of_an_older_version_is_not_continued(folder, tmp_path):
+    expected = packed_bytes(folder, tmp_path / "whole.luma")
+    (tmp_path / "x.luma.part").write_bytes(MAGIC + bytes(30 * 41))
+    (tmp_path / "x.luma.journal").write_text(f'{folder}\n["a/1.png", 30, 41]\n')
+
+    assert packed_bytes(folder, tmp_path / "x.luma") == expected
+
+
+def test_names_that_are_not_utf8_are_packed_and_printed(folder, tmp_path, interrupt, capsys):
+    """In the names of images, folder and store; also after a stop."""
+    folder = folder.rename(tmp_path / os.fsdecode(b"caf\xe9"))
+    for k in range(2):
+        (folder / f"{k}.png").write_bytes((folder / "b.png").read_bytes())
+        (folder / f"{k}.png").rename(folder / os.fsdecode(b"\xe9%d.png" % k))
+    (folder / os.fsdecode(b"\xe9-bad.png")).write_bytes(b"hello")
+    output = tmp_path / os.fsdecode(b"\xe9.luma")
+    interrupt(os.fsdecode(b"\xe91.png"))
+    with pytest.raises(KeyboardInterrupt):
+        pack(folder, output)
+    seen = interrupt(None)
+    pack(folder, output)
+
+    assert len(seen) == 1
+    assert PackedImages(output).names[-2:] == ["\\udce90.png", "\\udce91.png"]
+    assert r"\udce9-bad.png cannot be read" in capsys.readouterr().out
+
+
 # Refused.
 
 
@@ -237,6 +299,47 @@ def test_a_file_that_is_no_complete_store_is_refused(folder, tmp_path, change):
 
     assert path.read_bytes() != store
     with pytest.raises(ImageError, match=r"x\.luma is no complete packed store; pack it again"):
+        PackedImages(path)
+
+
+def with_index(store: bytes, index: object) -> bytes:
+    """The store with another index and a footer that fits it."""
+    length = int.from_bytes(store[-48:-40], "little")
+    text = index if isinstance(index, bytes) else json.dumps(index).encode()
+    footer = len(text).to_bytes(8, "little") + hashlib.sha256(text).digest() + MAGIC
+    return store[: -48 - length] + text + footer
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        [["a", 1230.0, 1]],
+        [["a", "1230", 1]],
+        [["a", -1230, -1]],
+        [["a", 2460, 1], ["b", -1230, 1]],
+        [["a", True, 1230]],
+        [["a", 1230, 1], ["b", 0, 7]],
+        [[None, 1230, 1]],
+        [["a", 1230, 10**30]],
+        [["a", 1230]],
+        ["abc"],
+        {"a": 1},
+        7,
+        [],
+        b"[" * 100_000,
+        b"\xff\xfe",
+    ],
+    ids=lambda index: str(index)[:30],
+)
+def test_an_index_of_something_else_is_refused(tmp_path, index):
+    cv2.imwrite(str(tmp_path / "a.png"), noise(30, 41))
+    path = tmp_path / "x.luma"
+    store = packed_bytes(tmp_path / "a.png", path)
+    path.write_bytes(with_index(store, [["a", 1230, 1]]))
+    assert PackedImages(path).sizes == [(1230, 1)]
+
+    path.write_bytes(with_index(store, index))
+    with pytest.raises(ImageError, match=r"x\.luma is no complete packed store"):
         PackedImages(path)
 
 

@@ -1,5 +1,6 @@
 """Sets of images: for training (names, sizes, luma on demand) and for testing."""
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -7,7 +8,14 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from lgmnet.data import builtin
-from lgmnet.data.images import ImageError, list_images, read_pixels, read_training_luma, scan
+from lgmnet.data.images import (
+    ImageError,
+    list_images,
+    printable,
+    read_pixels,
+    read_training_luma,
+    scan,
+)
 from lgmnet.data.packed import PackedImages
 
 
@@ -27,11 +35,14 @@ class FileImages:
 
     def __init__(self, paths: Sequence[Path], sizes: Sequence[tuple[int, int]]) -> None:
         self.paths = list(paths)
-        self.names = [path.name for path in paths]
+        self.names = [printable(path.name) for path in paths]
         self.sizes = list(sizes)
 
     def read(self, index: int) -> np.ndarray:
-        return read_training_luma(self.paths[index])
+        luma, size = read_training_luma(self.paths[index]), self.sizes[index]
+        if luma.shape != size:
+            raise ImageError(f"{self.paths[index]} has {luma.shape} pixels now, it had {size}")
+        return luma
 
 
 class Subset:
@@ -58,9 +69,9 @@ class TestSet:
     """Test images of one folder, one file, or the built-in part; read one at a time."""
 
     def __init__(self, name: str, paths: Sequence[Path]) -> None:
-        self.name = name
+        self.name = printable(name)
         self.paths = list(paths)
-        names = [path.stem for path in self.paths]
+        names = [printable(path.stem) for path in self.paths]
         if len(set(names)) < len(names):
             twice = next(n for n in names if names.count(n) > 1)
             raise ImageError(
@@ -77,7 +88,7 @@ class TestSet:
 
     def __iter__(self) -> Iterator[NamedImage]:
         for path in self.paths:
-            yield NamedImage(path.stem, read_pixels(path))
+            yield NamedImage(printable(path.stem), read_pixels(path))
 
 
 def find_folder(name: str, roots: Sequence[Path]) -> Path:
@@ -129,7 +140,8 @@ def open_training_images(
 
     Args:
         smallest: images with a shorter side are left out, in pixels.
-        reserved: files for another purpose, which are left out too.
+        reserved: files for another purpose. They are left out too, and so are copies of them:
+            files of the same bytes; in a packed store, images of the same pixels.
 
     Raises:
         ImageError: nothing usable is left.
@@ -137,41 +149,104 @@ def open_training_images(
     if any(name.endswith(".luma") for name in names):
         if len(names) > 1:
             raise ImageError(f"data.train is {list(names)}; a packed store stands alone")
-        return _open_packed(find_folder(names[0], roots), smallest, {p.name for p in reserved})
+        return _open_packed(find_folder(names[0], roots), smallest, reserved)
     paths: list[Path] = []
     for name in names:
         builtins = builtin.paths(builtin.TRAIN) if name == "builtin" else None
         paths += builtins or list_images(find_folder(name, roots))
-    taken = {path.resolve() for path in reserved}
-    found = scan([path for path in paths if path.resolve() not in taken], smallest)
-    for path in paths:
-        if path.resolve() in taken:
-            found.rejected[path] = f"{path} is a validation image"
+    taken = _copies(paths, reserved)
+    found = scan([path for path in paths if path not in taken], smallest)
+    for path in taken:
+        found.rejected[path] = printable(f"{path} is a validation image, or a copy of one")
     if not found.paths:
         first = next(iter(found.rejected.values()))
         raise ImageError(
             f"none of the {len(paths)} images in {', '.join(names)} can be used; the first: {first}"
         )
-    rejected = {str(path): reason for path, reason in found.rejected.items()}
+    rejected = {printable(path): reason for path, reason in found.rejected.items()}
     return FileImages(found.paths, found.sizes), rejected
 
 
+def _copies(paths: Sequence[Path], reserved: Sequence[Path]) -> set[Path]:
+    """Those ``paths`` that hold the bytes of a reserved file; only equal sizes are compared."""
+    sizes = {_byte_count(path) for path in reserved}
+    alike = [path for path in paths if _byte_count(path) in sizes]
+    wanted = {_byte_count(path) for path in alike}
+    known = {_digest(path) for path in reserved if _byte_count(path) in wanted}
+    return {path for path in alike if _digest(path) in known}
+
+
+def _byte_count(path: Path) -> int:
+    """-1 for a file that cannot be asked: reading it will say so."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
+
+
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return str(path)  # it has no copies that could be read
+
+
 def _open_packed(
-    path: Path, smallest: int, reserved: set[str]
+    path: Path, smallest: int, reserved: Sequence[Path]
 ) -> tuple[TrainingImages, dict[str, str]]:
     images = PackedImages(path)
+    taken = _packed_copies(images, reserved)
     keep, rejected = [], {}
     for k, (name, size) in enumerate(zip(images.names, images.sizes, strict=True)):
         if min(size) < smallest:
             rejected[name] = f"{name} is too small: {size[0]} x {size[1]} pixels"
-        elif name.rsplit("/", 1)[-1] in reserved:
-            rejected[name] = f"{name} has the name of a validation image"
+        elif k in taken:
+            rejected[name] = f"{name} is a copy of a validation image"
         else:
             keep.append(k)
     if not keep:
         first = next(iter(rejected.values()))
         raise ImageError(f"none of the images in {path} can be used; the first: {first}")
     return Subset(images, keep), rejected
+
+
+def _packed_copies(images: PackedImages, reserved: Sequence[Path]) -> set[int]:
+    """Numbers of the images that are, within a level, the luma of a reserved file.
+
+    Not to the bit: the store may have been packed with another version of a decoder.
+    """
+    found = scan(reserved, smallest=1)
+    same_size: dict[tuple[int, int], list[int]] = {size: [] for size in found.sizes}
+    for k, size in enumerate(images.sizes):
+        same_size.get(size, []).append(k)
+    samples = {
+        size: np.stack([_sample(images.read(k)) for k in numbers])
+        for size, numbers in same_size.items()
+        if numbers
+    }
+    copies: set[int] = set()
+    for path, size in zip(found.paths, found.sizes, strict=True):
+        if size not in samples:
+            continue
+        try:
+            luma = read_training_luma(path)
+        except ImageError:  # named where the validation images are opened
+            continue
+        (near,) = np.nonzero(_distance(samples[size], _sample(luma)) <= 1)
+        alike = [same_size[size][k] for k in near]
+        copies.update(k for k in alike if _distance(images.read(k), luma).mean() <= 1)
+    return copies
+
+
+def _sample(luma: np.ndarray) -> np.ndarray:
+    """Some pixels of the middle row, so that a large store is compared in seconds."""
+    return luma[luma.shape[0] // 2, ::16]
+
+
+def _distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Mean difference along the last axis, in levels."""
+    return np.abs(a.astype(np.int16) - b).mean(axis=-1)
 
 
 def readable(images: TrainingImages) -> tuple[Subset, dict[str, str]]:

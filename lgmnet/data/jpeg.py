@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lgmnet.data.crops import Plan, TrainingCrops, draw_crops, draw_mode
 from lgmnet.data.datasets import FileImages, Subset, TrainingImages
-from lgmnet.data.images import is_whole_jpeg
+from lgmnet.data.images import read_plain_jpeg
 from lgmnet.data.transforms import dihedral
 
 
@@ -46,7 +46,8 @@ def decoded_batches(
 ) -> Iterator[Tensor]:
     """What `loaded_batches` yields, decoded on ``device``; ``readers`` threads read files ahead.
 
-    Other formats, and files that the device does not decode, go the way of `TrainingCrops`.
+    Other formats, images to be turned, files that may be cut short, and what the device does not
+    decode go the way of `TrainingCrops`.
     """
     with ThreadPoolExecutor(max(1, readers)) as pool:
         steps = plan.numbers()
@@ -62,11 +63,7 @@ def _read(crops: TrainingCrops, number: int) -> Encoded:
     image, top, left = next(draw_crops(crops.images.sizes, crops.rule, number))
     path = _file(crops.images, image)
     assert path is not None, "unavailable() was not asked"
-    try:
-        content = path.read_bytes()
-    except OSError:
-        content = b""
-    return Encoded(number, image, top, left, content if is_whole_jpeg(content) else None)
+    return Encoded(number, image, top, left, read_plain_jpeg(path))
 
 
 def _cut(crops: TrainingCrops, samples: list[Encoded], device: torch.device) -> Tensor:
@@ -75,12 +72,20 @@ def _cut(crops: TrainingCrops, samples: list[Encoded], device: torch.device) -> 
     size, cut = crops.rule.size, []
     for sample in samples:
         pixels = decoded.pop(0) if decoded and sample.content is not None else None
-        if pixels is not None and pixels.shape == (1, *crops.images.sizes[sample.image]):
+        expected = (1, *crops.images.sizes[sample.image])
+        if pixels is not None and pixels.shape == expected and not _ends_flat(pixels[0]):
             rows, columns = (slice(start, start + size) for start in (sample.top, sample.left))
             cut.append(pixels[:, rows, columns])
         else:
             cut.append(crops[sample.number][0].to(device))
     return torch.stack(cut)
+
+
+def _ends_flat(luma: Tensor) -> bool:
+    """Whether the last 8 x 8 block is one level: the end may be missing, and the CPU finds out."""
+    height, width = luma.shape
+    block = luma[(height - 1) // 8 * 8 :, (width - 1) // 8 * 8 :]
+    return bool((block == block[0, 0]).all())
 
 
 def _decode(contents: list[bytes], device: torch.device) -> list[Tensor]:

@@ -11,11 +11,12 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from lgmnet.data.images import ImageError, list_images, read_header, read_training_luma
+from lgmnet.data.images import ImageError, list_images, printable, read_training_luma
 
 MAGIC = b"LGMLUMA1"
 FOOTER = 8 + 32 + len(MAGIC)
@@ -50,11 +51,22 @@ class PackedImages:
         return self._bytes[start : start + height * width].reshape(height, width)
 
 
+class Packed(NamedTuple):
+    """A line of the journal: a file as it was when it was packed; height 0 if it was left out."""
+
+    name: str
+    size: int
+    modified_ns: int
+    height: int
+    width: int
+
+
 def pack(folder: Path, output: Path) -> None:
     """Pack all images below ``folder`` into ``output``; continues where a stopped run ended.
 
     Progress lies in ``<output>.part`` and ``<output>.journal``; ``output`` appears when it is
-    complete. Files that cannot be decoded are left out and named.
+    complete. Files that cannot be decoded are left out and named. What a stopped run packed is
+    used again up to the first file that came, went or changed since.
 
     Raises:
         ImageError: the folder holds no usable image.
@@ -63,38 +75,44 @@ def pack(folder: Path, output: Path) -> None:
         raise ImageError(f"a packed store is a .luma file, not {output.name}; name it x.luma")
     output.parent.mkdir(parents=True, exist_ok=True)
     part, journal = Path(f"{output}.part"), Path(f"{output}.journal")
-    index, rejected = _resume(part, journal, folder)
-    _rewrite(journal, folder, index, rejected)
-    done = {name for name, _, _ in index} | set(rejected)
     paths = list_images(folder)
-    with part.open("r+b" if index else "wb") as pixels, journal.open("a") as log:
-        if not index:
+    done = _resume(part, journal, folder, paths)
+    lines = [printable(folder.resolve()), *map(json.dumps, done)]
+    journal.write_text("\n".join(lines) + "\n", "utf-8")  # without a torn last line
+    with part.open("r+b" if done else "wb") as pixels, journal.open("a", encoding="utf-8") as log:
+        if not done:
             pixels.write(MAGIC)
-        pixels.seek(len(MAGIC) + sum(h * w for _, h, w in index))
+        pixels.seek(len(MAGIC) + sum(file.height * file.width for file in done))
         pixels.truncate()
-        for path in tqdm(paths, desc=f"packing {folder}", unit="image"):
-            name = path.relative_to(folder).as_posix() if folder.is_dir() else path.name
-            if name in done:
-                continue
+        for path in tqdm(paths[len(done) :], desc=f"packing {printable(folder)}", unit="image"):
+            luma, stamp = np.empty((0, 0), np.uint8), _stamp(path, folder)
             try:
-                read_header(path)  # refuses what a scan of the folder refuses
                 luma = read_training_luma(path)
             except ImageError as error:
-                rejected.append(name)
-                log.write(json.dumps([name, 0, 0]) + "\n")
                 tqdm.write(f"left out: {error}")
-                continue
             pixels.write(luma.tobytes())
             pixels.flush()
-            index.append((name, *luma.shape))
-            log.write(json.dumps([name, *luma.shape]) + "\n")
+            done.append(Packed(*stamp, *luma.shape))
+            log.write(json.dumps(done[-1]) + "\n")
             log.flush()
+        index = [(file.name, file.height, file.width) for file in done if file.height]
         if not index:
             raise ImageError(f"{folder} holds no image that can be decoded; nothing to pack")
         _write_footer(pixels, index)
     os.replace(part, output)
     journal.unlink()
-    print(f"{output}: {len(index)} images packed, {len(rejected)} left out")
+    left_out = len(done) - len(index)
+    print(f"{printable(output)}: {len(index)} images packed, {left_out} left out")
+
+
+def _stamp(path: Path, folder: Path) -> tuple[str, int, int]:
+    """Name below ``folder``, size and time; zeros where the file cannot even be asked."""
+    name = path.relative_to(folder).as_posix() if path != folder else path.name
+    try:
+        status = path.stat()
+    except OSError:
+        return printable(name), 0, 0
+    return printable(name), status.st_size, status.st_mtime_ns
 
 
 def _write_footer(file, index: list[tuple[str, int, int]]) -> None:  # type: ignore[no-untyped-def]
@@ -104,45 +122,28 @@ def _write_footer(file, index: list[tuple[str, int, int]]) -> None:  # type: ign
     os.fsync(file.fileno())
 
 
-def _rewrite(
-    journal: Path, folder: Path, index: list[tuple[str, int, int]], rejected: list[str]
-) -> None:
-    """Start the journal with what is kept: a torn last line must not be written on."""
-    entries = [*index, *((name, 0, 0) for name in rejected)]
-    lines = [str(folder.resolve()), *(json.dumps(entry) for entry in entries)]
-    journal.write_text("\n".join(lines) + "\n")
-
-
-def _resume(
-    part: Path, journal: Path, folder: Path
-) -> tuple[list[tuple[str, int, int]], list[str]]:
-    """What an interrupted run has packed and left out; the journal names its folder."""
-    here = str(folder.resolve())
-    if part.is_file() and journal.is_file():
-        lines = journal.read_text().splitlines()
-        if lines and lines[0] == here:
-            return _readable_entries(lines[1:], part.stat().st_size)
-    return [], []
-
-
-def _readable_entries(lines: list[str], size: int) -> tuple[list[tuple[str, int, int]], list[str]]:
-    """Journal entries whose pixels are in the file; a torn last line is dropped."""
-    index: list[tuple[str, int, int]] = []
-    rejected = []
-    end = len(MAGIC)
-    for line in lines:
-        try:
-            name, height, width = json.loads(line)
-        except ValueError:
+def _resume(part: Path, journal: Path, folder: Path, paths: list[Path]) -> list[Packed]:
+    """What an interrupted run has packed and left out of the first ``paths``, as they are now."""
+    if not (part.is_file() and journal.is_file()):
+        return []
+    first, *lines = journal.read_text("utf-8", errors="replace").splitlines() or [""]
+    done: list[Packed] = []
+    free = part.stat().st_size - len(MAGIC)
+    for line, path in zip(lines, paths, strict=False):  # there may be more of either
+        file = _journal_entry(line)
+        if file is None or file[:3] != _stamp(path, folder) or file.height * file.width > free:
             break
-        end += height * width
-        if end > size:
-            break
-        if height:
-            index.append((name, height, width))
-        else:
-            rejected.append(name)
-    return index, rejected
+        free -= file.height * file.width
+        done.append(file)
+    return done if first == printable(folder.resolve()) else []
+
+
+def _journal_entry(line: str) -> Packed | None:
+    """None for a torn line, or one of another version."""
+    try:
+        return Packed(*json.loads(line))
+    except (ValueError, TypeError):
+        return None
 
 
 def _read_index(path: Path) -> list[tuple[str, int, int]]:
@@ -162,7 +163,18 @@ def _read_index(path: Path) -> list[tuple[str, int, int]]:
         text = file.read(length)
     if hashlib.sha256(text).digest() != footer[8:40]:
         raise ImageError(broken)
-    index = [(name, height, width) for name, height, width in json.loads(text)]
-    if len(MAGIC) + sum(h * w for _, h, w in index) + length + FOOTER != size:
+    index = _index_entries(text)
+    if not index or len(MAGIC) + sum(h * w for _, h, w in index) + length + FOOTER != size:
         raise ImageError(broken)
     return index
+
+
+def _index_entries(text: bytes) -> list[tuple[str, int, int]]:
+    """Names and sizes; none if anything in the index is something else."""
+    try:
+        entries = [(name, height, width) for name, height, width in json.loads(text)]
+    except (ValueError, TypeError, RecursionError):
+        return []
+    sizes = [side for entry in entries for side in entry[1:]]
+    sound = all(type(name) is str for name, _, _ in entries)
+    return entries if sound and all(type(side) is int and side > 0 for side in sizes) else []

@@ -19,7 +19,7 @@ from lgmnet.data.datasets import (
     readable,
     split,
 )
-from lgmnet.data.images import list_images, scan
+from lgmnet.data.images import list_images, printable, scan
 from lgmnet.engine.ratios import measurements
 from lgmnet.engine.runtime import data_roots
 from lgmnet.models import MODELS, SensingModel, UnfoldingNetwork, create_network
@@ -61,7 +61,7 @@ def open_data(config: Config) -> TrainingData:
     elif reserved:
         found = scan(reserved[: data.validation_images], config.sampling.block_size)
         validation = FileImages(found.paths, found.sizes)
-        rejected |= {str(path): reason for path, reason in found.rejected.items()}
+        rejected |= {printable(path): reason for path, reason in found.rejected.items()}
     if validation is not None:
         validation, unreadable = readable(validation)
         rejected |= unreadable
@@ -73,8 +73,9 @@ def _read_list(path: str) -> list[str]:
         raise ConfigError(
             f"data.validation names {path}, which is not there; see configs/validation"
         )
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
-    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    # Notepad begins a file with a mark; a name need not be UTF-8.
+    lines = Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
+    return [printable(line.strip()) for line in lines if line.strip() and line[0] != "#"]
 
 
 def build_network(config: Config, measurements: int) -> UnfoldingNetwork:
