@@ -13,7 +13,7 @@ from lgmnet.config import Config, load_config
 from lgmnet.data.datasets import TestSet, open_test_set
 from lgmnet.data.images import ImageError
 from lgmnet.engine import runtime
-from lgmnet.engine.checkpoint import find_weights
+from lgmnet.engine.checkpoint import Weights, find_weights
 from lgmnet.engine.phases import phases, train_phases
 from lgmnet.engine.preflight import preflight
 from lgmnet.engine.runtime import Runtime
@@ -66,7 +66,8 @@ def main() -> int:
         config = load_config(arguments.config, arguments.overrides, arguments.joined)
         find_protocol(config.evaluation.protocol)
         if not arguments.resume:  # a state has what it began from
-            for name in filter(None, (config.training.start, config.lora and config.lora.backbone)):
+            backbone = config.lora.backbone if config.lora else ""
+            for name in filter(None, (config.training.start, backbone)):
                 find_weights(name)  # said now, not after the preparations
         folder = arguments.output or default_folder(arguments, config)
         with runtime.start(arguments.device) as here:
@@ -114,6 +115,7 @@ def score_run(config: Config, folder: Path, here: Runtime) -> None:
             print(f"not scored: {error}")
     if sets:
         weights = find_weights(folder)
+        assert isinstance(weights, Weights)
         print(f"{weights.path}:")
         for ratio in config.sampling.scored_ratios:
             results = score_sets(weights, sets, config.evaluation, here, ratio=ratio)

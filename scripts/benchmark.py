@@ -35,7 +35,12 @@ EXAMPLES = """examples:
       --metrics checkpoints/lgm_net_tiny_r0.*/metrics.json
   python scripts/benchmark.py configs/lgm_net.yaml --compare other/code.py:TheirNet
 """
-PLAIN = {"precision": "fp32", "channels_last": False, "compile": False, "recompute": False}
+PLAIN: dict[str, Any] = {
+    "precision": "fp32",
+    "channels_last": False,
+    "compile": False,
+    "recompute": False,
+}
 
 
 def main() -> int:
@@ -84,7 +89,7 @@ def open_subject(name: str) -> Subject:
     if plain:
         training = dataclasses.replace(config.training, **PLAIN)
         config = dataclasses.replace(config, training=training)
-        model.operator.gathers = False
+        model.operator.gathers = False  # type: ignore[assignment]
     return Subject(name, model, config)
 
 

@@ -84,11 +84,11 @@ def import_weights(
     metadata = {"training_data": f"published weights {file.name}"}
     save_weights(output / "model.safetensors", model, config, metadata)
     (output / "config.yaml").write_text(config.as_yaml(), encoding="utf-8")
-    found = ", ".join(f"{key} = {value}" for key, value in options.items())
+    facts = ", ".join(f"{key} = {value}" for key, value in options.items())
     for key, claimed, value in false_claims(file, {"ratio": ratio, **options}):
-        found += f" (the path says {key} = {claimed}, the tensors {value})"
+        facts += f" (the path says {key} = {claimed}, the tensors {value})"
     return (
-        f"{file}: {network} with {found}; Φ measures {m} numbers per {block_size} x {block_size} "
+        f"{file}: {network} with {facts}; Φ measures {m} numbers per {block_size} x {block_size} "
         f"block, ratio {ratio:g}\nwritten to {output}; score it with "
         f"python test.py {output} --data Set11"
     )

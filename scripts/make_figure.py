@@ -34,8 +34,8 @@ def columns(model: SensingModel, pixels: np.ndarray) -> list[np.ndarray]:
         y = model.measure(padded)
         adjoint = model.operator.adjoint(y)
         adjoint = adjoint * (adjoint * padded).sum() / adjoint.square().sum()
-        rebuilt = [adjoint, model.reconstruct(y)]
-    rebuilt = [crop_back(r, *pixels.shape)[0, 0].double().numpy() * 255 for r in rebuilt]
+        images = [adjoint, model.reconstruct(y)]
+    rebuilt = [crop_back(i, *pixels.shape)[0, 0].double().numpy() * 255 for i in images]
     return [pixels.astype(np.float64), *rebuilt]
 
 

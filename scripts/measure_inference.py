@@ -50,7 +50,7 @@ def main() -> int:
 def open_model(network: str) -> SensingModel:
     """Weights; or the network of a config, untrained, with orthonormal Φ. On the plain path."""
     model = find_weights(network).load() if not network.endswith(".yaml") else untrained(network)
-    model.operator.gathers = False
+    model.operator.gathers = False  # type: ignore[assignment]
     return model
 
 

@@ -7,7 +7,8 @@ turn on this machine.
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -95,13 +96,14 @@ def inference_table(
 ) -> Iterator[str]:
     """Of the two ways to apply adapters, beside a network with one denoiser per stage."""
     lora = build("lora", denoiser, arguments).to(here.device).eval()
+    assert isinstance(lora.network, LoRun)
     models = {
         "Block-K": build("independent", denoiser, arguments).to(here.device).eval(),
         "LoRun-K, on the fly": lora,
         "LoRun-K, merged per stage": SensingModel(lora.operator, lora.network.merged()).eval(),
     }
     y = lora.measure(torch.rand(1, 1, arguments.image, arguments.image, device=here.device))
-    runs = {name: lambda model=model: model.reconstruct(y) for name, model in models.items()}
+    runs = {name: partial(model.reconstruct, y) for name, model in models.items()}
     times = relative_times(runs, "Block-K", arguments.rounds, here)
     yield f"| {arguments.image} x {arguments.image} image | weights | time |"
     yield "| --- | ---: | ---: |"
@@ -126,7 +128,7 @@ def training_step(
 
 
 def relative_times(
-    runs: dict[str, Callable[[], object]], reference: str, rounds: int, here: runtime.Runtime
+    runs: Mapping[str, Callable[[], object]], reference: str, rounds: int, here: runtime.Runtime
 ) -> dict[str, str]:
     """Median and range of the time of each run by that of ``reference``, run in turn."""
     if not rounds:

@@ -15,6 +15,7 @@ from lgmnet.config import ConfigError, load_config
 from lgmnet.engine.building import open_data, start_blocks
 from lgmnet.engine.checkpoint import Weights, find_weights
 from lgmnet.engine.ratios import measurements
+from lgmnet.operators import BlockSampling
 from lgmnet.operators.matrices import nested
 
 EXAMPLES = """example:
@@ -68,7 +69,9 @@ def learned_matrix(name: str, block_size: int) -> Tensor:
             f"{name} measures blocks of {sampling.block_size} pixels, but the config says "
             f"{block_size}; nest those of one block size"
         )
-    return weights.load().operator.matrix.detach()  # type: ignore[union-attr]
+    operator = weights.load().operator
+    assert isinstance(operator, BlockSampling)
+    return operator.matrix.detach()
 
 
 if __name__ == "__main__":

@@ -36,6 +36,14 @@ def test_weights_alone_rebuild_the_model(saved):
     assert torch.equal(loaded(image).image, model(image).image)
 
 
+@pytest.mark.parametrize("folder", ["run.yaml", "run.pt"])
+def test_a_run_folder_may_be_named_like_a_file(saved, tmp_path, folder):
+    """``train.py --output run.yaml``: it is no config that its scores are sought in."""
+    _, path = saved
+    path.parent.rename(tmp_path / folder)
+    assert find_weights(tmp_path / folder).path == tmp_path / folder / path.name
+
+
 def test_weights_are_found_by_folder_file_and_name(saved, monkeypatch):
     _, path = saved
     assert find_weights(path).path == path

@@ -285,6 +285,7 @@ def rebuild(network: ISTANetPlus, plane: np.ndarray) -> np.ndarray:
     return rebuilt[:height, :width].double().numpy() * 255
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.usefixtures("one_thread")
 def test_released_ista_net_plus_scores_on_set11_as_measured_under_every_protocol(reference):

@@ -44,10 +44,11 @@ def photo(tmp_path):
     return path
 
 
-def test_measure_then_reconstruct_equals_test(weights, photo, tmp_path):
+def test_measure_then_reconstruct_equals_test(weights, photo, tmp_path, monkeypatch):
     y, out = tmp_path / "y.safetensors", tmp_path / "out.png"
-    command("scripts/measure.py", photo, "--weights", weights, "--output", y)
-    command("scripts/reconstruct.py", y, "--weights", weights, "--output", out)
+    base = ["--weights", weights, "--output"]
+    assert run_main("scripts/measure.py", [photo, *base, y], monkeypatch) == 0
+    assert run_main("scripts/reconstruct.py", [y, *base, out], monkeypatch) == 0
     command("test.py", weights, "--data", photo, "--output", tmp_path / "r", "--save-images")
     rebuilt = cv2.imread(str(out), cv2.IMREAD_UNCHANGED)
     assert rebuilt.shape == (50, 70)
@@ -94,18 +95,15 @@ def test_fast_and_in_strips_the_image_is_the_same(weights, photo, tmp_path, monk
     assert run_main("test.py", [*arguments, *flags], monkeypatch) == 0
 
 
-def test_a_measurement_of_another_phi_is_refused(weights, photo, tmp_path):
+def test_a_measurement_of_another_phi_is_refused(weights, photo, tmp_path, monkeypatch, capsys):
     config = tiny_config(sampling={"phi_init": "gaussian"})
     save_weights(tmp_path / "other" / "model.safetensors", build_model(config), config)
     y = tmp_path / "y.safetensors"
-    command("scripts/measure.py", photo, "--weights", weights, "--output", y)
-    failed = command(
-        "scripts/reconstruct.py", y, "--weights", tmp_path / "other",
-        "--output", tmp_path / "out.png", check=False,
-    )  # fmt: skip
-    assert failed.returncode == 1
-    assert "another Φ" in failed.stderr
-    assert "Traceback" not in failed.stderr
+    measure = [photo, "--weights", weights, "--output", y]
+    assert run_main("scripts/measure.py", measure, monkeypatch) == 0
+    rebuild = [y, "--weights", tmp_path / "other", "--output", tmp_path / "out.png"]
+    assert run_main("scripts/reconstruct.py", rebuild, monkeypatch) == 1
+    assert "another Φ" in capsys.readouterr().err
     assert not (tmp_path / "out.png").exists()
 
 
@@ -236,25 +234,30 @@ def test_ista_net_plus_is_imported_with_its_matrices(reference, tmp_path, monkey
 
 
 @pytest.mark.shared
-def test_published_weights_are_imported(reference, tmp_path):
+def test_published_weights_are_imported(reference, tmp_path, monkeypatch, capsys):
+    def imported(source, name):
+        """The exit status and what is printed."""
+        arguments = ["lgm_net", source, "--output", tmp_path / name]
+        status = run_main("scripts/import_weights.py", arguments, monkeypatch)
+        return status, "".join(capsys.readouterr())
+
     source = reference / "lgmnet" / "lgmnet_r010_D1_dim4.pkl"
-    done = command("scripts/import_weights.py", "lgm_net", source, "--output", tmp_path / "w")
-    assert "D = 1, dim = 4, dimf = 4" in done.stdout
-    assert "ratio 0.1" in done.stdout
+    status, text = imported(source, "w")
+    assert status == 0
+    assert "D = 1, dim = 4, dimf = 4" in text
+    assert "ratio 0.1" in text
     weights = Weights(tmp_path / "w" / "model.safetensors")
     assert weights.config == load_config(tmp_path / "w" / "config.yaml")
     claiming = tmp_path / "ratio_0.10_D_4_dim_4" / "net_params_best.pkl"
     claiming.parent.mkdir()
     shutil.copy(source, claiming)
-    done = command("scripts/import_weights.py", "lgm_net", claiming, "--output", tmp_path / "w2")
-    assert "the path says D = 4, the tensors 1" in done.stdout
-    assert "the path says dim" not in done.stdout
-    other = reference / "prl" / "prl_r010_N1_f4.pkl"
-    failed = command(
-        "scripts/import_weights.py", "lgm_net", other, "--output", tmp_path / "x", check=False
-    )
-    assert "no LGM-Net file" in failed.stderr
-    assert "looks like one of prl" in failed.stderr
+    _, text = imported(claiming, "w2")
+    assert "the path says D = 4, the tensors 1" in text
+    assert "the path says dim" not in text
+    status, text = imported(reference / "prl" / "prl_r010_N1_f4.pkl", "x")
+    assert status == 1
+    assert "no LGM-Net file" in text
+    assert "looks like one of prl" in text
     assert not (tmp_path / "x").exists()
 
 
@@ -277,6 +280,7 @@ def test_curves_of_runs_are_drawn_phase_after_phase(tmp_path, monkeypatch, capsy
     assert "has no 'psnr' of kind 'train' (it has step, kind, mse)" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_verify_passes_and_notices_a_wrong_value(monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(PROJECT / "scripts"))

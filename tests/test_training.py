@@ -476,6 +476,7 @@ def test_two_processes_give_the_result_of_one(image_folder, tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_two_processes_agree_on_the_parts_when_one_runs_out_of_memory(image_folder, tmp_path):
     """A script in place of train.py: the memory of rank 1 holds a single crop."""
     config = tiny_config(image_folder)

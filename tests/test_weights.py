@@ -39,6 +39,11 @@ def test_what_is_available_can_be_loaded_by_name():
     assert str(first).startswith(line)
 
 
+def ends(weights):
+    """The results of the only ratio; of a range the lowest and the highest: all take minutes."""
+    return weights.results[:: max(1, len(weights.results) - 1)]
+
+
 @shipped
 def test_weights_carry_config_data_and_phi(weights):
     folder = weights.weights.path.parent
@@ -53,11 +58,21 @@ def test_weights_carry_config_data_and_phi(weights):
 
 
 @shipped
+def test_weights_reproduce_the_metrics_of_an_image(weights):
+    images = [image for image in open_test_set("builtin", []) if image.name == "coins"]
+    for result in ends(weights):
+        model = lgmnet.load(weights.name, result["ratio"])
+        score = next(evaluate(model, images, CPU)).score
+        expected = result["datasets"]["builtin"]["images"]["coins"]
+        assert score.psnr == pytest.approx(expected["psnr"], abs=0.01)
+        assert score.ssim == pytest.approx(expected["ssim"], abs=0.0005)
+
+
+@pytest.mark.slow
+@shipped
 @pytest.mark.parametrize("dataset", ["builtin", pytest.param("Set11", marks=pytest.mark.shared)])
 def test_weights_reproduce_their_metrics(weights, dataset):
-    # Of a range the lowest and the highest: all take minutes.
-    ends = weights.results[:: max(1, len(weights.results) - 1)]
-    for result in ends:
+    for result in ends(weights):
         model = lgmnet.load(weights.name, result["ratio"])
         results = evaluate(model, open_test_set(dataset, data_roots()), CPU)
         score = summarise([result.score for result in results])

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from lgmnet.config import Config, config_from_dict
 from lgmnet.engine import hub, runtime
@@ -92,7 +92,7 @@ def find_weights(name: str | Path, overrides: Sequence[str] = ()) -> Weights | U
     Args:
         overrides: ``section.key=value`` for a config; weights carry their own.
     """
-    if Path(name).suffix in (".yaml", ".yml"):
+    if Path(name).suffix in (".yaml", ".yml") and not Path(name).is_dir():
         return Untrained(Path(name), overrides)
     if overrides:
         raise CheckpointError(
@@ -107,7 +107,7 @@ def find_weights(name: str | Path, overrides: Sequence[str] = ()) -> Weights | U
     if not Path(name).is_absolute():
         candidates += [root / name for root in runtime.checkpoint_roots()]
     for candidate in candidates:
-        if candidate.suffix == ".pt":
+        if candidate.suffix == ".pt" and not candidate.is_dir():
             raise CheckpointError(
                 f"{candidate} is a training state; name its folder, or best.safetensors in it"
             )
@@ -197,7 +197,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return {key: tensor.float() for key, tensor in tensors.items()}
 
 
-def load_state(model: SensingModel, state: Mapping[str, Tensor], source: str) -> None:
+def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Load tensors that fit exactly, or say which does not.
 
     Raises:

@@ -19,9 +19,13 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from lgmnet.data.crops import generator
 from lgmnet.models import UnfoldingNetwork
 
 T = TypeVar("T")
+
+# Crops, flips, blocks and ratios are drawn from other streams.
+STREAM = 6
 
 # Of glibc's malloc.h.
 M_MMAP_THRESHOLD = -3
@@ -147,7 +151,9 @@ def seed_step(seed: int, step: int, here: Runtime) -> None:
 
     So there is no random state to save: a resumed run draws what it would have drawn.
     """
-    torch.manual_seed((seed << 40) + step * here.processes + here.rank)
+    number = step * here.processes + here.rank
+    # Through a generator, because the one of the CPU takes the lowest 32 bits alone.
+    torch.manual_seed(int(generator(seed, number, STREAM).integers(2**63)))
 
 
 def has_bf16_arithmetic(device: torch.device) -> bool:
