@@ -29,12 +29,13 @@ from lgmnet.engine import runtime
 from lgmnet.engine.checkpoint import find_weights
 from lgmnet.engine.fast import optimize_for_inference
 from lgmnet.engine.scoring import score_sets
+from lgmnet.project import PROJECT
 
 EXAMPLES = """examples:
   python scripts/experiment.py configs/experiments/gin.yaml
   python scripts/experiment.py configs/experiments/gin.yaml --part 1/2    # and 2/2 on another core
 """
-TRAIN = runtime.PROJECT / "train.py"
+TRAIN = PROJECT / "train.py"
 KEYS = {"config", "axes", "seeds", "overrides", "data", "columns"}
 OPTIONAL = {"name_ratios", "fast"}
 

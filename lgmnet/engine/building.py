@@ -24,6 +24,7 @@ from lgmnet.engine.ratios import measurements
 from lgmnet.engine.runtime import data_roots
 from lgmnet.models import MODELS, SensingModel, UnfoldingNetwork, create_network
 from lgmnet.operators import BlockSampling, matrices
+from lgmnet.project import find_file
 from lgmnet.unfolding.fitted import Fitted
 
 # Training blocks for the PCA start of Φ and for fitted parts.
@@ -68,12 +69,13 @@ def open_data(config: Config) -> TrainingData:
     return TrainingData(images, validation, rejected)
 
 
-def _read_list(path: str) -> list[str]:
-    if not Path(path).is_file():
+def _read_list(name: str) -> list[str]:
+    path = find_file(Path(name))
+    if not path.is_file():
         raise ConfigError(
             f"data.validation names {path}, which is not there; see configs/validation"
         )
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8").splitlines()
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
 

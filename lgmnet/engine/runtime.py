@@ -18,12 +18,12 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from lgmnet.models import UnfoldingNetwork
+from lgmnet.project import PROJECT
 
 T = TypeVar("T")
 
 # Of glibc's malloc.h.
 M_MMAP_THRESHOLD = -3
-PROJECT = Path(__file__).resolve().parents[2]
 
 
 def data_roots() -> list[Path]:
@@ -35,7 +35,7 @@ def data_roots() -> list[Path]:
 
 
 def checkpoint_roots() -> list[Path]:
-    """Where weights are sought by name: here, then beside the package."""
+    """Where weights are sought by name: here, then those of the project."""
     return [Path("checkpoints"), PROJECT / "checkpoints"]
 
 
