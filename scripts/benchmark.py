@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import nn
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
+
 from lgmnet import report
 from lgmnet.config import load_config
 from lgmnet.engine import runtime

@@ -21,6 +21,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
+
 from lgmnet import complexity, report
 from lgmnet.config import ConfigError, SamplingConfig, load_config
 from lgmnet.conversion import read_yaml

@@ -8,9 +8,12 @@ turn on this machine.
 import argparse
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
 
 from lgmnet import complexity
 from lgmnet.engine import runtime

@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 
 from lgmnet.config import ConfigError, load_config
 from lgmnet.engine.building import open_data
@@ -35,6 +36,21 @@ print(json.dumps({
     "held out": len(open_data(load_config(Path("configs/quickstart.yaml"))).validation.names),
     "commit": provenance()["commit"],
 }))
+"""
+
+
+HELP = """
+import runpy, sys
+from pathlib import Path
+base = [path for path in sys.path if path]
+for script in sys.argv[1:]:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "lgmnet"]:
+        del sys.modules[name]
+    sys.path, sys.argv = [str(Path(script).parent), *base], [script, "--help"]
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as end:
+        assert end.code == 0, script
 """
 
 
@@ -122,3 +138,12 @@ def test_a_config_that_is_here_wins(tmp_path, monkeypatch):
     assert load_config(Path("configs/fista.yaml")).model.name == "ista"
     with pytest.raises(ConfigError, match="there is no config file configs/none.yaml"):
         load_config(Path("configs/none.yaml"))
+
+
+def test_every_command_works_in_a_clone_without_installation(tmp_path):
+    """With -S and dependencies by PYTHONPATH nothing is read that names the clone."""
+    commands = [PROJECT / "train.py", PROJECT / "test.py", *(PROJECT / "scripts").glob("*.py")]
+    dependencies = str(Path(torch.__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": dependencies}
+    found = run(sys.executable, "-S", "-c", HELP, *commands, cwd=tmp_path, env=environment)
+    assert found.count("usage: ") == len(commands)
