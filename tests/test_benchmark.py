@@ -255,10 +255,11 @@ def test_the_machine_reaches_something():
 
 
 def test_a_table_has_one_row_per_network():
-    row = {"parameters": 10, "parameters_without_phi": None, "flops": 2e9, "macs": 1e9,
+    row = {"size": 264, "parameters": 10, "parameters_without_phi": None, "flops": 2e9,
+           "macs": 1e9,
            "seconds_p50": 0.5, "seconds_p95": 0.75, "images_per_second": 2.0,
            "peak_memory_mib": 3.0, "ratio": {"median": 2.0, "low": 1.5, "high": 2.5}}  # fmt: skip
     lines = report.cost_table({"networks": {"theirs": row}}).splitlines()
     cells = [cell.strip() for cell in lines[2].strip("|").split("|")]
-    assert cells == ["theirs", "10", "-", "2.00", "1.00", "500.0", "750.0", "2.00", "3", "2.00",
+    assert cells == ["theirs", "264", "10", "-", "2.00", "1.00", "500.0", "750.0", "2.00", "3", "2.00",
                      "1.50 to 2.50", "-"]  # fmt: skip
