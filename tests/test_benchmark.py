@@ -261,5 +261,5 @@ def test_a_table_has_one_row_per_network():
            "peak_memory_mib": 3.0, "ratio": {"median": 2.0, "low": 1.5, "high": 2.5}}  # fmt: skip
     lines = report.cost_table({"networks": {"theirs": row}}).splitlines()
     cells = [cell.strip() for cell in lines[2].strip("|").split("|")]
-    assert cells == ["theirs", "264", "10", "-", "2.00", "1.00", "500.0", "750.0", "2.00", "3", "2.00",
-                     "1.50 to 2.50", "-"]  # fmt: skip
+    assert cells == ["theirs", "264", "10", "-", "2.00", "1.00", "500.0", "750.0", "2.00", "3",
+                     "2.00", "1.50 to 2.50", "-"]  # fmt: skip
