@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from lgmnet.project import find_file
 from lgmnet.registry import nearest
 
 
@@ -94,7 +95,8 @@ def reject_unknown(tree: Mapping[str, Any], known: Mapping[str, Any], prefix: st
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The keys and values of a YAML file, or a ConfigError."""
+    """The keys and values of a YAML file, see `find_file`, or a ConfigError."""
+    path = find_file(path)
     require(path.is_file(), f"there is no config file {path}; see configs/")
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
@@ -110,6 +112,7 @@ def read_with_bases(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: a file is missing or wrong, or is its own base.
     """
+    path = find_file(path)
     tree, seen = read_yaml(path), [path.resolve()]
     while (base := tree.pop("base", None)) is not None:
         path = path.parent / str(base)

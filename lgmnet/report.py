@@ -190,7 +190,8 @@ def benchmark_tables(results: dict[str, Any]) -> str:
     parts = [
         f"{where['device']}, {where['threads']} threads, PyTorch {where['torch']}, commit "
         f"{where['commit']}; clock: {where['clock']}; {results['rounds']} rounds in turn after "
-        f"{results['warmup']} to warm up; images of {side} x {side}, {results['batch']} at a time.",
+        f"{results['warmup']} to warm up; images of {side} x {side}, "
+        f"in each network's whole blocks, {results['batch']} at a time.",
         cost_table(results),
     ]
     training = {n: r["training"] for n, r in results["networks"].items() if "training" in r}
@@ -204,13 +205,13 @@ def benchmark_tables(results: dict[str, Any]) -> str:
 
 
 def cost_table(results: dict[str, Any]) -> str:
-    head = ["network", "parameters", "without Φ", "GFLOP", "GMAC", "p50 ms", "p95 ms",
+    head = ["network", "side", "parameters", "without Φ", "GFLOP", "GMAC", "p50 ms", "p95 ms",
             "images/s", "MiB", "ratio", "spread", "PSNR"]  # fmt: skip
     rows = []
     for name, row in results["networks"].items():
         ratio, own = row["ratio"], row["parameters_without_phi"]
         rows.append(
-            [name, f"{row['parameters']:,}", "-" if own is None else f"{own:,}",
+            [name, str(row["size"]), f"{row['parameters']:,}", "-" if own is None else f"{own:,}",
              f"{row['flops'] / 1e9:.2f}", f"{row['macs'] / 1e9:.2f}",
              f"{1e3 * row['seconds_p50']:.1f}", f"{1e3 * row['seconds_p95']:.1f}",
              f"{row['images_per_second']:.2f}", f"{row['peak_memory_mib']:.0f}",

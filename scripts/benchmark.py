@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import nn
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
+
 from lgmnet import report
 from lgmnet.config import load_config
 from lgmnet.engine import runtime
@@ -177,8 +179,8 @@ def plot(results: dict[str, Any], dataset: str, path: Path) -> None:
             bubble = 40 + 1500 * row[area] / largest
             axes.scatter(row[x], row["psnr"], s=bubble, alpha=0.5)
             axes.annotate(weights_name(name), (row[x], row["psnr"]), fontsize=8, ha="center")
-        side = results["size"]
-        axes.set(xscale="log", xlabel=x if x == "parameters" else f"FLOPs at {side} x {side}")
+        sides = " or ".join(str(side) for side in sorted({row["size"] for row in scored.values()}))
+        axes.set(xscale="log", xlabel=x if x == "parameters" else f"FLOPs at a side of {sides}")
         axes.margins(0.25)
     left.set_ylabel(f"PSNR on {dataset} (dB)")
     figure.savefig(path, dpi=150)
@@ -191,7 +193,12 @@ def parse() -> argparse.Namespace:
     add = parser.add_argument
     add("networks", nargs="*", help="YAML[,KEY=VALUE,...] or weights; plain: before it")
     add("--compare", nargs="+", default=[], metavar="PATH:CLASS", help="a foreign nn.Module")
-    add("--size", type=positive, default=256, help="side of the images (256)")
+    add(
+        "--size",
+        type=positive,
+        default=256,
+        help="side of the images (256), completed to whole blocks",
+    )
     add("--batch", type=positive, default=1, help="images at a time (1)")
     add("--rounds", type=positive, default=9, help="rounds that count (9)")
     add("--warmup", type=positive, default=1, help="rounds before that do not count (1)")

@@ -21,6 +21,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
+
 from lgmnet import complexity, report
 from lgmnet.config import ConfigError, SamplingConfig, load_config
 from lgmnet.conversion import read_yaml
@@ -29,12 +31,13 @@ from lgmnet.engine import runtime
 from lgmnet.engine.checkpoint import find_weights
 from lgmnet.engine.fast import optimize_for_inference
 from lgmnet.engine.scoring import score_sets
+from lgmnet.project import PROJECT
 
 EXAMPLES = """examples:
   python scripts/experiment.py configs/experiments/gin.yaml
   python scripts/experiment.py configs/experiments/gin.yaml --part 1/2    # and 2/2 on another core
 """
-TRAIN = runtime.PROJECT / "train.py"
+TRAIN = PROJECT / "train.py"
 KEYS = {"config", "axes", "seeds", "overrides", "data", "columns"}
 OPTIONAL = {"name_ratios", "fast"}
 

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
+
 from lgmnet.engine.checkpoint import SUMS, Weights, find_weights, read_sums, save_weights
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -8,6 +8,8 @@ import shutil
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
+
 from lgmnet.engine import hub
 from lgmnet.engine.checkpoint import find_weights
 

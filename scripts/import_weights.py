@@ -11,6 +11,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
+
 from lgmnet.config import Config, EvaluationConfig, ModelConfig, SamplingConfig
 from lgmnet.engine.building import build_model
 from lgmnet.engine.checkpoint import load_foreign, load_state, save_weights

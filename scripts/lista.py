@@ -6,10 +6,13 @@ Prints the published table beside ours, and how many FISTA iterations match one 
 import argparse
 import math
 import sys
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
 
 from lgmnet.data.crops import sample_blocks
 from lgmnet.data.datasets import open_training_images

@@ -11,6 +11,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
+
 from lgmnet import metrics
 from lgmnet.data import builtin
 from lgmnet.data.color import luma

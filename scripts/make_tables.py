@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
+
 from lgmnet import report
 from lgmnet.engine.checkpoint import SUMS, sha256
 from lgmnet.engine.shipped import Shipped, describe

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
+
 from lgmnet import complexity
 from lgmnet.config import load_config
 from lgmnet.engine.building import build_model

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
+
 from lgmnet.config import ConfigError, load_config
 from lgmnet.engine.building import open_data, start_blocks
 from lgmnet.engine.checkpoint import Weights, find_weights

@@ -7,6 +7,8 @@ import argparse
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
+
 from lgmnet.data.catalogue import DownloadError, dataset_names, find_dataset
 from lgmnet.data.download import install
 

@@ -4,6 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
+
 from lgmnet.data.images import printable, to_uint8, write_image
 from lgmnet.engine.checkpoint import find_weights
 from lgmnet.engine.fast import prepare

@@ -1,6 +1,7 @@
 """What networks cost, measured side by side: the content of benchmark.json."""
 
 import dataclasses
+import math
 import platform
 import statistics
 from collections.abc import Callable, Sequence
@@ -31,7 +32,7 @@ class Conditions:
     """Under which conditions networks are timed."""
 
     size: int = 256
-    """Side of the images."""
+    """Side of the images; each network gets them in its own whole blocks."""
     batch: int = 1
     """Images at a time."""
     rounds: int = 9
@@ -57,11 +58,16 @@ class Subject:
     def settings(self) -> TrainingConfig:
         return self.config.training if self.config else TrainingConfig()
 
+    def side(self, size: int) -> int:
+        """Side of an image of ``size`` that is completed to this network's whole blocks."""
+        multiple = self.model.multiple if isinstance(self.model, SensingModel) else 1
+        return multiple * math.ceil(size / multiple)
+
 
 def benchmark(subjects: list[Subject], rule: Conditions, here: Runtime) -> dict[str, Any]:
     """The content of benchmark.json."""
     read = complexity.clock(here.device)
-    rows: dict[str, dict[str, Any]] = {s.name: size(s, rule.size) for s in subjects}
+    rows: dict[str, dict[str, Any]] = {s.name: cost(s, s.side(rule.size)) for s in subjects}
     for s in subjects:
         s.model.to(here.device).eval()
     runs = {s.name: inference(s, rule.size, rule.batch, here) for s in subjects}
@@ -108,24 +114,26 @@ def processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def size(subject: Subject, side: int) -> dict[str, Any]:
+def cost(subject: Subject, side: int) -> dict[str, Any]:
     total = complexity.parameters(subject.model)
     try:
-        cost = complexity.cost(subject.model, side, side)
+        found = complexity.cost(subject.model, side, side)
     except RuntimeError as error:
         raise ValueError(
             f"{subject.name} does not take an image of shape (1, 1, {side}, {side}): {error}"
         ) from None
     network = subject.model.network if isinstance(subject.model, SensingModel) else None
     return {
+        "size": side,
         "parameters": total,
         "parameters_without_phi": complexity.parameters(network) if network else None,
-        "flops": cost.flops,
-        "macs": cost.macs,
+        "flops": found.flops,
+        "macs": found.macs,
     }
 
 
-def inference(subject: Subject, side: int, batch: int, here: Runtime) -> Callable[[], Any]:
+def inference(subject: Subject, size: int, batch: int, here: Runtime) -> Callable[[], Any]:
+    side = subject.side(size)
     image = torch.rand(batch, 1, side, side, device=here.device)
 
     @torch.inference_mode()
@@ -258,8 +266,9 @@ def roofline(subjects: list[Subject], rule: Conditions, here: Runtime) -> dict[s
         if s.settings.channels_last:
             runtime.use_channels_last(s.model.network)
         rate, share = (machine.bf16, 0.5) if reduced else (machine.fp32, 1.0)
-        work = complexity.work_by_scale(s.model, "network", rule.size, rule.size)
-        times = scale_times(s, rule.size, rule.rounds, here)
+        side = s.side(rule.size)
+        work = complexity.work_by_scale(s.model, "network", side, side)
+        times = scale_times(s, side, rule.rounds, here)
         rows[s.name] = {
             part: {
                 "flops": work[part].flops,

@@ -24,6 +24,7 @@ from lgmnet.engine.ratios import measurements
 from lgmnet.engine.runtime import data_roots
 from lgmnet.models import MODELS, SensingModel, UnfoldingNetwork, create_network
 from lgmnet.operators import BlockSampling, matrices
+from lgmnet.project import find_file
 from lgmnet.unfolding.fitted import Fitted
 
 # Training blocks for the PCA start of Φ and for fitted parts.
@@ -68,13 +69,14 @@ def open_data(config: Config) -> TrainingData:
     return TrainingData(images, validation, rejected)
 
 
-def _read_list(path: str) -> list[str]:
-    if not Path(path).is_file():
+def _read_list(name: str) -> list[str]:
+    path = find_file(Path(name))
+    if not path.is_file():
         raise ConfigError(
             f"data.validation names {path}, which is not there; see configs/validation"
         )
     # Notepad begins a file with a mark; a name need not be UTF-8.
-    lines = Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
+    lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
     return [printable(line.strip()) for line in lines if line.strip() and line[0] != "#"]
 
 

@@ -13,11 +13,13 @@ from einops import rearrange
 from torch import Tensor
 from tqdm import tqdm
 
+import lgmnet
 from lgmnet.engine.building import TrainingData
 from lgmnet.engine.checkpoint import write_atomically
-from lgmnet.engine.runtime import PROJECT, Runtime
+from lgmnet.engine.runtime import Runtime
 from lgmnet.engine.schedule import Position
 from lgmnet.operators import BlockSampling
+from lgmnet.project import PROJECT
 
 # So many names of bad images appear on the console; the log holds all.
 SHOWN = 20
@@ -165,19 +167,25 @@ def phi_tiles(operator: BlockSampling, count: int = 64) -> Tensor:
 
 def provenance() -> dict[str, str]:
     """Commit and versions, so that a number can be traced."""
-    try:
-        commit = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=PROJECT,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        commit = "unknown"
     return {
-        "commit": commit,
+        "commit": commit(),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
     }
+
+
+def commit() -> str:
+    """Of the clone that runs; the version of a package that is installed in whatever place.
+
+    Git is told which repository: by itself it takes that of a folder above, or of a variable.
+    """
+    own = PROJECT / ".git"
+    if not own.exists():
+        return lgmnet.__version__
+    git = ["git", f"--git-dir={own}", f"--work-tree={PROJECT}"]
+    describe = [*git, "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

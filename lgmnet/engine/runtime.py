@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lgmnet.data.crops import generator
 from lgmnet.models import UnfoldingNetwork
+from lgmnet.project import PROJECT
 
 T = TypeVar("T")
 
@@ -29,7 +30,6 @@ STREAM = 6
 
 # Of glibc's malloc.h.
 M_MMAP_THRESHOLD = -3
-PROJECT = Path(__file__).resolve().parents[2]
 
 
 def data_roots() -> list[Path]:
@@ -41,7 +41,7 @@ def data_roots() -> list[Path]:
 
 
 def checkpoint_roots() -> list[Path]:
-    """Where weights are sought by name: here, then beside the package."""
+    """Where weights are sought by name: here, then those of the project."""
     return [Path("checkpoints"), PROJECT / "checkpoints"]
 
 

@@ -3,7 +3,6 @@
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -20,7 +19,7 @@ class Reconstruction(NamedTuple):
     """
 
     image: Tensor
-    penalties: Mapping[str, Tensor] = MappingProxyType({})
+    penalties: Mapping[str, Tensor] = {}
 
 
 class UnfoldingNetwork(nn.Module, ABC):

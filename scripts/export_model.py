@@ -1,0 +1,45 @@
+"""Write a model as one file that runs without this package: from y to the image.
+
+.pt2 is for PyTorch (torch.export.load) and its C++, .onnx for the other programs. Batch, height and
+width stay free, in whole blocks. What was written gives the numbers of the model, to 1e-5.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
+
+from lgmnet.engine.checkpoint import Weights, find_weights
+from lgmnet.engine.export import export_model
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="example:\n  python scripts/export_model.py lgm_net_tiny_r0.10 "
+        "--output results/lgm_net_tiny.onnx",
+    )
+    parser.add_argument("weights", help="name, folder or file")
+    parser.add_argument("--ratio", type=float, help="of a network that serves a range of them")
+    parser.add_argument("--output", type=Path, required=True, help="a .pt2 or .onnx file")
+    parser.add_argument(
+        "--from-image", action="store_true", help="measure too, without noise: image to image"
+    )
+    arguments = parser.parse_args()
+    try:
+        weights = find_weights(arguments.weights)
+        if not isinstance(weights, Weights):
+            raise ValueError(f"{arguments.weights} holds no trained values; name weights")
+        export_model(weights.load(arguments.ratio), arguments.output, arguments.from_image)
+    except (ValueError, OSError) as error:
+        print(f"export_model.py: {error}", file=sys.stderr)
+        return 1
+    given = "image" if arguments.from_image else "measurement"
+    print(f"{given} -> image: {arguments.output}, {arguments.output.stat().st_size / 1e6:.2f} MB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
