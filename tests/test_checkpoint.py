@@ -14,6 +14,7 @@ from lgmnet.engine.checkpoint import (
     save_state,
     save_weights,
 )
+from lgmnet.models.base import strip_prefix
 from lgmnet.operators import BlockSampling, matrices
 from tests.conftest import tiny_config
 
@@ -130,6 +131,35 @@ def test_foreign_files_must_hold_tensors(tmp_path):
         checkpoint.load_foreign(tmp_path / "list.pt")
     with pytest.raises(CheckpointError, match="there is no file"):
         checkpoint.load_foreign(tmp_path / "none.pt")
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda s: {"params": s},
+        lambda s: {"state_dict": s, "epoch": 3, "optimizer": {"state": {}, "param_groups": []}},
+        lambda s: {f"module.{k}": v for k, v in s.items()},
+        lambda s: {f"_orig_mod.{k}": v for k, v in s.items()},
+        lambda s: {f"module._orig_mod.{k}": v for k, v in s.items()},
+        lambda s: {"params": {f"_orig_mod.module.{k}": v for k, v in s.items()}},
+        lambda s: {k.replace(".", "._orig_mod."): v for k, v in s.items()},
+    ],
+)
+def test_what_wrappers_add_to_foreign_tensors_is_removed(wrap, tmp_path):
+    torch.save(wrap({"a.weight": torch.ones(2), "b": torch.zeros(1)}), tmp_path / "x.pt")
+    found = strip_prefix(checkpoint.load_foreign(tmp_path / "x.pt"))
+    assert list(found) == ["a.weight", "b"]
+    assert found["a.weight"].tolist() == [1, 1]
+
+
+def test_of_several_states_in_a_foreign_file_none_is_guessed(tmp_path):
+    state = {"a": torch.zeros(1)}
+    torch.save({"params": state, "params_ema": state}, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match="holds params, params_ema, .*; it has 2 of them"):
+        checkpoint.load_foreign(tmp_path / "x.pt")
+    torch.save({"epoch": 3, "best": 0.1}, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match="holds epoch, best, expected a dict of tensors$"):
+        checkpoint.load_foreign(tmp_path / "x.pt")
 
 
 def test_a_damaged_state_is_refused(tmp_path):
