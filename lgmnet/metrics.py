@@ -29,7 +29,8 @@ class Protocol:
     limited_range: bool = False
     """Score on 16..235 (MATLAB, BasicSR) instead of 0..255: 1.32 dB more for the same image."""
     pooled: bool = False
-    """PSNR of the error pooled over the set, instead of the mean of the images' PSNR."""
+    """PSNR of the squared error of all pixels of the set, instead of the mean of the images' PSNR:
+    what torchmetrics' PeakSignalNoiseRatio accumulates. A large image counts for more."""
     gaussian_ssim: bool = False
     """11 x 11 Gaussian window of σ = 1.5 (Wang et al. 2004) instead of 7 x 7 uniform."""
     always_pad: bool = False
@@ -53,11 +54,26 @@ PROTOCOLS = {
 
 
 class Score(NamedTuple):
-    """Quality of one image: ``psnr`` in dB, ``ssim``, and the mean squared error (0..255)."""
+    """Quality of one image, or of a set; see `score` and `summarise`."""
 
     psnr: float
+    """In dB; infinite for identical images."""
     ssim: float
+    """NaN for an image smaller than the window."""
     mse: float
+    """Mean squared error, 0..255."""
+    pixels: int = 1
+    """How many values ``mse`` is the mean of."""
+
+    @property
+    def has_psnr(self) -> bool:
+        """Whether the PSNR enters the mean of a set: that of an identical image cannot."""
+        return self.psnr != math.inf
+
+    @property
+    def has_ssim(self) -> bool:
+        """Likewise; only the SSIM of a failed reconstruction (not finite) may be NaN."""
+        return not (math.isnan(self.ssim) and math.isfinite(self.mse))
 
 
 def find_protocol(name: str) -> Protocol:
@@ -113,11 +129,24 @@ def score(image: np.ndarray, target: np.ndarray, protocol: Protocol = PROTOCOLS[
         inside = slice(protocol.border, -protocol.border)
         image, target = image[inside, inside], target[inside, inside]
     mse = float(np.mean((image - target) ** 2))
-    return Score(psnr(mse), ssim(image, target, protocol.gaussian_ssim), mse)
+    return Score(psnr(mse), ssim(image, target, protocol.gaussian_ssim), mse, image.size)
 
 
 def summarise(scores: Sequence[Score], protocol: Protocol = PROTOCOLS["paper"]) -> Score:
-    """Score of a set: the mean of the images' scores, or the PSNR of the pooled error."""
-    mse = float(np.mean([s.mse for s in scores]))
-    mean = psnr(mse) if protocol.pooled else float(np.mean([s.psnr for s in scores]))
-    return Score(mean, float(np.mean([s.ssim for s in scores])), mse)
+    """Score of a set: the mean of the images' scores, or the PSNR of the pooled error.
+
+    A mean is over the images that have a value: an identical image has no finite PSNR, one smaller
+    than the window no SSIM. Where none has one, PSNR is infinite and SSIM NaN. A reconstruction
+    that is not finite is no missing value: it makes the score of the set NaN.
+    """
+    errors = np.array([s.mse for s in scores])
+    pixels = np.array([s.pixels for s in scores])
+    mse = float(np.average(errors, weights=pixels) if protocol.pooled else errors.mean())
+    ssims = [s.ssim for s in scores if s.has_ssim]
+    psnrs = [s.psnr for s in scores if s.has_psnr]
+    return Score(
+        psnr(mse) if protocol.pooled else float(np.mean(psnrs)) if psnrs else math.inf,
+        float(np.mean(ssims)) if ssims else math.nan,
+        mse,
+        int(pixels.sum()),
+    )
