@@ -63,17 +63,17 @@ class Score(NamedTuple):
     mse: float
     """Mean squared error, 0..255."""
     pixels: int = 1
-    """How many values ``mse`` is the mean of."""
+    """How many values ``mse`` is the mean of; none are left of an image inside a border."""
 
     @property
     def has_psnr(self) -> bool:
-        """Whether the PSNR enters the mean of a set: that of an identical image cannot."""
-        return self.psnr != math.inf
+        """Whether there is a PSNR for the mean of a set."""
+        return self.pixels > 0 and self.psnr != math.inf
 
     @property
     def has_ssim(self) -> bool:
-        """Likewise; only the SSIM of a failed reconstruction (not finite) may be NaN."""
-        return not (math.isnan(self.ssim) and math.isfinite(self.mse))
+        """Likewise. The NaN of a reconstruction that is not finite is no missing value."""
+        return not math.isnan(self.ssim) or (self.pixels > 0 and not math.isfinite(self.mse))
 
 
 def find_protocol(name: str) -> Protocol:
@@ -128,7 +128,7 @@ def score(image: np.ndarray, target: np.ndarray, protocol: Protocol = PROTOCOLS[
     if protocol.border:
         inside = slice(protocol.border, -protocol.border)
         image, target = image[inside, inside], target[inside, inside]
-    mse = float(np.mean((image - target) ** 2))
+    mse = float(np.mean((image - target) ** 2)) if image.size else math.nan
     return Score(psnr(mse), ssim(image, target, protocol.gaussian_ssim), mse, image.size)
 
 
@@ -136,17 +136,25 @@ def summarise(scores: Sequence[Score], protocol: Protocol = PROTOCOLS["paper"]) 
     """Score of a set: the mean of the images' scores, or the PSNR of the pooled error.
 
     A mean is over the images that have a value: an identical image has no finite PSNR, one smaller
-    than the window no SSIM. Where none has one, PSNR is infinite and SSIM NaN. A reconstruction
-    that is not finite is no missing value: it makes the score of the set NaN.
+    than the window no SSIM. A reconstruction that is not finite is no missing value: it makes the
+    score of the set NaN.
     """
-    errors = np.array([s.mse for s in scores])
-    pixels = np.array([s.pixels for s in scores])
-    mse = float(np.average(errors, weights=pixels) if protocol.pooled else errors.mean())
-    ssims = [s.ssim for s in scores if s.has_ssim]
-    psnrs = [s.psnr for s in scores if s.has_psnr]
+    scores = [s for s in scores if s.pixels]
+    weights = [s.pixels if protocol.pooled else 1 for s in scores]
+    mse = float(np.average([s.mse for s in scores], weights=weights)) if scores else math.nan
     return Score(
-        psnr(mse) if protocol.pooled else float(np.mean(psnrs)) if psnrs else math.inf,
-        float(np.mean(ssims)) if ssims else math.nan,
+        psnr(mse) if protocol.pooled else mean_psnr([s.psnr for s in scores]),
+        _mean([s.ssim for s in scores if s.has_ssim]),
         mse,
-        int(pixels.sum()),
+        sum(s.pixels for s in scores),
     )
+
+
+def mean_psnr(values: Sequence[float]) -> float:
+    """The mean of those that are not infinite; infinite where all are, NaN of none."""
+    finite = [value for value in values if value != math.inf]
+    return _mean(finite) if finite or not values else math.inf
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else math.nan

@@ -215,6 +215,9 @@ def test_an_image_without_ssim_is_left_out_of_its_mean():
     assert summarise([small, whole]).ssim == whole.ssim
     assert summarise([small, whole]).psnr == pytest.approx(psnr(1))
     assert math.isnan(summarise([small]).ssim)
+    nothing = score(np.ones((8, 30)), np.zeros((8, 30)), PROTOCOLS["border4"])
+    assert summarise([nothing, whole]) == whole
+    assert math.isnan(summarise([nothing]).psnr)
 
 
 def test_a_reconstruction_that_is_not_finite_is_not_left_out():

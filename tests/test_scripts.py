@@ -109,6 +109,42 @@ def test_a_measurement_of_another_phi_is_refused(weights, photo, tmp_path):
     assert not (tmp_path / "out.png").exists()
 
 
+def test_an_unreadable_image_costs_its_own_score_alone(
+    weights, image_folder, tmp_path, monkeypatch, capsys
+):
+    (image_folder / "zz.png").write_bytes(b"no image")
+    arguments = [weights, "--data", image_folder, "--output", tmp_path / "r"]
+    assert run_main("test.py", [*arguments, "--protocol", "paper", "ista33"], monkeypatch) == 1
+    out, error = capsys.readouterr()
+    assert out.count("| 6 of 7 |") == 2
+    assert "test.py: images/zz is not scored: " in error
+    for name in ("metrics.json", "metrics.ista33.json"):
+        data = json.loads((tmp_path / "r" / name).read_text())["datasets"]["images"]
+        assert (len(data["images"]), list(data["failed"])) == (6, ["zz"])
+
+
+def test_reconstructions_are_not_saved_over_test_images(
+    weights, image_folder, tmp_path, monkeypatch, capsys
+):
+    before = {path: path.read_bytes() for path in image_folder.rglob("*.png")}
+    (tmp_path / "link").symlink_to(tmp_path)
+    for output in (image_folder.parent, tmp_path / "link"):
+        arguments = [weights, "--data", image_folder, "--output", output, "--save-images"]
+        assert run_main("test.py", arguments, monkeypatch) == 1
+        assert "would write over the test image" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in image_folder.rglob("*.png")} == before
+    assert not (tmp_path / "metrics.json").exists()
+
+
+def test_weights_without_memory_for_them_get_advice(weights, photo, monkeypatch, capsys):
+    def full(*arguments):
+        raise MemoryError
+
+    monkeypatch.setattr(Weights, "load", full)
+    assert run_main("test.py", [weights, "--data", photo, "--output", weights], monkeypatch) == 1
+    assert "--fast --precision bf16" in capsys.readouterr().err
+
+
 def run_main(script, arguments, monkeypatch):
     """Run a script's main() in this process: a second faster than a new one."""
     spec = importlib.util.spec_from_file_location(Path(script).stem + "_script", PROJECT / script)
