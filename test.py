@@ -20,7 +20,7 @@ from lgmnet.engine.adapters import Adapted
 from lgmnet.engine.checkpoint import Weights, find_weights
 from lgmnet.engine.evaluation import Result
 from lgmnet.engine.runtime import Runtime
-from lgmnet.engine.scoring import OUT_OF_MEMORY, results_folder, score_sets
+from lgmnet.engine.scoring import results_folder, score_sets
 from lgmnet.engine.untrained import Untrained
 from lgmnet.metrics import PROTOCOLS, find_protocol
 
@@ -45,7 +45,7 @@ def main() -> int:
     except (RuntimeError, MemoryError) as error:
         if not runtime.out_of_memory(error):
             raise
-        print(f"test.py: {OUT_OF_MEMORY}", file=sys.stderr)
+        print(f"test.py: {runtime.OUT_OF_MEMORY}", file=sys.stderr)
     return 1
 
 

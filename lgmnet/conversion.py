@@ -61,7 +61,7 @@ def _convert_scalar(value: Any, annotation: Any, key: str) -> Any:
         return str(value)
     try:
         number = float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ConfigError(message) from None
     if annotation is int:
         require(number.is_integer(), message)

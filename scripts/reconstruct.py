@@ -8,6 +8,7 @@ from lgmnet.data.images import to_uint8, write_image
 from lgmnet.engine.checkpoint import find_weights
 from lgmnet.engine.fast import prepare
 from lgmnet.engine.measurement import load_measurement, reconstruct_image
+from lgmnet.engine.runtime import OUT_OF_MEMORY, out_of_memory
 
 
 def main() -> int:
@@ -34,6 +35,11 @@ def main() -> int:
         write_image(arguments.output, to_uint8(image))
     except (ValueError, OSError) as error:
         print(f"reconstruct.py: {error}", file=sys.stderr)
+        return 1
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        print(f"reconstruct.py: {OUT_OF_MEMORY}", file=sys.stderr)
         return 1
     print(f"{image.shape[0]} x {image.shape[1]} pixels written to {arguments.output}")
     return 0

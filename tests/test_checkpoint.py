@@ -1,10 +1,12 @@
 import json
 import pickle
+import time
 
 import pytest
 import torch
 
 import lgmnet
+from lgmnet.config import config_from_dict
 from lgmnet.engine import checkpoint
 from lgmnet.engine.building import build_model, initial_matrix
 from lgmnet.engine.checkpoint import (
@@ -14,9 +16,12 @@ from lgmnet.engine.checkpoint import (
     save_state,
     save_weights,
 )
+from lgmnet.engine.shipped import describe
+from lgmnet.models import MODELS
 from lgmnet.models.base import strip_prefix
 from lgmnet.operators import BlockSampling, matrices
 from tests.conftest import tiny_config
+from tests.test_models import SMALL
 
 
 @pytest.fixture
@@ -74,6 +79,93 @@ def test_a_truncated_file_is_refused(saved, keep):
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(CheckpointError, match="damaged or cut short"):
         lgmnet.load(path)
+
+
+@pytest.fixture
+def declare(tmp_path):
+    """A weights file of a tiny network whose config is another."""
+
+    def write(metadata=None, **changes):
+        config = tiny_config()
+        tree = config.as_dict()
+        for section, values in changes.items():
+            tree[section] |= values
+        model = build_model(config)
+        metadata = {"config": json.dumps(tree)} | (metadata or {})
+        save_weights(tmp_path / "w.safetensors", model, config, metadata)
+        return tmp_path / "w.safetensors"
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": {"D": 5000}}, "has more than .* modules and tensors"),
+        ({"model": {"dim": 10**6}}, "but the model needs"),
+        ({"model": {"dim": 10**9}}, "cannot be built .*overflow"),
+        ({"model": {"dim": 10**30}}, "cannot be built"),
+        ({"model": {"mid_factor": 10**6}}, "has more than .* modules and tensors"),
+        ({"model": {"name": "ista_net", "stages": 10**6}}, "not those that its config describes"),
+        ({"sampling": {"block_size": 10**6}}, r"Φ has shape \(103, 1024\), but .* size 1000000"),
+        ({"sampling": {"block_size": 10**200}}, "not those that its config describes"),
+        (
+            {"sampling": {"ratio": 1.0}},
+            r"Φ has shape \(103, 1024\), but ratio 1.0, rounding 'ceil'",
+        ),
+        ({"sampling": {"rounding": "floor"}}, r"'floor' and block size 32 make \(102, 1024\)"),
+        ({"sampling": {"ratio": [0.1, 0.5]}}, r"make \(512, 1024\)"),
+        ({"sampling": {"rounding": "table33"}}, "'table33' holds block size 33"),
+        ({"sampling": {"ratio": 10**400}}, "the config in .* cannot be used: sampling.ratio"),
+        ({"model": {"name": "resnet"}}, "unknown model 'resnet'"),
+    ],
+)
+@pytest.mark.parametrize("use", [lgmnet.load, describe])
+def test_a_file_that_declares_another_network_is_refused_at_once(use, changes, message, declare):
+    path = declare(**changes)
+    start = time.process_time()
+    with pytest.raises(CheckpointError, match=message):
+        use(path)
+    assert time.process_time() - start < 2  # D = 5000 takes a minute and 9 GB to build
+
+
+@pytest.mark.parametrize("name", MODELS.names())
+def test_the_shadow_of_a_model_has_its_tensors(name, tmp_path):
+    config = config_from_dict({**tiny_config().as_dict(), "model": {"name": name, **SMALL[name]}})
+    model = build_model(config)
+    save_weights(tmp_path / "w.safetensors", model, config)
+    shadow = checkpoint.Weights(tmp_path / "w.safetensors").shadow()
+    shapes = {key: value.shape for key, value in model.state_dict().items()}
+    assert {key: value.shape for key, value in shadow.state_dict().items()} == shapes
+    assert all(value.is_meta for value in shadow.state_dict().values())
+
+
+@pytest.mark.parametrize("config", ["", "[]", "{", "[" * 10**5, '{"model": 1}', '{"model": {}}'])
+def test_a_config_that_cannot_be_read_is_explained(config, declare):
+    with pytest.raises(CheckpointError, match=r"the config in .*w\.safetensors cannot be used"):
+        lgmnet.load(declare({"config": config}))
+
+
+@pytest.mark.parametrize("key", ["step", "minutes", "training_images"])
+@pytest.mark.parametrize("value", ["many", "", "nan", "inf", "-1"])
+def test_metadata_that_are_no_numbers_are_named(key, value, declare):
+    with pytest.raises(CheckpointError, match=f"says that {key} is '{value}', expected a number"):
+        describe(declare({key: value}))
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"ratio": "a", "datasets": {}}'])
+def test_scores_that_cannot_be_read_are_named(content, declare):
+    path = declare()
+    path.with_name("metrics.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"metrics\.json is no metrics\.json of test\.py"):
+        describe(path)
+
+
+@pytest.mark.shared
+def test_a_small_file_that_declares_thousands_of_stages_is_refused(reference):
+    file = reference.parent / "cases" / "weights_declares_D_5000.safetensors"
+    with pytest.raises(CheckpointError, match="its config describes"):
+        lgmnet.load(file)
 
 
 def test_a_foreign_safetensors_file_is_refused(tmp_path):

@@ -6,6 +6,7 @@ on, its metrics and the hash of Φ: nothing else is needed to use it.
 
 import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -17,10 +18,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lgmnet.config import Config, config_from_dict
+from lgmnet.config import Config, ConfigError, config_from_dict
 from lgmnet.engine import hub
-from lgmnet.engine.building import build_model
-from lgmnet.engine.ratios import at_ratio
+from lgmnet.engine.building import build_model, shadow_model
+from lgmnet.engine.ratios import at_ratio, measurements
 from lgmnet.engine.runtime import checkpoint_roots
 from lgmnet.engine.untrained import Untrained
 from lgmnet.models import SensingModel
@@ -33,6 +34,8 @@ SUMS = "SHA256SUMS"
 BACKBONE = "backbone"
 # In a folder of weights, the first of these that exists is loaded.
 WEIGHT_FILES = ("model.safetensors", "best.safetensors", "ema.safetensors", "last.safetensors")
+# More modules and tensors than this for each tensor of its file, no network has; most have three.
+PARTS_PER_TENSOR = 10
 
 
 class CheckpointError(ValueError):
@@ -45,7 +48,7 @@ class Weights:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.metadata = read_metadata(path)
-        self.config: Config = config_from_dict(json.loads(self.metadata["config"]))
+        self.config: Config = read_config(self.metadata, path)
         # The folder's name for the usual file names, else the file's.
         folder = path.absolute().parent
         self.name = folder.name if path.name in WEIGHT_FILES else path.stem
@@ -59,10 +62,34 @@ class Weights:
             ratio: of the measurement, for a network that serves a range; the largest by default.
         """
         verify(self.path)
+        self.shadow()  # refused before memory is taken
         state = read_tensors(self.path)
-        model = build_model(self.config, state.get("operator.matrix"))
+        model = build_model(self.config, state["operator.matrix"])
         load_state(model, state, str(self.path))
         return at_ratio(model.eval(), self.config.sampling, ratio)
+
+    def shadow(self) -> SensingModel:
+        """The model without values, on the meta device, where the file is what its config says.
+
+        Raises:
+            CheckpointError: it is not.
+        """
+        return check_shapes(self.config, read_shapes(self.path), self.path)
+
+    def number(self, key: str) -> float:
+        """A number of the metadata, such as ``step``; 0 where there is none.
+
+        Raises:
+            CheckpointError: it is no number, or negative.
+        """
+        text = self.metadata.get(key, "0")
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not 0 <= value < math.inf:
+            raise CheckpointError(f"{self.path} says that {key} is '{text}', expected a number")
+        return value
 
 
 def load(name: str | Path, ratio: float | None = None) -> SensingModel:
@@ -190,12 +217,54 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return {key: tensor.float() for key, tensor in tensors.items()}
 
 
+def read_shapes(path: Path) -> dict[str, Tensor]:
+    """The tensors of a weights file without their values, on the meta device."""
+    try:
+        with safe_open(path, "pt") as file:
+            shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(_damaged(path, error)) from None
+    return {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+
+
+def check_shapes(config: Config, shapes: Mapping[str, Tensor], path: Path) -> SensingModel:
+    """The model of a config without values, if a file with these tensors holds it.
+
+    Neither takes the memory nor the time that a config may ask for.
+
+    Raises:
+        CheckpointError: Φ is not that of the ratio, or names or shapes differ.
+    """
+    sampling = config.sampling
+    phi = tuple(shapes.get("operator.matrix", torch.empty(0)).shape)
+    try:
+        expected = measurements(sampling), sampling.block_size**2
+        if phi != expected:
+            raise ConfigError(
+                f"Φ has shape {phi}, but ratio {sampling.ratio}, rounding "
+                f"'{sampling.rounding}' and block size {sampling.block_size} make {expected}"
+            )
+        model = shadow_model(config, expected, PARTS_PER_TENSOR * (len(shapes) + 10))
+    except ConfigError as error:
+        raise CheckpointError(
+            f"the {len(shapes)} tensors of {path} are not those that its config describes: {error}"
+        ) from None
+    check_tensors(model, shapes, str(path))
+    return model
+
+
 def load_state(model: SensingModel, state: Mapping[str, Tensor], source: str) -> None:
     """Load tensors that fit exactly, or say which does not.
 
     Raises:
         CheckpointError: names or shapes differ.
     """
+    check_tensors(model, state, source)
+    model.load_state_dict(dict(state))
+
+
+def check_tensors(model: SensingModel, state: Mapping[str, Tensor], source: str) -> None:
+    """Raise CheckpointError unless names and shapes are those of the model."""
     own = model.state_dict()
     for key, tensor in own.items():
         if key not in state:
@@ -212,7 +281,6 @@ def load_state(model: SensingModel, state: Mapping[str, Tensor], source: str) ->
             f"{source} holds {len(extra)} tensors that the model does not have, such as "
             f"{extra[0]}; the weights belong to another network"
         )
-    model.load_state_dict(dict(state))
 
 
 def adopt_weights(model: SensingModel, name: str | Path, phi: bool = True) -> None:
@@ -373,6 +441,21 @@ def read_metadata(path: Path, expected: str = FORMAT) -> dict[str, str]:
             "beside their backbone"
         )
     return metadata
+
+
+def read_config(metadata: Mapping[str, str], path: Path) -> Config:
+    """The config in the metadata of a file.
+
+    Raises:
+        CheckpointError: it is none.
+    """
+    try:
+        tree = json.loads(metadata["config"])
+        if not isinstance(tree, dict):
+            raise ConfigError(f"{tree!r} holds no keys and values")
+        return config_from_dict(tree)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"the config in {path} cannot be used: {error}") from None
 
 
 def _damaged(path: Path, error: Exception) -> str:

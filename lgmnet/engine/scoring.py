@@ -14,15 +14,11 @@ from lgmnet.engine.adapters import Adapted
 from lgmnet.engine.checkpoint import Weights
 from lgmnet.engine.evaluation import Result, Rules, evaluate_image
 from lgmnet.engine.log import provenance
-from lgmnet.engine.runtime import Runtime, out_of_memory, release_memory
+from lgmnet.engine.runtime import OUT_OF_MEMORY, Runtime, out_of_memory, release_memory
 from lgmnet.engine.untrained import Untrained
 from lgmnet.metrics import find_protocol, mean_psnr, summarise
 from lgmnet.models import SensingModel
 from lgmnet.unfolding.low_rank import module_fingerprint
-
-OUT_OF_MEMORY = (
-    "out of memory; work in strips (--max-memory 2GiB), or need less (--fast --precision bf16)"
-)
 
 
 class Failure(NamedTuple):
