@@ -15,17 +15,19 @@ from lgmnet.engine.checkpoint import (
     CheckpointError,
     Weights,
     adopt_matrix,
-    check_shapes,
     find_weights,
+    save_weights,
+    write_atomically,
+)
+from lgmnet.engine.ratios import at_ratio
+from lgmnet.engine.tensor_files import (
+    check_shapes,
     load_state,
     read_config,
     read_metadata,
     read_shapes,
     read_tensors,
-    save_weights,
-    write_atomically,
 )
-from lgmnet.engine.ratios import at_ratio
 from lgmnet.engine.untrained import Untrained
 from lgmnet.models import LoRun, SensingModel
 from lgmnet.unfolding.checks import require_choice

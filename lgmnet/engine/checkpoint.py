@@ -14,32 +14,36 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lgmnet.config import Config, ConfigError, config_from_dict
+from lgmnet.config import Config, config_from_dict
 from lgmnet.engine import hub
-from lgmnet.engine.building import build_model, shadow_model
-from lgmnet.engine.ratios import at_ratio, measurements
+from lgmnet.engine.building import build_model
+from lgmnet.engine.ratios import at_ratio
 from lgmnet.engine.runtime import checkpoint_roots
+from lgmnet.engine.tensor_files import (
+    FORMAT,
+    check_shapes,
+    damaged,
+    read_config,
+    read_metadata,
+    read_shapes,
+    read_tensors,
+)
+from lgmnet.engine.tensor_files import CheckpointError as CheckpointError
+from lgmnet.engine.tensor_files import load_state as load_state
 from lgmnet.engine.untrained import Untrained
 from lgmnet.models import SensingModel
 from lgmnet.operators.matrices import fingerprint
 
-FORMAT = "lgmnet/1"
 # Beside the folders of shipped weights: their hashes, as sha256sum writes them.
 SUMS = "SHA256SUMS"
 # The folder of the first phase of a LoRun.
 BACKBONE = "backbone"
 # In a folder of weights, the first of these that exists is loaded.
 WEIGHT_FILES = ("model.safetensors", "best.safetensors", "ema.safetensors", "last.safetensors")
-# More modules and tensors than this for each tensor of its file, no network has; most have three.
-PARTS_PER_TENSOR = 10
-
-
-class CheckpointError(ValueError):
-    """A weights or state file that cannot be used; the message says why and what to do."""
 
 
 class Weights:
@@ -207,82 +211,6 @@ def verify(path: Path) -> None:
         )
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a weights file, in float32."""
-    try:
-        with safe_open(path, "pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(_damaged(path, error)) from None
-    return {key: tensor.float() for key, tensor in tensors.items()}
-
-
-def read_shapes(path: Path) -> dict[str, Tensor]:
-    """The tensors of a weights file without their values, on the meta device."""
-    try:
-        with safe_open(path, "pt") as file:
-            shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(_damaged(path, error)) from None
-    return {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
-
-
-def check_shapes(config: Config, shapes: Mapping[str, Tensor], path: Path) -> SensingModel:
-    """The model of a config without values, if a file with these tensors holds it.
-
-    Neither takes the memory nor the time that a config may ask for.
-
-    Raises:
-        CheckpointError: Φ is not that of the ratio, or names or shapes differ.
-    """
-    sampling = config.sampling
-    phi = tuple(shapes.get("operator.matrix", torch.empty(0)).shape)
-    try:
-        expected = measurements(sampling), sampling.block_size**2
-        if phi != expected:
-            raise ConfigError(
-                f"Φ has shape {phi}, but ratio {sampling.ratio}, rounding "
-                f"'{sampling.rounding}' and block size {sampling.block_size} make {expected}"
-            )
-        model = shadow_model(config, expected, PARTS_PER_TENSOR * (len(shapes) + 10))
-    except ConfigError as error:
-        raise CheckpointError(
-            f"the {len(shapes)} tensors of {path} are not those that its config describes: {error}"
-        ) from None
-    check_tensors(model, shapes, str(path))
-    return model
-
-
-def load_state(model: SensingModel, state: Mapping[str, Tensor], source: str) -> None:
-    """Load tensors that fit exactly, or say which does not.
-
-    Raises:
-        CheckpointError: names or shapes differ.
-    """
-    check_tensors(model, state, source)
-    model.load_state_dict(dict(state))
-
-
-def check_tensors(model: SensingModel, state: Mapping[str, Tensor], source: str) -> None:
-    """Raise CheckpointError unless names and shapes are those of the model."""
-    own = model.state_dict()
-    for key, tensor in own.items():
-        if key not in state:
-            raise CheckpointError(f"{source} has no tensor {key} {tuple(tensor.shape)}")
-        if state[key].shape != tensor.shape:
-            raise CheckpointError(
-                f"{key} in {source} has shape {tuple(state[key].shape)}, but the model needs "
-                f"{tuple(tensor.shape)}; the weights belong to another network, ratio or block "
-                "size"
-            )
-    extra = sorted(set(state) - set(own))
-    if extra:
-        raise CheckpointError(
-            f"{source} holds {len(extra)} tensors that the model does not have, such as "
-            f"{extra[0]}; the weights belong to another network"
-        )
-
-
 def adopt_weights(model: SensingModel, name: str | Path, phi: bool = True) -> None:
     """Start a new model like trained weights, perhaps of another ratio.
 
@@ -326,7 +254,7 @@ def load_training_state(path: Path, config: Config) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for a damaged file
-        raise CheckpointError(_damaged(path, error)) from None
+        raise CheckpointError(damaged(path, error)) from None
     if not isinstance(state, dict) or not {"config", "model", "step"} <= state.keys():
         raise CheckpointError(f"{path} is no training state of lgmnet; name a run folder")
     saved = config_from_dict(json.loads(state["config"]))
@@ -418,45 +346,3 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-
-
-def read_metadata(path: Path, expected: str = FORMAT) -> dict[str, str]:
-    """What a file says of itself.
-
-    Raises:
-        CheckpointError: it is not there, damaged, or not of the expected format.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"there is no file {path}")
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(_damaged(path, error)) from None
-    found = metadata.get("format")
-    if found != expected or "config" not in metadata:
-        raise CheckpointError(
-            f"{path} is no weights file of lgmnet (format {found}, expected {expected}); import "
-            "published weights with scripts/import_weights.py, and name adapters with --adapters "
-            "beside their backbone"
-        )
-    return metadata
-
-
-def read_config(metadata: Mapping[str, str], path: Path) -> Config:
-    """The config in the metadata of a file.
-
-    Raises:
-        CheckpointError: it is none.
-    """
-    try:
-        tree = json.loads(metadata["config"])
-        if not isinstance(tree, dict):
-            raise ConfigError(f"{tree!r} holds no keys and values")
-        return config_from_dict(tree)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"the config in {path} cannot be used: {error}") from None
-
-
-def _damaged(path: Path, error: Exception) -> str:
-    return f"{path} is damaged or cut short ({type(error).__name__}: {str(error)[:200]})"
