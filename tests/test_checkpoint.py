@@ -4,6 +4,7 @@ import time
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import lgmnet
 from lgmnet.config import config_from_dict
@@ -146,6 +147,17 @@ def test_a_config_that_cannot_be_read_is_explained(config, declare):
         lgmnet.load(declare({"config": config}))
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int8, torch.complex64])
+def test_tensors_of_another_type_are_refused(dtype, declare):
+    path = declare()
+    metadata = checkpoint.read_metadata(path)
+    state = checkpoint.read_tensors(path)
+    state["network.lift.bias"] = state["network.lift.bias"].to(dtype)
+    save_file(state, path, metadata)
+    with pytest.raises(CheckpointError, match=rf"network.lift.bias in .* is of {dtype}"):
+        lgmnet.load(path)
+
+
 @pytest.mark.parametrize("key", ["step", "minutes", "training_images"])
 @pytest.mark.parametrize("value", ["many", "", "nan", "inf", "-1"])
 def test_metadata_that_are_no_numbers_are_named(key, value, declare):
@@ -169,8 +181,6 @@ def test_a_small_file_that_declares_thousands_of_stages_is_refused(reference):
 
 
 def test_a_foreign_safetensors_file_is_refused(tmp_path):
-    from safetensors.torch import save_file
-
     save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match="no weights file of lgmnet"):
         lgmnet.load(tmp_path)

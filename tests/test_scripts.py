@@ -136,13 +136,21 @@ def test_reconstructions_are_not_saved_over_test_images(
     assert not (tmp_path / "metrics.json").exists()
 
 
-def test_weights_without_memory_for_them_get_advice(weights, photo, monkeypatch, capsys):
+def test_without_memory_for_the_weights_there_is_advice(
+    weights, photo, tmp_path, monkeypatch, capsys
+):
     def full(*arguments):
         raise MemoryError
 
+    y = tmp_path / "y.safetensors"
+    measure = [photo, "--weights", weights, "--output", y]
+    assert run_main("scripts/measure.py", measure, monkeypatch) == 0
     monkeypatch.setattr(Weights, "load", full)
-    assert run_main("test.py", [weights, "--data", photo, "--output", weights], monkeypatch) == 1
-    assert "--fast --precision bf16" in capsys.readouterr().err
+    test = ["test.py", weights, "--data", photo, "--output", tmp_path]
+    rebuild = ["scripts/reconstruct.py", y, "--weights", weights, "--output", tmp_path / "x.png"]
+    for script, *arguments in (test, rebuild):
+        assert run_main(script, arguments, monkeypatch) == 1
+        assert "--fast --precision bf16" in capsys.readouterr().err
 
 
 def run_main(script, arguments, monkeypatch):

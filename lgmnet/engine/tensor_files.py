@@ -69,12 +69,19 @@ def damaged(path: Path, error: Exception) -> str:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a weights file, in float32."""
+    """All tensors of a weights file, in float32.
+
+    Raises:
+        CheckpointError: damaged, or a tensor of another type than real numbers.
+    """
     try:
         with safe_open(path, "pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise CheckpointError(damaged(path, error)) from None
+    for key, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise CheckpointError(f"{key} in {path} is of {tensor.dtype}, expected a real type")
     return {key: tensor.float() for key, tensor in tensors.items()}
 
 
