@@ -1,17 +1,20 @@
 """Score weights on test sets: PSNR and SSIM per image, beside the published values.
 
-Writes metrics.json, metrics.csv and, on request, the reconstructions.
+Writes metrics.json, metrics.csv and, on request, the reconstructions. Scores that are there stay:
+test sets are added to those of the same weights and rules, others go to metrics.<protocol>.json.
+Exit code 1 if an image could not be scored; the others are.
 """
 
 import argparse
 import dataclasses
+import itertools
 import sys
 from pathlib import Path
 
 from lgmnet import report
 from lgmnet.config import EvaluationConfig
 from lgmnet.data.datasets import TestSet, open_test_sets
-from lgmnet.data.images import printable, to_uint8, write_image
+from lgmnet.data.images import ImageError, printable, to_uint8, write_image
 from lgmnet.engine import fast, runtime
 from lgmnet.engine.adapters import Adapted
 from lgmnet.engine.checkpoint import Weights, find_weights
@@ -25,6 +28,7 @@ EXAMPLES = """examples:
   python test.py
   python test.py checkpoints/lgm_net_tiny_r0.10 --data Set11 BSD68 --save-images
   python test.py runs/quickstart_r0.10 --data path/to/folder --output results/mine
+  python test.py runs/quickstart_r0.10 --data Set11 --protocol paper rounded gaussian
   python test.py runs/lgm_net_tiny_all_ratios_r0.01-0.50 --ratio 0.05 0.1 --data Set11
   python test.py runs/lorun_unet_r0.10/backbone --adapters runs/other/adapters.safetensors
   python test.py configs/fista.yaml sampling.ratio=0.25 --data Set11
@@ -35,45 +39,91 @@ EXAMPLES = """examples:
 def main() -> int:
     arguments = parse()
     try:
-        weights: Weights | Untrained | Adapted
-        weights = find_weights(arguments.weights, arguments.overrides)
-        if arguments.adapters:
-            weights = Adapted(weights, arguments.adapters, arguments.merge or "on_the_fly")
-        elif arguments.merge:
-            raise ValueError(f"--merge {arguments.merge} is about --adapters, which are not given")
-        # What is not asked for is as the weights' own config says.
-        asked = {k: getattr(arguments, k) for k in ("protocol", "color", "padding")}
-        asked = {k: v for k, v in asked.items() if v is not None}
-        settings = dataclasses.replace(weights.config.evaluation, **asked)
-        find_protocol(settings.protocol)
-        sets = open_test_sets(arguments.data, runtime.data_roots())
-        output = arguments.output or Path("results") / weights.name
-        with runtime.start(arguments.device) as here:
-            for ratio in arguments.ratio or weights.config.sampling.scored_ratios:
-                folder = results_folder(output, weights.config.sampling, ratio)
-                score(weights, ratio, sets, settings, here, folder, arguments)
+        return score_weights(arguments)
     except (ValueError, OSError) as error:
         print(f"test.py: {error}", file=sys.stderr)
-        return 1
-    return 0
+    except (RuntimeError, MemoryError) as error:
+        if not runtime.out_of_memory(error):
+            raise
+        print(f"test.py: {runtime.OUT_OF_MEMORY}", file=sys.stderr)
+    return 1
+
+
+def score_weights(arguments: argparse.Namespace) -> int:
+    """All that was asked for; the exit code is 1 if an image could not be scored."""
+    weights: Weights | Untrained | Adapted
+    weights = find_weights(arguments.weights, arguments.overrides)
+    if arguments.adapters:
+        weights = Adapted(weights, arguments.adapters, arguments.merge or "on_the_fly")
+    elif arguments.merge:
+        raise ValueError(f"--merge {arguments.merge} is about --adapters, which are not given")
+    # What is not asked for is as the weights' own config says.
+    asked = {k: getattr(arguments, k) for k in ("color", "padding")}
+    asked = {k: v for k, v in asked.items() if v is not None}
+    own = dataclasses.replace(weights.config.evaluation, **asked)
+    protocols = dict.fromkeys(arguments.protocol or [own.protocol])
+    settings = [dataclasses.replace(own, protocol=name) for name in protocols]
+    for name in protocols:
+        find_protocol(name)
+    sets = open_test_sets(arguments.data, runtime.data_roots())
+    output = arguments.output or Path("results") / weights.name
+    sampling = weights.config.sampling
+    ratios = arguments.ratio or sampling.scored_ratios
+    folders = {ratio: results_folder(output, sampling, ratio) for ratio in ratios}
+    if arguments.save_images:
+        check_saved(sets, list(folders.values()))
+    with runtime.start(arguments.device) as here:
+        failures = [
+            score(weights, ratio, sets, settings, here, folder, arguments)
+            for ratio, folder in folders.items()
+        ]
+    return 1 if any(failures) else 0
+
+
+def saved_path(folder: Path, dataset: str, image: str) -> Path:
+    """Where a reconstruction is saved."""
+    return folder / dataset / f"{image}.png"
+
+
+def check_saved(sets: list[TestSet], folders: list[Path]) -> None:
+    """Raise ImageError if a reconstruction would be written over a test image."""
+    inputs = {file_identity(path) for images in sets for path in images.paths}
+    for folder, images in itertools.product(folders, sets):
+        for path in images.paths:
+            target = saved_path(folder, images.name, path.stem)
+            if target.exists() and file_identity(target) in inputs:
+                raise ImageError(
+                    f"--save-images would write over the test image {target}; choose another "
+                    "--output"
+                )
+
+
+def file_identity(path: Path) -> tuple[int, int]:
+    """The same for every name of a file: links, other cases, relative paths."""
+    found = path.stat()
+    return found.st_dev, found.st_ino
 
 
 def score(
     weights: Weights | Untrained | Adapted,
     ratio: float,
     sets: list[TestSet],
-    settings: EvaluationConfig,
+    settings: list[EvaluationConfig],
     here: Runtime,
     folder: Path,
     arguments: argparse.Namespace,
-) -> None:
-    """Score at one ratio, print the table, and write the results into ``folder``."""
+) -> int:
+    """Score at one ratio, print the tables, and write the results into ``folder``.
+
+    Returns:
+        How many images could not be scored.
+    """
 
     def save(dataset: str, result: Result) -> None:
-        write_image(folder / dataset / f"{result.name}.png", to_uint8(result.pixels / 255))
+        write_image(saved_path(folder, dataset, result.name), to_uint8(result.pixels / 255))
 
     folder.mkdir(parents=True, exist_ok=True)  # said before the work, not after it
-    results = score_sets(
+    scored = score_sets(
         weights,
         sets,
         settings,
@@ -86,12 +136,22 @@ def score(
             model, arguments.fast, arguments.precision, arguments.max_memory
         ),
     )
+    failed = {
+        f"{name}/{image}": reason
+        for name, data in scored[0]["datasets"].items()
+        for image, reason in data.get("failed", {}).items()
+    }
     if not here.is_main:
-        return
-    print(f"{weights.name} at {100 * ratio:g} %")
-    print(report.comparison(results))
-    report.write_results(folder, {**results, "precision": arguments.precision})
-    print(f"written to {printable(folder / 'metrics.json')}")
+        return len(failed)
+    for results in scored:
+        several = f", protocol {results['protocol']}" if len(scored) > 1 else ""
+        print(f"{weights.name} at {100 * ratio:g} %{several}")
+        print(report.comparison(results))
+        path = report.add_results(folder, {**results, "precision": arguments.precision})
+        print(f"written to {printable(path)}")
+    for image, reason in failed.items():
+        print(f"test.py: {image} is not scored: {reason}", file=sys.stderr)
+    return len(failed)
 
 
 def parse() -> argparse.Namespace:
@@ -123,7 +183,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, help="folder (default: results/<weights>)")
     parser.add_argument("--save-images", action="store_true", help="save reconstructions as PNG")
     parser.add_argument(
-        "--protocol", help=f"one of {', '.join(PROTOCOLS)} (default: what the weights name)"
+        "--protocol",
+        nargs="+",
+        help=f"some of {', '.join(PROTOCOLS)} (default: what the weights name)",
     )
     parser.add_argument("--color", help="luma, or rgb: each channel by itself")
     parser.add_argument("--padding", help="zeros (as published) or replicate")

@@ -118,7 +118,7 @@ def score_run(config: Config, folder: Path, here: Runtime) -> None:
         assert isinstance(weights, Weights)
         print(f"{weights.path}:")
         for ratio in config.sampling.scored_ratios:
-            results = score_sets(weights, sets, config.evaluation, here, ratio=ratio)
+            [results] = score_sets(weights, sets, [config.evaluation], here, ratio=ratio)
             report.write_results(results_folder(folder, config.sampling, ratio), results)
             print(f"at {100 * ratio:g} %")
             print(report.comparison(results))

@@ -12,6 +12,9 @@ import yaml
 from lgmnet.project import find_file
 from lgmnet.registry import nearest
 
+# Values of a YAML file, its aliases written out; configs have a hundred.
+LARGEST_TREE = 100_000
+
 
 class ConfigError(ValueError):
     """A setting is wrong; the message says which, what was expected, and what to do."""
@@ -59,7 +62,7 @@ def _convert_scalar(value: Any, annotation: Any, key: str) -> Any:
         return str(value)
     try:
         number = float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ConfigError(message) from None
     if annotation is int:
         require(number.is_integer(), message)
@@ -94,13 +97,76 @@ def reject_unknown(tree: Mapping[str, Any], known: Mapping[str, Any], prefix: st
         )
 
 
+class StrictLoader(yaml.SafeLoader):
+    """YAML without the two things that are never meant.
+
+    PyYAML lets the last of two equal keys win in silence, and an alias of aliases of aliases
+    stands for more values than fit into memory.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._sizes: dict[yaml.Node, int] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        is_alias = self.check_event(yaml.AliasEvent)
+        node = super().compose_node(parent, index)
+        assert node is not None
+        if is_alias and node not in self._sizes:
+            raise yaml.YAMLError(f"{_line(node)} contains itself")
+        if not is_alias:
+            self._sizes[node] = 1 + sum(self._sizes[child] for child in _children(node))
+        if self._sizes[node] > LARGEST_TREE:
+            raise yaml.YAMLError(
+                f"{_line(node)} stands for more than {LARGEST_TREE:,} values; write them without "
+                "aliases (*name)"
+            )
+        return node
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        mapping = super().compose_mapping_node(anchor)
+        lines: dict[Any, str] = {}
+        for node, _ in mapping.value:
+            if isinstance(node, yaml.ScalarNode):
+                merges = node.tag == "tag:yaml.org,2002:merge"  # <<: no value by itself
+                key = node.value if merges else self.construct_object(node)
+                if key in lines:
+                    raise yaml.YAMLError(
+                        f"{_line(node)} gives '{key}' a second time, after {lines[key]}; keep one"
+                    )
+                lines[key] = _line(node)
+        return mapping
+
+
+def _children(node: yaml.Node) -> list[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        return [part for pair in node.value for part in pair]
+    return node.value if isinstance(node, yaml.SequenceNode) else []
+
+
+def _line(node: yaml.Node) -> str:
+    return f"line {node.start_mark.line + 1}"
+
+
+def parse_yaml(text: str) -> Any:
+    """What a YAML text says.
+
+    Raises:
+        ValueError: it is not valid, gives a key twice, or stands for too many values.
+    """
+    try:
+        return yaml.load(text, StrictLoader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(str(error)) from None
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The keys and values of a YAML file, see `find_file`, or a ConfigError."""
     path = find_file(path)
     require(path.is_file(), f"there is no config file {path}; see configs/")
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        tree = parse_yaml(path.read_text(encoding="utf-8")) or {}
+    except ValueError as error:  # also of text that is not UTF-8, and of dates that are none
         raise ConfigError(f"{path} is no valid YAML: {error}") from None
     require(isinstance(tree, dict), f"{path} holds no keys and values")
     return tree
@@ -142,8 +208,8 @@ def override_tree(overrides: Sequence[str]) -> dict[str, Any]:
             f"'{text}' is no override; write section.key=value, such as sampling.ratio=0.25",
         )
         try:
-            tree.setdefault(section, {})[name] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
+            tree.setdefault(section, {})[name] = parse_yaml(value)
+        except ValueError as error:
             raise ConfigError(f"cannot read the value of '{text}': {error}") from None
     return tree
 

@@ -29,7 +29,8 @@ class Protocol:
     limited_range: bool = False
     """Score on 16..235 (MATLAB, BasicSR) instead of 0..255: 1.32 dB more for the same image."""
     pooled: bool = False
-    """PSNR of the error pooled over the set, instead of the mean of the images' PSNR."""
+    """PSNR of the squared error of all pixels of the set, instead of the mean of the images' PSNR:
+    what torchmetrics' PeakSignalNoiseRatio accumulates. A large image counts for more."""
     gaussian_ssim: bool = False
     """11 x 11 Gaussian window of σ = 1.5 (Wang et al. 2004) instead of 7 x 7 uniform."""
     always_pad: bool = False
@@ -53,11 +54,26 @@ PROTOCOLS = {
 
 
 class Score(NamedTuple):
-    """Quality of one image: ``psnr`` in dB, ``ssim``, and the mean squared error (0..255)."""
+    """Quality of one image, or of a set; see `score` and `summarise`."""
 
     psnr: float
+    """In dB; infinite for identical images."""
     ssim: float
+    """NaN for an image smaller than the window."""
     mse: float
+    """Mean squared error, 0..255."""
+    pixels: int = 1
+    """How many values ``mse`` is the mean of; none are left of an image inside a border."""
+
+    @property
+    def has_psnr(self) -> bool:
+        """Whether there is a PSNR for the mean of a set."""
+        return self.pixels > 0 and self.psnr != math.inf
+
+    @property
+    def has_ssim(self) -> bool:
+        """Likewise. The NaN of a reconstruction that is not finite is no missing value."""
+        return not math.isnan(self.ssim) or (self.pixels > 0 and not math.isfinite(self.mse))
 
 
 def find_protocol(name: str) -> Protocol:
@@ -112,12 +128,33 @@ def score(image: np.ndarray, target: np.ndarray, protocol: Protocol = PROTOCOLS[
     if protocol.border:
         inside = slice(protocol.border, -protocol.border)
         image, target = image[inside, inside], target[inside, inside]
-    mse = float(np.mean((image - target) ** 2))
-    return Score(psnr(mse), ssim(image, target, protocol.gaussian_ssim), mse)
+    mse = float(np.mean((image - target) ** 2)) if image.size else math.nan
+    return Score(psnr(mse), ssim(image, target, protocol.gaussian_ssim), mse, image.size)
 
 
 def summarise(scores: Sequence[Score], protocol: Protocol = PROTOCOLS["paper"]) -> Score:
-    """Score of a set: the mean of the images' scores, or the PSNR of the pooled error."""
-    mse = float(np.mean([s.mse for s in scores]))
-    mean = psnr(mse) if protocol.pooled else float(np.mean([s.psnr for s in scores]))
-    return Score(mean, float(np.mean([s.ssim for s in scores])), mse)
+    """Score of a set: the mean of the images' scores, or the PSNR of the pooled error.
+
+    A mean is over the images that have a value: an identical image has no finite PSNR, one smaller
+    than the window no SSIM. A reconstruction that is not finite is no missing value: it makes the
+    score of the set NaN.
+    """
+    scores = [s for s in scores if s.pixels]
+    weights = [s.pixels if protocol.pooled else 1 for s in scores]
+    mse = float(np.average([s.mse for s in scores], weights=weights)) if scores else math.nan
+    return Score(
+        psnr(mse) if protocol.pooled else mean_psnr([s.psnr for s in scores]),
+        _mean([s.ssim for s in scores if s.has_ssim]),
+        mse,
+        sum(s.pixels for s in scores),
+    )
+
+
+def mean_psnr(values: Sequence[float]) -> float:
+    """The mean of those that are not infinite; infinite where all are, NaN of none."""
+    finite = [value for value in values if value != math.inf]
+    return _mean(finite) if finite or not values else math.inf
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else math.nan

@@ -7,6 +7,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from importlib import resources
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,9 @@ import yaml
 
 # Heads of the columns that test.py --consistency adds.
 CONSISTENCY = {"residual": "‖Φx̂−y‖/‖y‖", "psnr_on_y": "PSNR on Φx=y"}
+# What results must agree in to stand in one file.
+SAME = ("network", "options", "ratio", "weights_sha256", "phi_sha256", "protocol", "color",
+        "padding", "noise_std", "precision")  # fmt: skip
 # Digits that scores are printed with.
 DIGITS = {"psnr": 2, "ssim": 4, "residual": 4, "psnr_on_y": 2}
 
@@ -77,26 +81,44 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def comparison(results: Mapping[str, Any]) -> str:
     """Markdown of a ``metrics.json``: measured, published, difference, one row per test set."""
-    rows, sources = [], set()
-    first = next(iter(results["datasets"].values()))
-    extra = [key for key in CONSISTENCY if key in first]
+    results = finite(results)
+    rows, notes = [], set()
+    extra = [key for key in CONSISTENCY if any(key in d for d in results["datasets"].values())]
     for name, data in results["datasets"].items():
         known = comparable(results, name)
-        seconds = [image["seconds"] for image in data["images"].values()]
-        row = [name, str(len(data["images"])), number(data["psnr"], 2), number(data["ssim"], 4)]
+        row = [name, _scored(data), number(data["psnr"], 2), number(data["ssim"], 4)]
         if known and data["psnr"] is not None:
             row += [number(known.psnr, 2), f"{data['psnr'] - known.psnr:+.2f}"]
-            sources.add(f"published: {known.method}, trained on {known.training} ({known.source})")
+            notes.add(f"published: {known.method}, trained on {known.training} ({known.source})")
             if results.get("options"):
                 chosen = ", ".join(f"{k} = {v}" for k, v in results["options"].items())
-                sources.add(f"this network differs from the published one: {chosen}")
+                notes.add(f"this network differs from the published one: {chosen}")
         else:
             row += ["-", "-"]
-        row.append(f"{sum(seconds) / len(seconds):.2f}")
-        rows.append(row + [number(data[key], DIGITS[key]) for key in extra])
+        seconds = [image["seconds"] for image in data["images"].values()]
+        row.append(number(sum(seconds) / len(seconds) if seconds else None, 2))
+        rows.append(row + [number(data.get(key), DIGITS[key]) for key in extra])
+        notes |= {f"{name}: the mean {note}" for note in _counts(data)}
     header = ["test set", "images", "PSNR", "SSIM", "published PSNR", "difference", "s/image"]
     header += [CONSISTENCY[key] for key in extra]
-    return "\n".join([markdown(header, rows), *sorted(sources)])
+    return "\n".join([markdown(header, rows), *sorted(notes)])
+
+
+def _scored(data: Mapping[str, Any]) -> str:
+    """``11``, or ``10 of 11`` where images could not be scored."""
+    count, failed = len(data["images"]), len(data.get("failed", {}))
+    return f"{count} of {count + failed}" if failed else str(count)
+
+
+def _counts(data: Mapping[str, Any]) -> list[str]:
+    """Which means are not over all scored images."""
+    count = len(data["images"])
+    counted = {key: data.get(f"{key}_images", count) for key in ("psnr", "ssim")}
+    return [
+        f"{key.upper()} is over {n} of {count} images; the others have none"
+        for key, n in counted.items()
+        if n < count
+    ]
 
 
 def experiment_table(experiment: Mapping[str, Any]) -> str:
@@ -160,21 +182,62 @@ def number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def write_results(folder: Path, results: Mapping[str, Any]) -> None:
+def write_results(folder: Path, results: Mapping[str, Any], name: str = "metrics") -> None:
     """Write ``metrics.json`` and ``metrics.csv`` (one row per image)."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(finite(results), indent=2, ensure_ascii=False, allow_nan=False)
     # Complete or not there: a half-written file would pass for a result.
-    unfinished = folder / ".metrics.json"
+    unfinished = folder / f".{name}.json"
     unfinished.write_text(text + "\n", encoding="utf-8")
-    unfinished.replace(folder / "metrics.json")
-    with (folder / "metrics.csv").open("w", newline="", encoding="utf-8") as file:
+    unfinished.replace(folder / f"{name}.json")
+    with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["dataset", "image", "psnr", "ssim", "seconds"])
         for dataset, data in results["datasets"].items():
             for image, values in data["images"].items():
                 row = [values["psnr"], values["ssim"], values["seconds"]]
                 writer.writerow([dataset, image, *row])
+
+
+def add_results(folder: Path, results: Mapping[str, Any]) -> Path:
+    """Write results beside those that are there, and lose none; returns the JSON file.
+
+    Test sets are added to ``metrics.json`` if it is of the same weights, Φ and rules (`SAME`), and
+    replaced there if they have the same images. Otherwise the file is ``metrics.<protocol>.json``,
+    or ``metrics.<protocol>.2.json`` and so on.
+    """
+    protocol = results["protocol"]
+    names = chain(["metrics", f"metrics.{protocol}"], (f"metrics.{protocol}.{k}" for k in count(2)))
+    name, before = next(
+        (name, before)
+        for name in names
+        if (before := _before(folder / f"{name}.json", results)) is not None
+    )
+    write_results(folder, {**results, "datasets": {**before, **results["datasets"]}}, name)
+    return folder / f"{name}.json"
+
+
+def _before(path: Path, results: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The test sets in a file that ``results`` may join; None where they may not."""
+    if not path.exists():
+        return {}
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+    if not isinstance(before, dict) or _rules(before) != _rules(results):
+        return None
+    both = before["datasets"].keys() & results["datasets"].keys()
+    same = all(_names(before["datasets"][n]) == _names(results["datasets"][n]) for n in both)
+    return before["datasets"] if same else None
+
+
+def _rules(results: Mapping[str, Any]) -> dict[str, Any]:
+    return {"precision": "fp32"} | {key: results[key] for key in SAME if key in results}
+
+
+def _names(data: Mapping[str, Any]) -> set[str]:
+    return data["images"].keys() | data.get("failed", {}).keys()
 
 
 def finite(value: Any) -> Any:

@@ -169,8 +169,8 @@ def perform(run: Run, folder: Path, experiment: dict[str, Any]) -> None:
     datasets: dict[str, Any] = {}
     for ratio in sampling.scored_ratios:
         with runtime.start() as here:
-            scores = score_sets(
-                weights, sets, weights.config.evaluation, here,
+            [scores] = score_sets(
+                weights, sets, [weights.config.evaluation], here,
                 consistency=True, ratio=ratio, prepare=prepare,
             )  # fmt: skip
         for name, values in scores["datasets"].items():

@@ -31,6 +31,10 @@ IMPORTERS = {
 }
 # Networks whose authors score by rules of their own.
 PROTOCOLS = {"amp_net_tip": "amp21"}
+# Data steps of the authors' two FISTA-Nets.
+STEPS = ("gradient", "preconditioned")
+# What translating raises where a tensor is missing or has another shape.
+UNFIT = (LookupError, RuntimeError, TypeError)
 IMPORTED_RATIOS = (0.01, 0.04, 0.1, 0.2, 0.25, 0.3, 0.4, 0.5)
 
 
@@ -45,9 +49,16 @@ def main() -> int:
     parser.add_argument("file", type=Path, help="the authors' .pkl")
     parser.add_argument("--matrix", type=Path, help="the authors' Φ, where it is a file apart")
     parser.add_argument("--init", type=Path, help="the authors' linear start, likewise")
+    parser.add_argument(
+        "--step",
+        choices=STEPS,
+        help="for fista_net: the data step of the code that trained them, which the tensors do "
+        "not tell; that of M5FISTANet is preconditioned",
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
     arguments = parser.parse_args()
     try:
+        check_step(arguments.network, arguments.step)
         matrix = load_matrix(arguments.matrix) if arguments.matrix else None
         start = load_matrix(arguments.init) if arguments.init else None
         found = import_weights(arguments.network, arguments.file, arguments.output, matrix, start)
@@ -56,6 +67,24 @@ def main() -> int:
         return 1
     print(found)
     return 0
+
+
+def check_step(network: str, step: str | None) -> None:
+    """Raise ValueError unless the data step of a FISTA-Net is named, and is the one here."""
+    if network != "fista_net":
+        if step is not None:
+            raise ValueError(f"--step is about fista_net; {network} has one data step")
+    elif step is None:
+        raise ValueError(
+            "the authors have FISTA-Nets with the same tensors and different data steps; say which "
+            "step trained these: --step gradient, v - μΦᵀ(Φv - y), or preconditioned (M5FISTANet)"
+        )
+    elif step == "preconditioned":
+        raise ValueError(
+            "weights of the preconditioned step (M5FISTANet) cannot be imported: that step solves "
+            "with the Laplacian of the disc of pixels of their tomograph, which the file does not "
+            "hold and blocks of an image do not have; only --step gradient can be used here"
+        )
 
 
 def import_weights(
@@ -69,11 +98,15 @@ def import_weights(
     tensors = load_foreign(file)
     try:
         options, matrix, state = IMPORTERS[network](tensors, matrix, start)
+        m, block_size = len(matrix), round(matrix.shape[1] ** 0.5)
     except OtherNetwork as error:
         found = looks_like(tensors)
         hint = f"; it looks like one of {' or '.join(found)}" if found else ""
         raise ValueError(f"{error}{hint}") from None
-    m, block_size = len(matrix), round(matrix.shape[1] ** 0.5)
+    except UNFIT as error:
+        raise ValueError(
+            f"{file} is no complete {network} file ({type(error).__name__}: {error})"
+        ) from None
     ratio, rounding = likely_ratio(m, block_size)
     fallback = "ista33" if block_size == 33 else "paper"
     config = Config(
@@ -104,8 +137,8 @@ def looks_like(tensors: Mapping[str, Tensor]) -> list[str]:
             translate(tensors, None, None)
         except OtherNetwork:
             continue
-        except ValueError:
-            pass  # theirs, but Φ or the start is not given
+        except (ValueError, *UNFIT):
+            pass  # theirs, but not complete, or Φ or the start is not given
         found.append(network)
     return found
 

@@ -10,6 +10,7 @@ from lgmnet.data.images import printable, to_uint8, write_image
 from lgmnet.engine.checkpoint import find_weights
 from lgmnet.engine.fast import prepare
 from lgmnet.engine.measurement import load_measurement, reconstruct_image
+from lgmnet.engine.runtime import OUT_OF_MEMORY, out_of_memory
 
 
 def main() -> int:
@@ -37,8 +38,12 @@ def main() -> int:
     except (ValueError, OSError) as error:
         print(f"reconstruct.py: {error}", file=sys.stderr)
         return 1
-    output = printable(arguments.output)
-    print(f"{image.shape[0]} x {image.shape[1]} pixels written to {output}")
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        print(f"reconstruct.py: {OUT_OF_MEMORY}", file=sys.stderr)
+        return 1
+    print(f"{image.shape[0]} x {image.shape[1]} pixels written to {printable(arguments.output)}")
     return 0
 
 

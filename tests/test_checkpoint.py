@@ -1,10 +1,13 @@
 import json
 import pickle
+import time
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import lgmnet
+from lgmnet.config import config_from_dict
 from lgmnet.engine import checkpoint
 from lgmnet.engine.building import build_model, initial_matrix
 from lgmnet.engine.checkpoint import (
@@ -14,8 +17,12 @@ from lgmnet.engine.checkpoint import (
     save_state,
     save_weights,
 )
+from lgmnet.engine.shipped import describe
+from lgmnet.models import MODELS
+from lgmnet.models.base import strip_prefix
 from lgmnet.operators import BlockSampling, matrices
 from tests.conftest import tiny_config
+from tests.test_models import SMALL
 
 
 @pytest.fixture
@@ -83,9 +90,105 @@ def test_a_truncated_file_is_refused(saved, keep):
         lgmnet.load(path)
 
 
-def test_a_foreign_safetensors_file_is_refused(tmp_path):
-    from safetensors.torch import save_file
+@pytest.fixture
+def declare(tmp_path):
+    """A weights file of a tiny network whose config is another."""
 
+    def write(metadata=None, **changes):
+        config = tiny_config()
+        tree = config.as_dict()
+        for section, values in changes.items():
+            tree[section] |= values
+        model = build_model(config)
+        metadata = {"config": json.dumps(tree)} | (metadata or {})
+        save_weights(tmp_path / "w.safetensors", model, config, metadata)
+        return tmp_path / "w.safetensors"
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": {"D": 5000}}, "has more than .* modules and tensors"),
+        ({"model": {"dim": 10**6}}, "but the model needs"),
+        ({"model": {"dim": 10**9}}, "cannot be built .*overflow"),
+        ({"model": {"dim": 10**30}}, "cannot be built"),
+        ({"model": {"mid_factor": 10**6}}, "has more than .* modules and tensors"),
+        ({"model": {"name": "ista_net", "stages": 10**6}}, "not those that its config describes"),
+        ({"sampling": {"block_size": 10**6}}, r"Φ has shape \(103, 1024\), but .* size 1000000"),
+        ({"sampling": {"block_size": 10**200}}, "not those that its config describes"),
+        (
+            {"sampling": {"ratio": 1.0}},
+            r"Φ has shape \(103, 1024\), but ratio 1.0, rounding 'ceil'",
+        ),
+        ({"sampling": {"rounding": "floor"}}, r"'floor' and block size 32 make \(102, 1024\)"),
+        ({"sampling": {"ratio": [0.1, 0.5]}}, r"make \(512, 1024\)"),
+        ({"sampling": {"rounding": "table33"}}, "'table33' holds block size 33"),
+        ({"sampling": {"ratio": 10**400}}, "the config in .* cannot be used: sampling.ratio"),
+        ({"model": {"name": "resnet"}}, "unknown model 'resnet'"),
+    ],
+)
+@pytest.mark.parametrize("use", [lgmnet.load, describe])
+def test_a_file_that_declares_another_network_is_refused_at_once(use, changes, message, declare):
+    path = declare(**changes)
+    start = time.process_time()
+    with pytest.raises(CheckpointError, match=message):
+        use(path)
+    assert time.process_time() - start < 2  # D = 5000 takes a minute and 9 GB to build
+
+
+@pytest.mark.parametrize("name", MODELS.names())
+def test_the_shadow_of_a_model_has_its_tensors(name, tmp_path):
+    config = config_from_dict({**tiny_config().as_dict(), "model": {"name": name, **SMALL[name]}})
+    model = build_model(config)
+    save_weights(tmp_path / "w.safetensors", model, config)
+    shadow = checkpoint.Weights(tmp_path / "w.safetensors").shadow()
+    shapes = {key: value.shape for key, value in model.state_dict().items()}
+    assert {key: value.shape for key, value in shadow.state_dict().items()} == shapes
+    assert all(value.is_meta for value in shadow.state_dict().values())
+
+
+@pytest.mark.parametrize("config", ["", "[]", "{", "[" * 10**5, '{"model": 1}', '{"model": {}}'])
+def test_a_config_that_cannot_be_read_is_explained(config, declare):
+    with pytest.raises(CheckpointError, match=r"the config in .*w\.safetensors cannot be used"):
+        lgmnet.load(declare({"config": config}))
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int8, torch.complex64])
+def test_tensors_of_another_type_are_refused(dtype, declare):
+    path = declare()
+    metadata = checkpoint.read_metadata(path)
+    state = checkpoint.read_tensors(path)
+    state["network.lift.bias"] = state["network.lift.bias"].to(dtype)
+    save_file(state, path, metadata)
+    with pytest.raises(CheckpointError, match=rf"network.lift.bias in .* is of {dtype}"):
+        lgmnet.load(path)
+
+
+@pytest.mark.parametrize("key", ["step", "minutes", "training_images"])
+@pytest.mark.parametrize("value", ["many", "", "nan", "inf", "-1"])
+def test_metadata_that_are_no_numbers_are_named(key, value, declare):
+    with pytest.raises(CheckpointError, match=f"says that {key} is '{value}', expected a number"):
+        describe(declare({key: value}))
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"ratio": "a", "datasets": {}}'])
+def test_scores_that_cannot_be_read_are_named(content, declare):
+    path = declare()
+    path.with_name("metrics.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"metrics\.json is no metrics\.json of test\.py"):
+        describe(path)
+
+
+@pytest.mark.shared
+def test_a_small_file_that_declares_thousands_of_stages_is_refused(reference):
+    file = reference.parent / "cases" / "weights_declares_D_5000.safetensors"
+    with pytest.raises(CheckpointError, match="its config describes"):
+        lgmnet.load(file)
+
+
+def test_a_foreign_safetensors_file_is_refused(tmp_path):
     save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match="no weights file of lgmnet"):
         lgmnet.load(tmp_path)
@@ -138,6 +241,35 @@ def test_foreign_files_must_hold_tensors(tmp_path):
         checkpoint.load_foreign(tmp_path / "list.pt")
     with pytest.raises(CheckpointError, match="there is no file"):
         checkpoint.load_foreign(tmp_path / "none.pt")
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda s: {"params": s},
+        lambda s: {"state_dict": s, "epoch": 3, "optimizer": {"state": {}, "param_groups": []}},
+        lambda s: {f"module.{k}": v for k, v in s.items()},
+        lambda s: {f"_orig_mod.{k}": v for k, v in s.items()},
+        lambda s: {f"module._orig_mod.{k}": v for k, v in s.items()},
+        lambda s: {"params": {f"_orig_mod.module.{k}": v for k, v in s.items()}},
+        lambda s: {k.replace(".", "._orig_mod."): v for k, v in s.items()},
+    ],
+)
+def test_what_wrappers_add_to_foreign_tensors_is_removed(wrap, tmp_path):
+    torch.save(wrap({"a.weight": torch.ones(2), "b": torch.zeros(1)}), tmp_path / "x.pt")
+    found = strip_prefix(checkpoint.load_foreign(tmp_path / "x.pt"))
+    assert list(found) == ["a.weight", "b"]
+    assert found["a.weight"].tolist() == [1, 1]
+
+
+def test_of_several_states_in_a_foreign_file_none_is_guessed(tmp_path):
+    state = {"a": torch.zeros(1)}
+    torch.save({"params": state, "params_ema": state}, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match="holds params, params_ema, .*; it has 2 of them"):
+        checkpoint.load_foreign(tmp_path / "x.pt")
+    torch.save({"epoch": 3, "best": 0.1}, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match="holds epoch, best, expected a dict of tensors$"):
+        checkpoint.load_foreign(tmp_path / "x.pt")
 
 
 def test_a_damaged_state_is_refused(tmp_path):

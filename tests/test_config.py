@@ -288,6 +288,47 @@ def test_a_config_file_that_is_not_there_is_named():
         load_config(Path("nowhere/x.yaml"))
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("training: {rate: 1}\ndata:\ntraining: {epochs: 2}", "line 3 gives 'training' a second"),
+        ("training:\n  rate: 1\n  clip: 1\n  rate: 2", "line 4 gives 'rate' .* after line 2"),
+        ("per_ratio:\n  0.1: {}\n  0.10: {}", "line 3 gives '0.1' a second"),
+        ("training: {<<: {rate: 1}, <<: {rate: 2}}", "line 1 gives '<<' a second"),
+    ],
+)
+def test_a_key_that_is_there_twice_is_named_with_its_line(load, text, message):
+    with pytest.raises(ConfigError, match=rf"experiment\.yaml is no valid YAML: {message}"):
+        load(text)
+
+
+def test_a_key_twice_in_an_override_is_refused(load):
+    with pytest.raises(ConfigError, match="cannot read .* gives 'a' a second time"):
+        load(minimal(), ["model.D={a: 1, a: 2}"])
+
+
+def test_a_merged_key_may_be_changed(load):
+    text = minimal() + "data: &d {patch_size: 64}\ntraining: {<<: &t {rate: 1}, rate: 2}"
+    assert load(text).training.rate == 2
+
+
+def test_aliases_of_aliases_are_refused_at_once(load):
+    """Ten to the power of nine values, in ten lines."""
+    levels = ["a0: &a0 x"]
+    for k in range(1, 10):
+        levels.append(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 10)}]")
+    with pytest.raises(ConfigError, match=r"line \d+ stands for more than 100,000 values"):
+        load("\n".join([*levels, "model: {name: lgm_net, D: *a9}"]))
+    with pytest.raises(ConfigError, match="line 1 contains itself"):
+        load("a: &a [*a]")
+
+
+@pytest.mark.parametrize("text", ["a: " + "[" * 5000, "a: 2001-13-45"], ids=["deep", "no date"])
+def test_what_yaml_cannot_read_is_explained(load, text):
+    with pytest.raises(ConfigError, match=r"experiment\.yaml is no valid YAML"):
+        load(text)
+
+
 # Round trips.
 
 

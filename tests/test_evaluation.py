@@ -1,5 +1,8 @@
+import gc
 import json
 import math
+import weakref
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -7,11 +10,13 @@ import pytest
 import torch
 
 from lgmnet import report
-from lgmnet.data.datasets import NamedImage, open_test_set
-from lgmnet.data.images import ImageError
+from lgmnet.config import EvaluationConfig
+from lgmnet.data.datasets import FileImages, NamedImage, open_test_set
+from lgmnet.data.images import ImageError, list_images
 from lgmnet.engine.building import build_model
-from lgmnet.engine.evaluation import Rules, evaluate
+from lgmnet.engine.evaluation import Rules, evaluate, validate
 from lgmnet.engine.runtime import Runtime
+from lgmnet.engine.scoring import score_set, score_sets
 from lgmnet.metrics import PROTOCOLS
 from lgmnet.models import Reconstruction, SensingModel, UnfoldingNetwork
 from lgmnet.operators import BlockSampling
@@ -124,6 +129,139 @@ def test_a_test_set_is_found_by_name_path_and_file(tmp_path):
     assert len(open_test_set(str(tmp_path / "Mine" / "a.png"), [])) == 1
 
 
+# Sets of images.
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A test set of four images, of different sizes."""
+    (tmp_path / "photos").mkdir()
+    for k, size in enumerate([(16, 24), (8, 8), (33, 20), (16, 16)]):
+        cv2.imwrite(str(tmp_path / "photos" / f"{k}.png"), smooth_image(*size, k))
+    return tmp_path / "photos"
+
+
+def scored(model, folder, *protocols, **options):
+    """One result for each protocol, of a network that is ``model``."""
+    weights = SimpleNamespace(name="w", config=tiny_config(), load=lambda ratio: model)
+    settings = [EvaluationConfig(protocol=name) for name in protocols or ("paper",)]
+    return score_sets(weights, [open_test_set(str(folder), [])], settings, CPU, **options)
+
+
+class Fails(Transpose):
+    """Has no memory for the image of 33 x 20 pixels."""
+
+    error: Exception = MemoryError()
+
+    def forward(self, measurement, operator):
+        if measurement.shape[2] == 5:
+            raise self.error
+        return super().forward(measurement, operator)
+
+
+def test_the_pixels_of_scored_images_are_not_kept(identity, photos):
+    seen = []
+    keep = lambda name, result: seen.append(weakref.ref(result.pixels))  # noqa: E731
+    outcomes = list(score_set(identity, open_test_set(str(photos), []), CPU, [Rules()], keep))
+    gc.collect()
+    assert len(outcomes) == len(seen) == 4
+    assert [pixels() for pixels in seen] == [None] * 4
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+        MemoryError(),
+        ValueError("1 MiB of memory do not suffice"),
+    ],
+)
+def test_images_that_cannot_be_scored_are_named_and_the_others_are_scored(photos, error):
+    (photos / "0.png").write_bytes(b"no image")
+    model = SensingModel(BlockSampling(torch.eye(64), 8), Fails()).eval()
+    model.network.error = error
+    [result] = scored(model, photos)
+    data = result["datasets"]["photos"]
+    assert list(data["images"]) == ["1", "3"]
+    assert list(data["failed"]) == ["0", "2"]
+    assert "cannot be read as an image" in data["failed"]["0"]
+    memory = str(error) if isinstance(error, ValueError) else "--max-memory 2GiB"
+    assert memory in data["failed"]["2"]
+    assert (data["psnr_images"], data["ssim_images"]) == (2, 2)
+    assert "| 2 of 4 |" in report.comparison(result)
+
+
+def test_another_error_is_a_fault_of_ours(photos):
+    model = SensingModel(BlockSampling(torch.eye(64), 8), Fails()).eval()
+    model.network.error = RuntimeError("a bug")
+    with pytest.raises(RuntimeError, match="a bug"):
+        scored(model, photos)
+
+
+def test_where_no_image_is_scored_the_first_reason_is_given(identity, photos):
+    for path in photos.iterdir():
+        path.write_bytes(b"no image")
+    with pytest.raises(ValueError, match="none of the 4 images was scored; the first, 0: .*0.png"):
+        scored(identity, photos)
+
+
+def test_images_stay_in_order_where_a_process_failed_to_read_one(identity, photos, monkeypatch):
+    (photos / "1.png").write_bytes(b"no image")
+    images = open_test_set(str(photos), [])
+    processes = [Runtime(CPU.device, rank, 2) for rank in (0, 1)]
+    shares = [list(score_set(identity, images, here, [Rules()])) for here in processes]
+    monkeypatch.setattr(
+        torch.distributed, "all_gather_object", lambda out, _: out.__setitem__(slice(None), shares)
+    )
+    outcomes = processes[0].gather(shares[0])
+    names = [o[0].name if isinstance(o, list) else f"failed {o.name}" for o in outcomes]
+    assert names == ["0", "failed 1", "2", "3"]
+
+
+def test_several_protocols_rebuild_an_image_once_for_each_padding(identity, photos):
+    seen = []
+    identity.operator.register_forward_hook(lambda m, i, o: seen.append(i[0].shape))
+    names = ["paper", "rounded", "gaussian", "ista33", "ampa"]
+    together = scored(identity, photos, *names)
+    assert len(seen) == 2 * 4
+    for name, result in zip(names, together, strict=True):
+        [alone] = scored(identity, photos, name)
+        assert result["protocol"] == name
+        for one, other in zip(
+            *(r["datasets"]["photos"]["images"].values() for r in (alone, result)), strict=True
+        ):
+            assert one | {"seconds": 0} == pytest.approx(other | {"seconds": 0}, nan_ok=True)
+
+
+def test_small_and_identical_images_are_left_out_of_the_means_which_say_so(photos):
+    """A black image comes back exactly; one of 5 x 9 pixels is smaller than the window."""
+    cv2.imwrite(str(photos / "black.png"), np.zeros((16, 16), np.uint8))
+    cv2.imwrite(str(photos / "small.png"), smooth_image(5, 9))
+    model = SensingModel(BlockSampling(orthonormal(20, 64), 8), Transpose()).eval()
+    [result] = scored(model, photos)
+    data = result["datasets"]["photos"]
+    values = [v for name, v in data["images"].items() if name != "black"]
+    assert data["images"]["black"]["psnr"] == math.inf
+    assert data["psnr"] == pytest.approx(np.mean([v["psnr"] for v in values]))
+    assert (data["psnr_images"], data["ssim_images"]) == (5, 5)
+    table = report.comparison(result)
+    assert "photos: the mean PSNR is over 5 of 6 images; the others have none" in table
+    assert "photos: the mean SSIM is over 5 of 6 images" in table
+
+
+def test_a_black_validation_image_does_not_decide(photos):
+    cv2.imwrite(str(photos / "black.png"), np.zeros((16, 16), np.uint8))
+    paths = list_images(photos)
+    model = SensingModel(BlockSampling(orthonormal(20, 64), 8), Transpose()).eval()
+    images = FileImages(paths, [(0, 0)] * 5)
+    others = FileImages(paths[:4], [(0, 0)] * 4)
+    assert validate(model, images, CPU, 5).psnr == validate(model, others, CPU, 4).psnr < 60
+
+
+# Tables and files.
+
+
 def results(psnr=30.0):
     images = {"a": {"psnr": psnr, "ssim": 0.9, "seconds": 0.5}}
     return {"network": "lgm_net", "ratio": 0.1, "protocol": "paper",
@@ -156,3 +294,59 @@ def test_metrics_files_hold_every_image_and_no_infinity(tmp_path):
     assert rows[0] == "dataset,image,psnr,ssim,seconds"
     assert len(rows) == 3
     assert "-" in report.comparison(json.loads((tmp_path / "metrics.json").read_text()))
+
+
+def of_set(name="one", images=("a",), **changes):
+    content = {k: {"psnr": 30.0, "ssim": 0.9, "seconds": 0.5} for k in images}
+    data = {"psnr": 30.0, "ssim": 0.9, "images": content}
+    return {"network": "n", "options": {}, "ratio": 0.1, "weights_sha256": "w", "protocol": "paper",
+            "phi_sha256": "p", "color": "luma", "padding": "zeros", "noise_std": 0.0,
+            "precision": "fp32", "datasets": {name: data}, **changes}  # fmt: skip
+
+
+def sets_in(path):
+    return list(json.loads(path.read_text())["datasets"])
+
+
+def test_results_of_the_same_rules_are_joined(tmp_path):
+    for name in ("one", "two", "one"):
+        path = report.add_results(tmp_path, of_set(name))
+        assert path == tmp_path / "metrics.json"
+    assert sets_in(path) == ["one", "two"]
+    assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"protocol": "pooled"}, {"color": "rgb"}, {"padding": "replicate"}, {"noise_std": 0.1},
+        {"precision": "bf16"}, {"phi_sha256": "q"}, {"weights_sha256": "v"}, {"images": ("a", "b")},
+    ],
+)  # fmt: skip
+def test_other_results_get_a_file_of_their_own(change, tmp_path):
+    report.add_results(tmp_path, of_set())
+    first = (tmp_path / "metrics.json").read_bytes()
+    name = f"metrics.{change.get('protocol', 'paper')}.json"
+    assert report.add_results(tmp_path, of_set(**change)).name == name
+    assert report.add_results(tmp_path, of_set(**change)).name == name
+    third = report.add_results(
+        tmp_path, of_set(ratio=0.2, protocol=change.get("protocol", "paper"))
+    )
+    assert third.name == name.replace(".json", ".2.json")
+    assert (tmp_path / "metrics.json").read_bytes() == first
+
+
+def test_an_image_that_is_readable_again_joins_its_set(tmp_path):
+    broken = of_set(images=("a",))
+    broken["datasets"]["one"]["failed"] = {"b": "cannot be read"}
+    report.add_results(tmp_path, broken)
+    path = report.add_results(tmp_path, of_set(images=("a", "b")))
+    assert path == tmp_path / "metrics.json"
+    assert "failed" not in json.loads(path.read_text())["datasets"]["one"]
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"datasets": {}}'])
+def test_a_file_that_is_no_result_is_left_alone(content, tmp_path):
+    (tmp_path / "metrics.json").write_text(content)
+    assert report.add_results(tmp_path, of_set()).name == "metrics.paper.json"
+    assert (tmp_path / "metrics.json").read_text() == content

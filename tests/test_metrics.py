@@ -51,7 +51,7 @@ def test_psnr_of_an_error_in_a_quarter_of_the_pixels():
 def test_identical_images_have_infinite_psnr_and_ssim_one():
     _, target = pair()
 
-    assert score(target, target) == Score(math.inf, 1.0, 0.0)
+    assert score(target, target) == Score(math.inf, 1.0, 0.0, 24 * 37)
     assert psnr(0) == math.inf
 
 
@@ -158,7 +158,7 @@ def test_border_removes_so_many_pixels_on_each_side():
     image[[3, -4]] += 50
     image[:, [3, -4]] += 50
 
-    assert score(image, target, Protocol(border=4)) == Score(math.inf, 1.0, 0.0)
+    assert score(image, target, Protocol(border=4)) == Score(math.inf, 1.0, 0.0, 12 * 22)
     inside = score(image, target, Protocol(border=3))
     assert inside.mse > 0
     assert inside.ssim < 1
@@ -185,11 +185,47 @@ def test_a_set_scores_the_mean_psnr_or_the_psnr_of_the_mean_error():
         assert (result.ssim, result.mse) == (pytest.approx(0.7), 50.5)
 
 
-def test_an_identical_image_leaves_the_pooled_psnr_finite():
+def test_pooled_weighs_pixels_not_images():
+    """100 pixels with a squared error of 1 and 300 with one of 9: 28 / 4 = 7, not 5."""
+    small, large = np.full((10, 10), 100.0), np.full((10, 30), 100.0)
+    scores = [score(small + 1, small), score(large + 3, large)]
+
+    assert [s.pixels for s in scores] == [100, 300]
+    assert summarise(scores, PROTOCOLS["pooled"]).psnr == pytest.approx(
+        10 * math.log10(255**2 / 7), abs=1e-12
+    )
+    colour = np.zeros((10, 10, 3))
+    assert score(colour, colour).pixels == 300
+
+
+def test_an_identical_image_is_left_out_of_the_mean_and_counts_in_the_pooled_error():
     scores = [Score(math.inf, 1.0, 0.0), Score(psnr(8.0), 0.5, 8.0)]
 
-    assert summarise(scores).psnr == math.inf
+    assert summarise(scores).psnr == psnr(8.0)
+    assert summarise(scores).ssim == 0.75
+    assert summarise(scores[:1]).psnr == math.inf
     assert summarise(scores, PROTOCOLS["pooled"]).psnr == pytest.approx(psnr(4.0))
+
+
+def test_an_image_without_ssim_is_left_out_of_its_mean():
+    small = score(np.ones((6, 30)), np.zeros((6, 30)))
+    whole = score(np.ones((7, 30)), np.zeros((7, 30)))
+
+    assert not small.has_ssim
+    assert summarise([small, whole]).ssim == whole.ssim
+    assert summarise([small, whole]).psnr == pytest.approx(psnr(1))
+    assert math.isnan(summarise([small]).ssim)
+    nothing = score(np.ones((8, 30)), np.zeros((8, 30)), PROTOCOLS["border4"])
+    assert summarise([nothing, whole]) == whole
+    assert math.isnan(summarise([nothing]).psnr)
+
+
+def test_a_reconstruction_that_is_not_finite_is_not_left_out():
+    target = np.ones((8, 8))
+    scores = [score(target * math.nan, target), score(target + 1, target)]
+
+    assert math.isnan(summarise(scores).psnr)
+    assert math.isnan(summarise(scores).ssim)
 
 
 def test_the_first_protocol_is_that_of_the_published_tables():
@@ -228,7 +264,7 @@ PSNR_TABLE = {
     "rounded": 26.4825,
     "truncated": 26.4604,
     "border4": 26.5563,
-    "pooled": 25.5506,
+    "pooled": 24.4477,
     "limited": 27.8075,
 }
 

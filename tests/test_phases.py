@@ -8,6 +8,7 @@ import signal
 import cv2
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import lgmnet
 from lgmnet.config import ConfigError, config_from_dict
@@ -259,6 +260,26 @@ def test_adapters_of_another_backbone_are_refused(run, tmp_path):
     checkpoint.save_weights(other, build_model(config), config)
     with pytest.raises(CheckpointError, match="trained on another backbone than that of other"):
         lgmnet.load_adapted(other, run / "adapters.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m, tree: tree["model"].update(stages=10**6), "more than .* modules and tensors"),
+        (lambda m, tree: tree["sampling"].update(ratio=0.5), r"\(103, 1024\), but ratio 0.5"),
+        (lambda m, tree: m.pop("backbone_sha256"), "trained on another backbone"),
+        (lambda m, tree: tree.clear(), "the config in .* cannot be used"),
+    ],
+)
+def test_what_an_adapters_file_declares_is_not_believed(run, tmp_path, change, message):
+    path = run / "adapters.safetensors"
+    metadata = checkpoint.read_metadata(path, "lgmnet-adapters/1")
+    tree = json.loads(metadata["config"])
+    change(metadata, tree)
+    metadata["config"] = json.dumps(tree)
+    save_file(tensors(path), tmp_path / "a.safetensors", metadata)
+    with pytest.raises(CheckpointError, match=message):
+        lgmnet.load_adapted(run / "backbone", tmp_path / "a.safetensors")
 
 
 def test_weights_are_no_adapters_and_adapters_are_no_weights(run):

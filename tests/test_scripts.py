@@ -107,6 +107,50 @@ def test_a_measurement_of_another_phi_is_refused(weights, photo, tmp_path, monke
     assert not (tmp_path / "out.png").exists()
 
 
+def test_an_unreadable_image_costs_its_own_score_alone(
+    weights, image_folder, tmp_path, monkeypatch, capsys
+):
+    (image_folder / "zz.png").write_bytes(b"no image")
+    arguments = [weights, "--data", image_folder, "--output", tmp_path / "r"]
+    assert run_main("test.py", [*arguments, "--protocol", "paper", "ista33"], monkeypatch) == 1
+    out, error = capsys.readouterr()
+    assert out.count("| 6 of 7 |") == 2
+    assert "test.py: images/zz is not scored: " in error
+    for name in ("metrics.json", "metrics.ista33.json"):
+        data = json.loads((tmp_path / "r" / name).read_text())["datasets"]["images"]
+        assert (len(data["images"]), list(data["failed"])) == (6, ["zz"])
+
+
+def test_reconstructions_are_not_saved_over_test_images(
+    weights, image_folder, tmp_path, monkeypatch, capsys
+):
+    before = {path: path.read_bytes() for path in image_folder.rglob("*.png")}
+    (tmp_path / "link").symlink_to(tmp_path)
+    for output in (image_folder.parent, tmp_path / "link"):
+        arguments = [weights, "--data", image_folder, "--output", output, "--save-images"]
+        assert run_main("test.py", arguments, monkeypatch) == 1
+        assert "would write over the test image" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in image_folder.rglob("*.png")} == before
+    assert not (tmp_path / "metrics.json").exists()
+
+
+def test_without_memory_for_the_weights_there_is_advice(
+    weights, photo, tmp_path, monkeypatch, capsys
+):
+    def full(*arguments):
+        raise MemoryError
+
+    y = tmp_path / "y.safetensors"
+    measure = [photo, "--weights", weights, "--output", y]
+    assert run_main("scripts/measure.py", measure, monkeypatch) == 0
+    monkeypatch.setattr(Weights, "load", full)
+    test = ["test.py", weights, "--data", photo, "--output", tmp_path]
+    rebuild = ["scripts/reconstruct.py", y, "--weights", weights, "--output", tmp_path / "x.png"]
+    for script, *arguments in (test, rebuild):
+        assert run_main(script, arguments, monkeypatch) == 1
+        assert "--fast --precision bf16" in capsys.readouterr().err
+
+
 def run_main(script, arguments, monkeypatch):
     """Run a script's main() in this process: a second faster than a new one."""
     spec = importlib.util.spec_from_file_location(Path(script).stem + "_script", PROJECT / script)
@@ -162,6 +206,12 @@ def run_main(script, arguments, monkeypatch):
                                   "--value", "loss", "--smooth", "10000"], "expected 1 to"),
         ("scripts/make_figure.py", ["--weights", "none"], "no weights 'none'"),
         ("scripts/import_weights.py", ["lgm_net", "none.pkl", "--output", "x"], "no file none.pkl"),
+        ("scripts/import_weights.py", ["fista_net", "none.pkl", "--output", "x"],
+         "--step gradient, v - μΦᵀ(Φv - y), or preconditioned"),
+        ("scripts/import_weights.py", ["fista_net", "none.pkl", "--output", "x", "--step",
+                                       "preconditioned"], "only --step gradient can be used here"),
+        ("scripts/import_weights.py", ["prl", "none.pkl", "--output", "x", "--step", "gradient"],
+         "--step is about fista_net"),
     ],
 )  # fmt: skip
 def test_mistakes_get_one_line(script, arguments, message, weights, monkeypatch, capsys):
@@ -231,6 +281,30 @@ def test_ista_net_plus_is_imported_with_its_matrices(reference, tmp_path, monkey
     assert "272 numbers per 33 x 33 block, ratio 0.25" in out
     config = Weights(tmp_path / "w" / "model.safetensors").config
     assert (config.evaluation.protocol, config.sampling.rounding) == ("ista33", "table33")
+
+
+def test_a_foreign_file_that_is_not_complete_is_explained(tmp_path, monkeypatch, capsys):
+    state = {"w_theta": torch.zeros(1), "bb.conv_D.weight": torch.zeros(8, 1, 3, 3)}
+    np.save(tmp_path / "phi.npy", np.zeros((10, 64), np.float32))
+    base = ["--matrix", tmp_path / "phi.npy", "--output", tmp_path / "w", "--step", "gradient"]
+    for missing in ({}, {"b_theta": torch.zeros(3)}):
+        torch.save(state | missing, tmp_path / "x.pkl")
+        arguments = ["fista_net", tmp_path / "x.pkl", *base]
+        assert run_main("scripts/import_weights.py", arguments, monkeypatch) == 1
+        assert "x.pkl is no complete fista_net file (KeyError" in capsys.readouterr().err
+    assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.shared
+def test_fista_net_is_imported_where_its_step_is_named(reference, tmp_path, monkeypatch, capsys):
+    folder = reference / "fista_net"
+    np.save(tmp_path / "phi.npy", np.load(folder / "fista_net_m109_K7_io.npz")["phi"])
+    file = folder / "fista_net_m109_K7.pkl"
+    arguments = ["fista_net", file, "--matrix", tmp_path / "phi.npy", "--output", tmp_path / "w"]
+    script = "scripts/import_weights.py"
+    assert run_main(script, [*arguments, "--step", "gradient"], monkeypatch) == 0
+    assert "stages = 7" in capsys.readouterr().out
+    assert Weights(tmp_path / "w" / "model.safetensors").config.sampling.rounding == "table33"
 
 
 @pytest.mark.shared

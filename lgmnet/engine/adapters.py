@@ -5,25 +5,29 @@ stage, and Φ. It names its backbone by a hash, and fits no other.
 """
 
 import dataclasses
-import json
 from pathlib import Path
 
 from safetensors.torch import save_file
 
-from lgmnet.config import Config, config_from_dict
+from lgmnet.config import Config
 from lgmnet.engine.building import build_model
 from lgmnet.engine.checkpoint import (
     CheckpointError,
     Weights,
     adopt_matrix,
     find_weights,
-    load_state,
-    read_metadata,
-    read_tensors,
     save_weights,
     write_atomically,
 )
 from lgmnet.engine.ratios import at_ratio
+from lgmnet.engine.tensor_files import (
+    check_shapes,
+    load_state,
+    read_config,
+    read_metadata,
+    read_shapes,
+    read_tensors,
+)
 from lgmnet.engine.untrained import Untrained
 from lgmnet.models import LoRun, SensingModel
 from lgmnet.unfolding.checks import require_choice
@@ -82,11 +86,11 @@ class Adapted:
         require_choice("merge", merge, MERGE)
         self.path = path
         self.metadata = read_metadata(path, FORMAT)
-        self.config: Config = config_from_dict(json.loads(self.metadata["config"]))
+        self.config: Config = read_config(self.metadata, path)
         self.name = f"{backbone.name}_{path.absolute().parent.name}"
         self._merge = merge == "per_stage"
         self._backbone = backbone.load()
-        if _backbone_hash(self._backbone) != self.metadata["backbone_sha256"]:
+        if _backbone_hash(self._backbone) != self.metadata.get("backbone_sha256"):
             raise CheckpointError(
                 f"{path} was trained on another backbone than that of {backbone.name}; adapters "
                 "fit only the backbone of their own run"
@@ -94,10 +98,12 @@ class Adapted:
 
     def load(self, ratio: float | None = None) -> SensingModel:
         """The model in float32, on the CPU, in evaluation mode; see `Weights.load`."""
+        own = self._backbone.state_dict().items()
+        shared = {k: v for k, v in own if k.startswith(BACKBONE)}
+        check_shapes(self.config, read_shapes(self.path) | shared, self.path)
         state = read_tensors(self.path)
         model = build_model(self.config, state["operator.matrix"])
-        own = self._backbone.state_dict().items()
-        load_state(model, state | {k: v for k, v in own if k.startswith(BACKBONE)}, str(self.path))
+        load_state(model, state | shared, str(self.path))
         if self._merge:
             model.network = _lorun(model).merged()
         return at_ratio(model.eval(), self.config.sampling, ratio)

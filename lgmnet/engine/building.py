@@ -2,11 +2,19 @@
 
 import inspect
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import get_ident
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 from lgmnet import complexity
 from lgmnet.config import Config, ConfigError, SamplingConfig, convert
@@ -117,6 +125,50 @@ def build_model(config: Config, matrix: Tensor | None = None) -> SensingModel:
         raise ConfigError(str(error)) from None
     network = build_network(config, len(matrix))
     return SensingModel(operator, network, sampling.noise_std)
+
+
+def shadow_model(config: Config, phi_shape: tuple[int, int], parts: int) -> SensingModel:
+    """The model of a config on the meta device: names and shapes, without memory for values.
+
+    Args:
+        phi_shape: of Φ, ``(m, B²)``.
+        parts: the most modules and tensors that it may have; building stops beyond.
+
+    Raises:
+        ConfigError: it has more, its tensors are too large for any machine, or a setting is wrong.
+    """
+    try:
+        with torch.device("meta"), _at_most(parts):
+            return build_model(config, torch.empty(phi_shape))
+    except (RuntimeError, OverflowError, TypeError) as error:  # sizes beyond 64 bits
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(f"the network cannot be built ({reason})") from None
+
+
+@contextmanager
+def _at_most(parts: int) -> Iterator[None]:
+    """Let this thread give modules so many submodules, parameters and buffers."""
+    thread, left = get_ident(), parts
+
+    def count(*_: object) -> None:
+        nonlocal left
+        left -= get_ident() == thread
+        if left < 0:
+            raise ConfigError(f"the network has more than {parts} modules and tensors")
+
+    handles = [
+        register(count)
+        for register in (
+            register_module_module_registration_hook,
+            register_module_parameter_registration_hook,
+            register_module_buffer_registration_hook,
+        )
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _check_serves_a_range(network: str) -> None:

@@ -6,6 +6,7 @@ on, its metrics and the hash of Φ: nothing else is needed to use it.
 
 import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -14,19 +15,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from lgmnet.config import Config, config_from_dict
 from lgmnet.engine import hub, runtime
 from lgmnet.engine.building import build_model
 from lgmnet.engine.ratios import at_ratio
+from lgmnet.engine.tensor_files import (
+    FORMAT,
+    check_shapes,
+    damaged,
+    read_config,
+    read_metadata,
+    read_shapes,
+    read_tensors,
+)
+from lgmnet.engine.tensor_files import CheckpointError as CheckpointError
+from lgmnet.engine.tensor_files import load_state as load_state
 from lgmnet.engine.untrained import Untrained
 from lgmnet.models import SensingModel
 from lgmnet.operators.matrices import fingerprint
 
-FORMAT = "lgmnet/1"
 # Beside the folders of shipped weights: their hashes, as sha256sum writes them.
 SUMS = "SHA256SUMS"
 # The folder of the first phase of a LoRun.
@@ -35,17 +46,13 @@ BACKBONE = "backbone"
 WEIGHT_FILES = ("model.safetensors", "best.safetensors", "ema.safetensors", "last.safetensors")
 
 
-class CheckpointError(ValueError):
-    """A weights or state file that cannot be used; the message says why and what to do."""
-
-
 class Weights:
     """A weights file: where it is, the config of its model, and its other metadata."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.metadata = read_metadata(path)
-        self.config: Config = config_from_dict(json.loads(self.metadata["config"]))
+        self.config: Config = read_config(self.metadata, path)
         # The folder's name for the usual file names, else the file's.
         folder = path.absolute().parent
         self.name = folder.name if path.name in WEIGHT_FILES else path.stem
@@ -59,10 +66,34 @@ class Weights:
             ratio: of the measurement, for a network that serves a range; the largest by default.
         """
         verify(self.path)
+        self.shadow()  # refused before memory is taken
         state = read_tensors(self.path)
-        model = build_model(self.config, state.get("operator.matrix"))
+        model = build_model(self.config, state["operator.matrix"])
         load_state(model, state, str(self.path))
         return at_ratio(model.eval(), self.config.sampling, ratio)
+
+    def shadow(self) -> SensingModel:
+        """The model without values, on the meta device, where the file is what its config says.
+
+        Raises:
+            CheckpointError: it is not.
+        """
+        return check_shapes(self.config, read_shapes(self.path), self.path)
+
+    def number(self, key: str) -> float:
+        """A number of the metadata, such as ``step``; 0 where there is none.
+
+        Raises:
+            CheckpointError: it is no number, or negative.
+        """
+        text = self.metadata.get(key, "0")
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not 0 <= value < math.inf:
+            raise CheckpointError(f"{self.path} says that {key} is '{text}', expected a number")
+        return value
 
 
 def load(name: str | Path, ratio: float | None = None) -> SensingModel:
@@ -187,41 +218,6 @@ def verify(path: Path) -> None:
         )
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a weights file, in float32."""
-    try:
-        with safe_open(path, "pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(_damaged(path, error)) from None
-    return {key: tensor.float() for key, tensor in tensors.items()}
-
-
-def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load tensors that fit exactly, or say which does not.
-
-    Raises:
-        CheckpointError: names or shapes differ.
-    """
-    own = model.state_dict()
-    for key, tensor in own.items():
-        if key not in state:
-            raise CheckpointError(f"{source} has no tensor {key} {tuple(tensor.shape)}")
-        if state[key].shape != tensor.shape:
-            raise CheckpointError(
-                f"{key} in {source} has shape {tuple(state[key].shape)}, but the model needs "
-                f"{tuple(tensor.shape)}; the weights belong to another network, ratio or block "
-                "size"
-            )
-    extra = sorted(set(state) - set(own))
-    if extra:
-        raise CheckpointError(
-            f"{source} holds {len(extra)} tensors that the model does not have, such as "
-            f"{extra[0]}; the weights belong to another network"
-        )
-    model.load_state_dict(dict(state))
-
-
 def adopt_weights(model: SensingModel, name: str | Path, phi: bool = True) -> None:
     """Start a new model like trained weights, perhaps of another ratio.
 
@@ -281,7 +277,7 @@ def load_training_state(path: Path, config: Config) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for a damaged file
-        raise CheckpointError(_damaged(path, error)) from None
+        raise CheckpointError(damaged(path, error)) from None
     if not isinstance(state, dict) or not {"config", "model", "step"} <= state.keys():
         raise CheckpointError(f"{path} is no training state of lgmnet; name a run folder")
     saved = config_from_dict(json.loads(state["config"]))
@@ -325,8 +321,11 @@ def changed_settings(state: Mapping[str, Any], config: Config) -> list[str]:
 def load_foreign(path: Path) -> dict[str, Tensor]:
     """Tensors of somebody else's pickle, read without running anything it contains.
 
+    They may lie one level down, beside other things, as in ``{"params": …}`` of BasicSR and
+    ``{"state_dict": …, "epoch": …}`` of Lightning.
+
     Raises:
-        CheckpointError: no file, damaged, or more than tensors in it.
+        CheckpointError: no file, damaged, or no single dict of tensors in it.
     """
     if not path.is_file():
         raise CheckpointError(f"there is no file {path}")
@@ -337,9 +336,22 @@ def load_foreign(path: Path) -> dict[str, Tensor]:
             f"{path} cannot be read as tensors only ({type(error).__name__}); it is damaged, or a "
             "pickle that would run code, which is never loaded here"
         ) from None
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise CheckpointError(f"{path} holds {type(content).__name__}, expected a dict of tensors")
-    return content
+    if _is_state(content):
+        return content
+    entries = content if isinstance(content, dict) else {}
+    found = [key for key, value in entries.items() if value and _is_state(value)]
+    if len(found) == 1:
+        return entries[found[0]]
+    holds = ", ".join(map(str, entries)) or type(content).__name__
+    several = f"; it has {len(found)} of them, save the one you mean by itself" if found else ""
+    raise CheckpointError(f"{path} holds {holds}, expected a dict of tensors{several}")
+
+
+def _is_state(content: object) -> bool:
+    """Whether it is a dict of tensors by name."""
+    return isinstance(content, dict) and all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
+    )
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -368,30 +380,3 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-
-
-def read_metadata(path: Path, expected: str = FORMAT) -> dict[str, str]:
-    """What a file says of itself.
-
-    Raises:
-        CheckpointError: it is not there, damaged, or not of the expected format.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"there is no file {path}")
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(_damaged(path, error)) from None
-    found = metadata.get("format")
-    if found != expected or "config" not in metadata:
-        raise CheckpointError(
-            f"{path} is no weights file of lgmnet (format {found}, expected {expected}); import "
-            "published weights with scripts/import_weights.py, and name adapters with --adapters "
-            "beside their backbone"
-        )
-    return metadata
-
-
-def _damaged(path: Path, error: Exception) -> str:
-    return f"{path} is damaged or cut short ({type(error).__name__}: {str(error)[:200]})"

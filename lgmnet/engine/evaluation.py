@@ -1,7 +1,7 @@
 """Test set -> reconstructions -> metrics per image."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +27,11 @@ class Rules(NamedTuple):
     color: str = "luma"
     padding: str = "zeros"
     consistency: bool = False
+
+    @property
+    def reconstruction(self) -> tuple[str, str, bool, bool]:
+        """Under rules that agree in this an image is rebuilt alike."""
+        return self.color, self.padding, self.consistency, self.protocol.always_pad
 
 
 PAPER = Rules()
@@ -61,6 +66,13 @@ class Plane(NamedTuple):
     residual: float = 0.0
 
 
+class Rebuilt(NamedTuple):
+    """The planes of one image, and the seconds of measuring and rebuilding them."""
+
+    planes: list[Plane]
+    seconds: float
+
+
 def evaluate(
     model: SensingModel,
     images: Iterable[NamedImage],
@@ -72,17 +84,36 @@ def evaluate(
     The model must be in evaluation mode and on the runtime's device.
     """
     for image in images:
-        start = time.perf_counter()
-        planes = [
-            reconstruct_plane(model, plane, rules, runtime, f"{image.name}:{k}")
-            for k, plane in enumerate(color.channels(image.pixels, rules.color))
-        ]
-        runtime.synchronise()
-        seconds = time.perf_counter() - start
-        pixels = color.join([plane.rebuilt for plane in planes])
-        target = image.pixels if rules.color == "rgb" else color.luma(image.pixels)
-        score = metrics.score(pixels, target, rules.protocol)
-        yield Result(image.name, score, seconds, pixels, _consistency(planes, target, rules))
+        yield evaluate_image(model, image, runtime, [rules])[0]
+
+
+def evaluate_image(
+    model: SensingModel, image: NamedImage, runtime: Runtime, rules: Sequence[Rules]
+) -> list[Result]:
+    """One image under each of several rules; what they have in common is rebuilt once."""
+    different = {each.reconstruction: each for each in rules}
+    rebuilt = {key: rebuild(model, image, each, runtime) for key, each in different.items()}
+    return [score_image(image, rebuilt[each.reconstruction], each) for each in rules]
+
+
+def rebuild(model: SensingModel, image: NamedImage, rules: Rules, runtime: Runtime) -> Rebuilt:
+    """Measure and rebuild the planes of one image."""
+    start = time.perf_counter()
+    planes = [
+        reconstruct_plane(model, plane, rules, runtime, f"{image.name}:{k}")
+        for k, plane in enumerate(color.channels(image.pixels, rules.color))
+    ]
+    runtime.synchronise()
+    return Rebuilt(planes, time.perf_counter() - start)
+
+
+def score_image(image: NamedImage, rebuilt: Rebuilt, rules: Rules) -> Result:
+    """Score what was rebuilt."""
+    pixels = color.join([plane.rebuilt for plane in rebuilt.planes])
+    target = image.pixels if rules.color == "rgb" else color.luma(image.pixels)
+    score = metrics.score(pixels, target, rules.protocol)
+    consistency = _consistency(rebuilt.planes, target, rules)
+    return Result(image.name, score, rebuilt.seconds, pixels, consistency)
 
 
 @torch.inference_mode()

@@ -1,5 +1,7 @@
 """A measurement as a file: what a camera would send, and what is needed to rebuild the image."""
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,7 +45,7 @@ def reconstruct_image(model: SensingModel, measurement: Measurement) -> np.ndarr
     """The image ``(H, W)`` float32 in [0, 1], not clipped, in its size before padding.
 
     Raises:
-        CheckpointError: the measurement was made with another Φ.
+        CheckpointError: the measurement was made with another Φ, or its size is another.
     """
     own = model.operator.fingerprint()
     if measurement.phi_sha256 != own:
@@ -51,9 +53,21 @@ def reconstruct_image(model: SensingModel, measurement: Measurement) -> np.ndarr
             f"the measurement was made with another Φ ({measurement.phi_sha256[:12]}…) than the "
             f"one of these weights ({own[:12]}…); reconstruct with the weights it was measured with"
         )
+    _check_size(model, measurement)
     with torch.inference_mode():
         image = model.reconstruct(measurement.values)
     return crop_back(image, measurement.height, measurement.width)[0, 0].numpy()
+
+
+def _check_size(model: SensingModel, measurement: Measurement) -> None:
+    height, width = measurement.height, measurement.width
+    whole = [side + -side % model.multiple for side in (height, width)]
+    expected = 1, *model.operator.measurement_shape(*whole)
+    if measurement.values.shape != expected:
+        raise CheckpointError(
+            f"the measurement has shape {tuple(measurement.values.shape)}, but an image of "
+            f"{height} x {width} pixels measured with these weights makes {expected}"
+        )
 
 
 def save_measurement(path: Path, measurement: Measurement) -> None:
@@ -85,6 +99,20 @@ def load_measurement(path: Path) -> Measurement:
         raise CheckpointError(f"{path} is damaged or cut short ({error})") from None
     if metadata.get("format") != FORMAT or values is None:
         raise CheckpointError(f"{path} is no measurement; make it with scripts/measure.py")
-    return Measurement(
-        values, int(metadata["height"]), int(metadata["width"]), metadata["phi_sha256"]
-    )
+    if values.dtype != torch.float32 or values.ndim != 4 or not values.numel():
+        raise CheckpointError(
+            f"{path} holds {values.dtype} of shape {tuple(values.shape)}, expected float32 "
+            "(1, m, H/B, W/B)"
+        )
+    if not values.isfinite().all():
+        raise CheckpointError(f"{path} holds values that are not finite")
+    height, width = (_pixels(metadata, key, path) for key in ("height", "width"))
+    return Measurement(values, height, width, metadata.get("phi_sha256", "none"))
+
+
+def _pixels(metadata: Mapping[str, str], key: str, path: Path) -> int:
+    """A side of the image."""
+    text = metadata.get(key, "nothing")
+    if not re.fullmatch(r"[1-9][0-9]{0,8}", text):
+        raise CheckpointError(f"{path} gives the {key} as {text}, expected a number of pixels")
+    return int(text)

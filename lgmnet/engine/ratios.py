@@ -35,7 +35,7 @@ def measurements(sampling: SamplingConfig, ratio: float | None = None) -> int:
 def _count(sampling: SamplingConfig, ratio: float) -> int:
     try:
         return measurement_count(ratio, sampling.block_size, sampling.rounding)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise ConfigError(f"sampling: {error}") from None
 
 

@@ -30,6 +30,10 @@ STREAM = 6
 
 # Of glibc's malloc.h.
 M_MMAP_THRESHOLD = -3
+# What to do, where images are rebuilt.
+OUT_OF_MEMORY = (
+    "out of memory; work in strips (--max-memory 2GiB), or need less (--fast --precision bf16)"
+)
 
 
 def data_roots() -> list[Path]:

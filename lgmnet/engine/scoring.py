@@ -1,79 +1,131 @@
 """Test sets -> the content of metrics.json."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from tqdm import tqdm
 
 from lgmnet.config import EvaluationConfig, SamplingConfig, ratio_label
-from lgmnet.data.datasets import TestSet
+from lgmnet.data.datasets import NamedImage, TestSet
+from lgmnet.data.images import read_pixels
 from lgmnet.engine.adapters import Adapted
 from lgmnet.engine.checkpoint import Weights
-from lgmnet.engine.evaluation import Result, Rules, evaluate
+from lgmnet.engine.evaluation import Result, Rules, evaluate_image
 from lgmnet.engine.log import provenance
-from lgmnet.engine.runtime import Runtime
+from lgmnet.engine.runtime import OUT_OF_MEMORY, Runtime, out_of_memory, release_memory
 from lgmnet.engine.untrained import Untrained
-from lgmnet.metrics import find_protocol, summarise
+from lgmnet.metrics import find_protocol, mean_psnr, summarise
 from lgmnet.models import SensingModel
+from lgmnet.unfolding.low_rank import module_fingerprint
+
+
+class Failure(NamedTuple):
+    """An image that could not be scored, and why."""
+
+    name: str
+    reason: str
 
 
 def score_sets(
     weights: Weights | Untrained | Adapted,
     sets: Iterable[TestSet],
-    settings: EvaluationConfig,
+    settings: Sequence[EvaluationConfig],
     here: Runtime,
     noise_std: float | None = None,
     consistency: bool = False,
     keep: Callable[[str, Result], None] | None = None,
     ratio: float | None = None,
     prepare: Callable[[SensingModel], SensingModel] = lambda model: model,
-) -> dict[str, Any]:
-    """Rebuild and score test sets with shipped or trained weights.
+) -> list[dict[str, Any]]:
+    """Rebuild and score test sets with shipped or trained weights; one result per settings.
 
-    Several processes deal out the images of a set, and each returns the results of all.
+    Several processes deal out the images of a set, and each returns the results of all. An image
+    that cannot be read or rebuilt is named in the result, and the others are scored.
 
     Args:
+        settings: rules to score under; an image is rebuilt once for all that only score otherwise.
         noise_std: measurement noise, in the unit of y; by default as in training.
         consistency: also compare with the measurement.
-        keep: receives the name of the set and each result, to save its pixels.
+        keep: receives the name of the set and each result under the first settings, to save its
+            pixels.
         ratio: of the measurement, for a network that serves a range.
         prepare: rewrites the model before it runs.
+
+    Raises:
+        ValueError: not one image could be scored.
     """
-    rules = Rules(find_protocol(settings.protocol), settings.color, settings.padding, consistency)
+    rules = [Rules(find_protocol(s.protocol), s.color, s.padding, consistency) for s in settings]
     sampling = weights.config.sampling
     ratio = sampling.limits[1] if ratio is None else ratio
-    model = prepare(weights.load(ratio).to(here.device))
-    model.noise_std = sampling.noise_std if noise_std is None else noise_std
-    datasets = {}
-    for images in sets:
-        results = []
-        share = images.share(here.rank, here.processes)
-        samples = tqdm(
-            share,
-            desc=images.name,
-            unit="image",
-            leave=False,
-            disable=not here.is_main,
-        )
-        for result in evaluate(model, samples, here, rules):
-            if keep is not None:
-                keep(images.name, result)
-            results.append(result._replace(pixels=result.pixels[:0]))  # scored: no longer needed
-        datasets[images.name] = summary(here.gather(results), rules)
-    return {
-        "protocol": settings.protocol,
+    model = weights.load(ratio)
+    about = {
         "network": weights.config.model.name,
         "options": weights.config.model.options,
         "ratio": ratio,
         "weights": weights.name,
+        "weights_sha256": module_fingerprint(model),
         "phi_sha256": model.operator.fingerprint(),
-        "color": settings.color,
-        "padding": settings.padding,
-        "noise_std": model.noise_std,
-        **provenance(),
-        "datasets": datasets,
     }
+    model = prepare(model.to(here.device))
+    model.noise_std = sampling.noise_std if noise_std is None else noise_std
+    scored = {
+        images.name: here.gather(list(score_set(model, images, here, rules, keep)))
+        for images in sets
+    }
+    _require_some(scored)
+    return [
+        {
+            "protocol": s.protocol,
+            **about,
+            "color": s.color,
+            "padding": s.padding,
+            "noise_std": model.noise_std,
+            **provenance(),
+            "datasets": {name: summary(outcomes, k, rules[k]) for name, outcomes in scored.items()},
+        }
+        for k, s in enumerate(settings)
+    ]
+
+
+def score_set(
+    model: SensingModel,
+    images: TestSet,
+    here: Runtime,
+    rules: Sequence[Rules],
+    keep: Callable[[str, Result], None] | None = None,
+) -> Iterator[list[Result] | Failure]:
+    """This process's share of a set: of each image a result per rules, without its pixels."""
+    paths = images.share(here.rank, here.processes).paths
+    for path in tqdm(paths, images.name, unit="image", leave=False, disable=not here.is_main):
+        try:
+            image = NamedImage(path.stem, read_pixels(path))
+            results = evaluate_image(model, image, here, rules)
+            if keep is not None:
+                keep(images.name, results[0])
+        except ValueError as error:
+            reason = str(error)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            reason = OUT_OF_MEMORY
+        else:
+            # Not a slice of the pixels, which would keep them all.
+            yield [result._replace(pixels=np.empty(0)) for result in results]
+            continue
+        release_memory()
+        yield Failure(path.stem, reason)
+
+
+def _require_some(scored: Mapping[str, list[list[Result] | Failure]]) -> None:
+    outcomes = [outcome for outcomes in scored.values() for outcome in outcomes]
+    failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
+    if failures and len(failures) == len(outcomes):
+        name, reason = failures[0]
+        raise ValueError(
+            f"none of the {len(outcomes)} images was scored; the first, {name}: {reason}"
+        )
 
 
 def results_folder(folder: Path, sampling: SamplingConfig, ratio: float) -> Path:
@@ -81,18 +133,28 @@ def results_folder(folder: Path, sampling: SamplingConfig, ratio: float) -> Path
     return folder / ratio_label(ratio) if sampling.is_range else folder
 
 
-def summary(results: list[Result], rules: Rules) -> dict[str, Any]:
-    """One test set: means, and the values of each image."""
-    total = summarise([result.score for result in results], rules.protocol)
+def summary(outcomes: Sequence[list[Result] | Failure], k: int, rules: Rules) -> dict[str, Any]:
+    """One test set under the k-th rules: means, the values of each image, and what failed.
+
+    ``psnr_images`` and ``ssim_images`` say of how many images a mean is, where not of all.
+    """
+    results = [outcome[k] for outcome in outcomes if isinstance(outcome, list)]
+    failed = {o.name: o.reason for o in outcomes if isinstance(o, Failure)}
+    scores = [result.score for result in results]
+    total = summarise(scores, rules.protocol)
     images = {
         r.name: {"psnr": r.score.psnr, "ssim": r.score.ssim, "seconds": round(r.seconds, 4)}
         for r in results
     }
-    means = {"psnr": total.psnr, "ssim": total.ssim}
-    for r in results:
-        if r.consistency is not None:
-            images[r.name] |= {"residual": r.consistency.residual, "psnr_on_y": r.consistency.psnr}
-    if rules.consistency:
-        for key in ("residual", "psnr_on_y"):
-            means[key] = sum(image[key] for image in images.values()) / len(images)
-    return {**means, "images": images}
+    means: dict[str, Any] = {"psnr": total.psnr, "ssim": total.ssim}
+    counts = {"psnr_images": len(scores), "ssim_images": sum(s.has_ssim for s in scores)}
+    if not rules.protocol.pooled:
+        counts["psnr_images"] = sum(s.has_psnr for s in scores)
+    means |= {key: count for key, count in counts.items() if count < len(outcomes)}
+    consistent = [(r.name, r.consistency) for r in results if r.consistency is not None]
+    for name, consistency in consistent:
+        images[name] |= {"residual": consistency.residual, "psnr_on_y": consistency.psnr}
+    if consistent:
+        means["residual"] = float(np.mean([c.residual for _, c in consistent]))
+        means["psnr_on_y"] = mean_psnr([c.psnr for _, c in consistent])
+    return {**means, "images": images, **({"failed": failed} if failed else {})}

@@ -1,17 +1,13 @@
 """The weights that come with the project, and their key numbers."""
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from lgmnet import complexity
 from lgmnet.config import Config
-from lgmnet.engine.building import build_model
-from lgmnet.engine.checkpoint import SUMS, Weights, read_sums
+from lgmnet.engine.checkpoint import SUMS, CheckpointError, Weights, read_sums
 from lgmnet.engine.ratios import measurements
 from lgmnet.engine.runtime import checkpoint_roots
 
@@ -85,23 +81,31 @@ def available() -> list[Shipped]:
 def describe(path: Path) -> Shipped:
     """What the weights file ``path`` and the ``metrics.json`` files in its folder say."""
     weights = Weights(path)
-    config, metadata = weights.config, weights.metadata
-    with torch.device("meta"):
-        shape = measurements(config.sampling), config.sampling.block_size**2
-        model = build_model(config, torch.zeros(shape))
-    results = [
-        json.loads(file.read_text(encoding="utf-8")) for file in path.parent.glob("**/metrics.json")
-    ]
+    config = weights.config
+    model = weights.shadow()
     return Shipped(
         name=weights.name,
         network=config.model.name,
         ratio=config.sampling.ratio,
         parameters=complexity.parameters(model.network),
-        phi_entries=math.prod(shape),
-        training_data=metadata.get("training_data", ""),
-        images=int(metadata.get("training_images", 0)),
-        patches=int(metadata.get("step", 0)) * config.training.batch_size,
-        minutes=float(metadata.get("minutes", 0)),
-        results=tuple(sorted(results, key=lambda result: result["ratio"])),
+        phi_entries=measurements(config.sampling) * config.sampling.block_size**2,
+        training_data=weights.metadata.get("training_data", ""),
+        images=int(weights.number("training_images")),
+        patches=int(weights.number("step")) * config.training.batch_size,
+        minutes=weights.number("minutes"),
+        results=tuple(sorted(map(_read_scores, path.parent.glob("**/metrics.json")), key=_ratio)),
         weights=weights,
     )
+
+
+def _read_scores(path: Path) -> dict[str, Any]:
+    """A metrics.json of one ratio."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return content | {"ratio": float(content["ratio"]), "datasets": dict(content["datasets"])}
+    except (ValueError, KeyError, TypeError):
+        raise CheckpointError(f"{path} is no metrics.json of test.py; remove it") from None
+
+
+def _ratio(result: dict[str, Any]) -> float:
+    return result["ratio"]

@@ -6,7 +6,14 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from lgmnet.models.base import MODELS, Published, Reconstruction, UnfoldingNetwork, require_tensors
+from lgmnet.models.base import (
+    MODELS,
+    Published,
+    Reconstruction,
+    UnfoldingNetwork,
+    require_tensors,
+    strip_prefix,
+)
 from lgmnet.operators import LinearOperator
 from lgmnet.unfolding.blocks import blocks_beyond, conv3x3, join_blocks, split_blocks
 from lgmnet.unfolding.checks import require_choice, require_positive
@@ -131,6 +138,7 @@ def from_published(
     """
     if matrix is not None or start is not None:
         raise ValueError("AMP-Net's files (TIP 2021) hold their own Φ and Q; give neither")
+    state = strip_prefix(state)
     require_tensors("AMP-Net", state, "A", "Q", "step_1", "denoiser_1.D.0.weight")
     own = {_rename(key): tensor for key, tensor in state.items() if key != "A"}
     options = {

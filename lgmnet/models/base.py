@@ -50,10 +50,11 @@ class Published(NamedTuple):
 
 
 def strip_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Remove the ``module.`` that DataParallel puts before every key."""
-    if all(key.startswith("module.") for key in state):
-        return {key.removeprefix("module."): value for key, value in state.items()}
-    return dict(state)
+    """Undo the names of wrappers: DataParallel's before every key, torch.compile's anywhere."""
+    state = {key.replace("_orig_mod.", ""): value for key, value in state.items()}
+    while state and all(key.startswith("module.") for key in state):
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+    return state
 
 
 class OtherNetwork(ValueError):

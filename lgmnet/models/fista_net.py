@@ -242,6 +242,9 @@ def from_published(
 ) -> Published:
     """Translate the authors' layout, with W̃ = Φ.
 
+    The tensors of their M5FISTANet, whose step is preconditioned and no gradient step, are the
+    same: such weights compute something else here.
+
     Args:
         matrix: Φ ``(m, B²)``, which their files do not hold.
         start: Q ``(B², m)``; x⁰ is Φᵀy without it.

@@ -1,0 +1,151 @@
+"""What is in a safetensors file, compared with what it says of itself.
+
+A file may come from anybody: its metadata are read as text, and what they declare is held against
+the names and shapes of its tensors before memory is taken.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from lgmnet.config import Config, ConfigError, config_from_dict
+from lgmnet.engine.building import shadow_model
+from lgmnet.engine.ratios import measurements
+from lgmnet.models import SensingModel
+
+FORMAT = "lgmnet/1"
+# More modules and tensors than this for each tensor of its file, no network has; most have three.
+PARTS_PER_TENSOR = 10
+
+
+class CheckpointError(ValueError):
+    """A weights or state file that cannot be used; the message says why and what to do."""
+
+
+def read_metadata(path: Path, expected: str = FORMAT) -> dict[str, str]:
+    """What a file says of itself.
+
+    Raises:
+        CheckpointError: it is not there, damaged, or not of the expected format.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"there is no file {path}")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(damaged(path, error)) from None
+    found = metadata.get("format")
+    if found != expected or "config" not in metadata:
+        raise CheckpointError(
+            f"{path} is no weights file of lgmnet (format {found}, expected {expected}); import "
+            "published weights with scripts/import_weights.py, and name adapters with --adapters "
+            "beside their backbone"
+        )
+    return metadata
+
+
+def read_config(metadata: Mapping[str, str], path: Path) -> Config:
+    """The config in the metadata of a file.
+
+    Raises:
+        CheckpointError: it is none.
+    """
+    try:
+        tree = json.loads(metadata["config"])
+        if not isinstance(tree, dict):
+            raise ConfigError(f"it is a {type(tree).__name__}, expected keys and values")
+        return config_from_dict(tree)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"the config in {path} cannot be used: {error}") from None
+
+
+def damaged(path: Path, error: Exception) -> str:
+    return f"{path} is damaged or cut short ({type(error).__name__}: {str(error)[:200]})"
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a weights file, in float32.
+
+    Raises:
+        CheckpointError: damaged, or a tensor of another type than real numbers.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(damaged(path, error)) from None
+    for key, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise CheckpointError(f"{key} in {path} is of {tensor.dtype}, expected a real type")
+    return {key: tensor.float() for key, tensor in tensors.items()}
+
+
+def read_shapes(path: Path) -> dict[str, Tensor]:
+    """The tensors of a weights file without their values, on the meta device."""
+    try:
+        with safe_open(path, "pt") as file:
+            shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
+        return {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+    except (SafetensorError, OSError, RuntimeError, OverflowError, TypeError) as error:
+        raise CheckpointError(damaged(path, error)) from None
+
+
+def check_shapes(config: Config, shapes: Mapping[str, Tensor], path: Path) -> SensingModel:
+    """The model of a config without values, if a file with these tensors holds it.
+
+    Neither takes the memory nor the time that a config may ask for.
+
+    Raises:
+        CheckpointError: Φ is not that of the ratio, or names or shapes differ.
+    """
+    sampling = config.sampling
+    phi = tuple(shapes.get("operator.matrix", torch.empty(0)).shape)
+    try:
+        expected = measurements(sampling), sampling.block_size**2
+        if phi != expected:
+            raise ConfigError(
+                f"Φ has shape {phi}, but ratio {sampling.ratio}, rounding "
+                f"'{sampling.rounding}' and block size {sampling.block_size} make {expected}"
+            )
+        model = shadow_model(config, expected, PARTS_PER_TENSOR * (len(shapes) + 10))
+    except ConfigError as error:
+        raise CheckpointError(
+            f"the {len(shapes)} tensors of {path} are not those that its config describes: {error}"
+        ) from None
+    check_tensors(model, shapes, str(path))
+    return model
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Load tensors that fit exactly, or say which does not.
+
+    Raises:
+        CheckpointError: names or shapes differ.
+    """
+    check_tensors(model, state, source)
+    model.load_state_dict(dict(state))
+
+
+def check_tensors(model: SensingModel, state: Mapping[str, Tensor], source: str) -> None:
+    """Raise CheckpointError unless names and shapes are those of the model."""
+    own = model.state_dict()
+    for key, tensor in own.items():
+        if key not in state:
+            raise CheckpointError(f"{source} has no tensor {key} {tuple(tensor.shape)}")
+        if state[key].shape != tensor.shape:
+            raise CheckpointError(
+                f"{key} in {source} has shape {tuple(state[key].shape)}, but the model needs "
+                f"{tuple(tensor.shape)}; the weights belong to another network, ratio or block "
+                "size"
+            )
+    extra = sorted(set(state) - set(own))
+    if extra:
+        raise CheckpointError(
+            f"{source} holds {len(extra)} tensors that the model does not have, such as "
+            f"{extra[0]}; the weights belong to another network"
+        )

@@ -1,0 +1,101 @@
+"""A measurement file is not believed."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from lgmnet.engine.building import build_model
+from lgmnet.engine.checkpoint import CheckpointError
+from lgmnet.engine.measurement import (
+    load_measurement,
+    measure_image,
+    reconstruct_image,
+    save_measurement,
+)
+from tests.conftest import smooth_image, tiny_config
+
+
+@pytest.fixture
+def model():
+    return build_model(tiny_config()).eval()
+
+
+@pytest.fixture
+def write(model, tmp_path):
+    """A measurement of 50 x 70 pixels with some of its file exchanged."""
+
+    def run(values=None, **metadata):
+        measurement = measure_image(model, smooth_image(50, 70), "name")
+        content = {
+            "format": "lgmnet-measurement/1", "height": "50", "width": "70",
+            "phi_sha256": measurement.phi_sha256, **metadata,
+        }  # fmt: skip
+        content = {key: value for key, value in content.items() if value is not None}
+        values = measurement.values if values is None else values
+        save_file({"measurement": values}, tmp_path / "y.safetensors", content)
+        return tmp_path / "y.safetensors"
+
+    return run
+
+
+def test_what_is_saved_is_read(model, tmp_path):
+    measurement = measure_image(model, smooth_image(50, 70), "name")
+    save_measurement(tmp_path / "y.safetensors", measurement)
+    loaded = load_measurement(tmp_path / "y.safetensors")
+    assert torch.equal(loaded.values, measurement.values)
+    assert loaded[1:] == measurement[1:]
+    assert reconstruct_image(model, loaded).shape == (50, 70)
+
+
+@pytest.mark.parametrize("text", [None, "", "0", "-5", "1e3", "5.0", "fifty", "9" * 5000])
+@pytest.mark.parametrize("key", ["height", "width"])
+def test_a_side_that_is_no_number_of_pixels_is_named(write, key, text):
+    with pytest.raises(CheckpointError, match=f"gives the {key} as {text or ''}"):
+        load_measurement(write(**{key: text}))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        torch.zeros(1, 103, 0, 0),
+        torch.zeros(103, 2, 3),
+        torch.zeros(1, 103, 2, 3).half(),
+        torch.zeros(1, 103, 2, 3).bool(),
+        torch.zeros(1, 103, 2, 3).long(),
+    ],
+    ids=["no blocks", "no batch", "half", "bool", "whole numbers"],
+)
+def test_another_type_or_shape_is_named(write, values):
+    with pytest.raises(CheckpointError, match=r"holds torch\..*, expected float32 \(1, m, H/B"):
+        load_measurement(write(values))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_are_refused(write, value):
+    values = torch.zeros(1, 103, 2, 3)
+    values[0, 50, 1, 1] = value
+    with pytest.raises(CheckpointError, match="values that are not finite"):
+        load_measurement(write(values))
+
+
+@pytest.mark.parametrize(
+    ("values", "sides"),
+    [
+        (None, {"height": "65"}),
+        (None, {"width": "64"}),
+        (None, {"width": "999999999"}),
+        (torch.zeros(1, 102, 2, 3), {}),
+        (torch.zeros(2, 103, 2, 3), {}),
+        (torch.zeros(1, 103, 3, 2), {}),
+    ],
+)
+def test_a_measurement_that_does_not_fit_its_image_or_the_weights_is_refused(
+    model, write, values, sides
+):
+    with pytest.raises(CheckpointError, match=r"the measurement has shape .* makes \(1, 103, "):
+        reconstruct_image(model, load_measurement(write(values, **sides)))
+
+
+def test_a_measurement_that_names_no_phi_is_refused(model, write):
+    with pytest.raises(CheckpointError, match=r"another Φ \(none"):
+        reconstruct_image(model, load_measurement(write(phi_sha256=None)))
