@@ -10,7 +10,7 @@ import cv2
 import pytest
 import torch
 
-from lgmnet.config import ConfigError
+from lgmnet.config import ConfigError, config_from_dict
 from lgmnet.data.crops import DeviceCrops
 from lgmnet.engine import checkpoint, gradients, runtime, saver
 from lgmnet.engine.preflight import preflight
@@ -176,6 +176,16 @@ def test_another_validation_set_begins_its_own_best(image_folder, held, tmp_path
     weights = checkpoint.Weights(tmp_path / "run" / "best.safetensors")
     assert weights.config.data.validation == str(dark)
     assert "the best begins anew" in records(tmp_path / "run", "note")[0]["text"]
+
+
+def test_images_without_a_psnr_choose_no_best(image_folder, held, tmp_path):
+    """ISTA-Net gives a black image back exactly."""
+    cv2.imwrite(str(held / "held.png"), smooth_image(64, 64) * 0)
+    tree = tiny_config(image_folder, data={"validation": str(held)}).as_dict()
+    config = config_from_dict({**tree, "model": {"name": "ista_net", "stages": 1}})
+    train(config, tmp_path / "run", CPU)
+    assert records(tmp_path / "run", "validation")[0]["psnr"] is None
+    assert checkpoint.find_weights(tmp_path / "run").path.name == "last.safetensors"
 
 
 def test_steps_after_the_state_are_logged_once(image_folder, tmp_path, monkeypatch):

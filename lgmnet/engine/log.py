@@ -4,6 +4,7 @@ import json
 import platform
 import subprocess
 import time
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,16 @@ class RunLog:
         self._bar = tqdm(total=total, initial=start, desc=folder.name, bar_format=form)
 
     def record(self, step: int, kind: str, values: dict[str, Any]) -> None:
-        """One line of ``log.jsonl``; numbers go to TensorBoard under ``kind/``."""
+        """One line of ``log.jsonl``; numbers go to TensorBoard under ``kind/``.
+
+        JSON has no infinity, the PSNR of identical images: null stands for it.
+        """
         if not self.active:
             return
         clock = time.strftime("%Y-%m-%dT%H:%M:%S")
+        values = {
+            k: v if not isinstance(v, float) or isfinite(v) else None for k, v in values.items()
+        }
         self._file.write(json.dumps({"step": step, "kind": kind, "time": clock, **values}) + "\n")
         self._file.flush()
         for name, value in values.items():

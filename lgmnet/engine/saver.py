@@ -147,7 +147,7 @@ class Saver:
             self.log.say(f"step {at.step}: validation stopped by signal {self.stop.received}")
             return
         at.validated = at.step
-        if score is not None and score.psnr > at.best:
+        if score is not None and at.best < score.psnr < math.inf:
             at.best = score.psnr
             self._save_weights("best", self.judged, at, score)
 

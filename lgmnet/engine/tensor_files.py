@@ -131,7 +131,7 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> No
     model.load_state_dict(dict(state))
 
 
-def check_tensors(model: SensingModel, state: Mapping[str, Tensor], source: str) -> None:
+def check_tensors(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Raise CheckpointError unless names and shapes are those of the model."""
     own = model.state_dict()
     for key, tensor in own.items():
