@@ -59,6 +59,7 @@ print(float((program(given) - expected).abs().max()))
 """
 
 
+@pytest.mark.slow
 def test_a_pt2_file_needs_no_lgmnet(tmp_path, monkeypatch, capsys):
     config = tiny_config(model={"scales": 1}, sampling={"phi_init": "orthonormal"})
     model = build_model(config).eval()
@@ -75,6 +76,7 @@ def test_a_pt2_file_needs_no_lgmnet(tmp_path, monkeypatch, capsys):
     assert float(run.stdout) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("from_image", [False, True])
 def test_an_onnx_file_gives_the_numbers_of_the_model(tmp_path, from_image):
     onnxruntime = pytest.importorskip("onnxruntime")

@@ -3,6 +3,7 @@
 Each file is read back and compared with the model before it is written.
 """
 
+import copy
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -63,7 +64,7 @@ def export_model(model: SensingModel, path: Path, from_image: bool = False) -> N
     formats = {".pt2": program_bytes, ".onnx": onnx_bytes}
     if path.suffix not in formats:
         raise ExportError(f"--output {path} has to end with .pt2 or .onnx")
-    rebuild = Rebuild(model.cpu().float().eval(), from_image)
+    rebuild = Rebuild(copy.deepcopy(model).cpu().float().eval(), from_image)
     content, run = formats[path.suffix](trace(rebuild))
     compare(rebuild, run)
     write_atomically(path, lambda temporary: temporary.write_bytes(content))
