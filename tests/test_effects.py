@@ -7,12 +7,13 @@ import dataclasses
 import json
 
 import cv2
+import numpy as np
 import pytest
 import torch
 
-from lgmnet.config import DataConfig, SamplingConfig, TrainingConfig
+from lgmnet.config import DataConfig, EvaluationConfig, SamplingConfig, TrainingConfig
 from lgmnet.data.crops import CropRule, DeviceCrops
-from lgmnet.data.datasets import NamedImage
+from lgmnet.data.datasets import open_test_set
 from lgmnet.engine import checkpoint, gradients, runtime
 from lgmnet.engine.batches import open_batches
 from lgmnet.engine.building import build_model, open_data
@@ -52,6 +53,7 @@ EFFECTS = {
     "data.patch_size": 64,
     "data.exclude": ["0.png"],
 }
+SCORING = {"protocol": "border4", "color": "rgb", "padding": "replicate"}
 # Tested by themselves, or for changing nothing but memory and time.
 ELSEWHERE = {
     "training": {
@@ -60,6 +62,7 @@ ELSEWHERE = {
         "cuda_graphs",
     },
     "sampling": set(),
+    "evaluation": {"datasets", *SCORING},
     "data": {"train", "source", "decode", "workers", "validation", "validation_images",
              "late_patch_size", "late_share"},
 }  # fmt: skip
@@ -101,7 +104,7 @@ def test_a_setting_changes_what_is_learned(images, base, tmp_path, setting):
     assert not same(learned(tmp_path, config), base)
 
 
-@pytest.mark.parametrize("kind", [TrainingConfig, SamplingConfig, DataConfig])
+@pytest.mark.parametrize("kind", [TrainingConfig, SamplingConfig, DataConfig, EvaluationConfig])
 def test_no_setting_is_left_out(kind):
     section = kind.__name__.removesuffix("Config").lower()
     tested = {name.split(".")[1] for name in EFFECTS if name.startswith(f"{section}.")}
@@ -112,11 +115,11 @@ def test_no_setting_is_left_out(kind):
 
 def test_the_average_is_what_is_validated_and_kept(images, tmp_path):
     """After two steps: the first weights are taken, the second with a decay of 3/12."""
-    (tmp_path / "held.txt").write_text("1.png\n")
+    (tmp_path / "held.txt").write_text("1.png\n2.png\n")
     config = short(
         images,
-        training={"ema": 0.9, "rate": 0.05, "schedule": "constant"},
-        data={"validation": str(tmp_path / "held.txt")},
+        training={"ema": 0.9, "rate": 5e-3, "schedule": "constant"},
+        data={"validation": str(tmp_path / "held.txt"), "validation_images": 1},
     )
     one_step = dataclasses.replace(config.training, steps_per_epoch=1)
     first = learned(tmp_path / "first", dataclasses.replace(config, training=one_step))
@@ -153,6 +156,8 @@ def test_the_best_weights_outlive_worse_ones_and_a_resumption(images, tmp_path, 
     assert (len(scores), best["step"]) == (4, "1")
     assert json.loads(best["metrics"])["validation_psnr"] == scores[0] > max(scores[1:])
     assert torch.load(folder / "last.pt", weights_only=True)["elapsed"] > 1000
+    last = checkpoint.Weights(folder / "last.safetensors").metadata
+    assert float(last["minutes"]) == pytest.approx(1000 / 60, abs=1)
 
 
 def test_a_run_starts_from_its_seed_or_from_given_weights_with_or_without_their_phi(
@@ -194,6 +199,14 @@ def test_a_line_of_the_log_is_the_mean_since_the_line_before(images, tmp_path):
         assert mean[0][name] == pytest.approx((each[0][name] + each[1][name]) / 2, rel=1e-6)
 
 
+def test_parts_of_a_batch_leave_the_log_as_it_is(images, tmp_path):
+    for count in (1, 4):
+        train(short(images, training={"accumulate": count}), tmp_path / str(count), CPU)
+    whole, parts = (records(tmp_path / name, "train")[0] for name in ("1", "4"))
+    for name in ("loss", "gradient_norm"):
+        assert whole[name] == pytest.approx(parts[name], rel=1e-4)
+
+
 def test_every_step_draws_its_ratio_from_seed_and_step(images, tmp_path, monkeypatch):
     drawn = []
     original = gradients.backward
@@ -229,31 +242,37 @@ def test_the_batches_of_a_run_follow_its_seed_size_and_augmentation(images, augm
     assert torch.equal(next(batches), expected)
 
 
-def test_validation_stops_at_its_limit(images):
+def test_validation_stops_at_its_limit_and_training_goes_on(images):
     config = short(images)
     seen = []
-    validate(build_model(config), open_data(config).train, CPU, 2, lambda k, image: seen.append(k))
+    model = build_model(config)
+    validate(model, open_data(config).train, CPU, 2, lambda k, image: seen.append(k))
     assert seen == [0, 1]
+    assert model.training
 
 
-def test_weights_are_scored_with_the_noise_they_were_trained_with(tmp_path):
-    config = tiny_config(
-        model={"phity_skip": True}, sampling={"phi_init": "orthonormal", "noise_std": 0.3}
-    )
+@pytest.fixture
+def scored(tmp_path):
+    """Scores weights that return Φᵀy on a colour image that is not in whole blocks."""
+    sampling = {"ratio": 0.9, "block_size": 8, "phi_init": "orthonormal", "noise_std": 0.3}
+    config = tiny_config(model={"phity_skip": True}, sampling=sampling)
     checkpoint.save_weights(tmp_path / "w.safetensors", build_model(config), config)
-    weights = checkpoint.Weights(tmp_path / "w.safetensors")
+    pixels = np.dstack([smooth_image(40, 70, k) for k in range(3)])
+    cv2.imwrite(str(tmp_path / "a.png"), pixels)
 
-    class Set(list):
-        name = "set"
+    def score(noise_std=None, **settings):
+        changed = dataclasses.replace(config.evaluation, **settings)
+        weights = checkpoint.Weights(tmp_path / "w.safetensors")
+        sets = [open_test_set(str(tmp_path / "a.png"), [])]
+        return score_sets(weights, sets, changed, CPU, noise_std)["datasets"]["a"]["psnr"]
 
-        def share(self, rank, processes):
-            return self
+    return score
 
-    sets = [Set([NamedImage("a", smooth_image(32, 64))])]
-    as_trained, as_told, without = (
-        score_sets(weights, sets, config.evaluation, CPU, noise_std)
-        for noise_std in (None, 0.3, 0.0)
-    )
-    psnr = [result["datasets"]["set"]["psnr"] for result in (as_trained, as_told, without)]
-    assert as_trained["noise_std"] == 0.3
-    assert psnr[0] == psnr[1] < psnr[2]
+
+@pytest.mark.parametrize("key", SCORING)
+def test_a_setting_changes_the_scores(scored, key):
+    assert abs(scored(0.0, **{key: SCORING[key]}) - scored(0.0)) > 1e-3
+
+
+def test_weights_are_scored_with_the_noise_they_were_trained_with(scored):
+    assert scored() == scored(0.3) < scored(0.0)
