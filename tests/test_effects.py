@@ -264,7 +264,8 @@ def scored(tmp_path):
         changed = dataclasses.replace(config.evaluation, **settings)
         weights = checkpoint.Weights(tmp_path / "w.safetensors")
         sets = [open_test_set(str(tmp_path / "a.png"), [])]
-        return score_sets(weights, sets, changed, CPU, noise_std)["datasets"]["a"]["psnr"]
+        [scores] = score_sets(weights, sets, [changed], CPU, noise_std)
+        return scores["datasets"]["a"]["psnr"]
 
     return score
 

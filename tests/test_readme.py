@@ -3,6 +3,7 @@
 A command that is new or has changed is run too, unless it is in SKIPPED; so is the Python block.
 """
 
+import itertools
 import re
 import shlex
 import shutil
@@ -78,11 +79,12 @@ def folder(tmp_path_factory):
     (folder / "configs" / "validation").mkdir()
     (folder / "configs" / "validation" / "bsds500.txt").write_text("held_out.png\n")
     excluded = ["12003.jpg", "302003.jpg"]  # by the configs for BSDS500
+    seeds = itertools.count()  # copies of validation images are not trained on
     for name in ("Set11", "BSD68", "BSDS500", "coco2017/train2017", "coco2017/val2017"):
         (folder / "data" / name).mkdir(parents=True)
         own = [f"{Path(name).name}_{k}.png" for k in range(3)]
-        for k, file in enumerate([*own, "held_out.png", *excluded] if name == "BSDS500" else own):
-            cv2.imwrite(str(folder / "data" / name / file), smooth_image(64, 96, k))
+        for file in [*own, "held_out.png", *excluded] if name == "BSDS500" else own:
+            cv2.imwrite(str(folder / "data" / name / file), smooth_image(64, 96, next(seeds)))
     cv2.imwrite(str(folder / "photo.png"), smooth_image(50, 70))
     pack(folder / "data/coco2017/train2017", folder / "data/coco2017.luma")
     return folder
