@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lgmnet.data.catalogue import DownloadError, dataset_names, find_dataset
 from lgmnet.data.download import install
+from lgmnet.data.images import printable
 
 LISTS = Path(__file__).resolve().parents[1] / "data" / "checksums"
 
@@ -65,9 +66,7 @@ def print_list() -> int:
 
 
 def pack_folder(folder: Path, output: Path) -> int:
-    # Only here: the other uses need no more than a download.
-    from lgmnet.data.images import printable
-    from lgmnet.data.packed import pack
+    from lgmnet.data.packed import pack  # only here: the other uses need no more than a download
 
     try:
         pack(folder, output)
