@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no
 
 from lgmnet.data.catalogue import DownloadError, dataset_names, find_dataset
 from lgmnet.data.download import install
+from lgmnet.data.images import printable
 
 LISTS = Path(__file__).resolve().parents[1] / "data" / "checksums"
 
@@ -67,9 +68,7 @@ def print_list() -> int:
 
 
 def pack_folder(folder: Path, output: Path) -> int:
-    # Only here: the other uses need no more than a download.
-    from lgmnet.data.images import printable
-    from lgmnet.data.packed import pack
+    from lgmnet.data.packed import pack  # only here: the other uses need no more than a download
 
     try:
         pack(folder, output)

@@ -1,8 +1,8 @@
 """Sets of images: what is trained on, what is not, and names of any bytes."""
 
 import os
+import runpy
 import shutil
-import subprocess
 import sys
 
 import cv2
@@ -92,21 +92,24 @@ def test_names_of_a_test_set_can_be_printed(tmp_path):
     assert [found.name, *(image.name for image in found)] == [r"caf\udce9", r"\udcff"]
 
 
-def test_names_that_are_not_utf8_pass_through_the_scripts(tmp_path):
+def test_names_that_are_not_utf8_pass_through_the_scripts(tmp_path, monkeypatch, capsys):
     """In image, folder and output; a terminal that takes UTF-8 only."""
     odd = tmp_path / os.fsdecode(b"caf\xe9")
     image = odd / os.fsdecode(b"\xff.png")
     write_image(image, smooth_image(40, 40))
-    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
 
+    monkeypatch.chdir(PROJECT)
     for command in (
         ["test.py", "--data", odd, "--output", odd / "out", "--save-images"],
         ["scripts/measure.py", image, "--output", odd / "y.safetensors"],
         ["scripts/prepare_data.py", "--pack", odd, odd / "x.luma"],
     ):
-        line = [sys.executable, str(PROJECT / command[0]), *map(os.fspath, command[1:])]
-        subprocess.run(line, check=True, capture_output=True, env=environment, cwd=PROJECT)
+        monkeypatch.setattr(sys, "argv", list(map(os.fspath, command)))
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(PROJECT / command[0]), run_name="__main__")
+        assert ended.value.code == 0
 
+    assert "packed " in capsys.readouterr().out.encode("utf-8").decode("ascii").splitlines()[-1]
     assert (odd / "out" / r"caf\udce9" / r"\udcff.png").is_file()
 
 

@@ -189,9 +189,10 @@ def test_bytes_from_another_place_are_not_appended(server: Server, tmp_path: Pat
 @pytest.mark.parametrize("known", [True, False])
 @pytest.mark.parametrize("old", [BODY, BODY + b"too long", b"stale", b"!" * len(BODY)])
 def test_an_old_part_is_handled(server: Server, tmp_path: Path, old: bytes, known: bool) -> None:
+    body = BODY if known else image(".png")
     write(tmp_path / ".Small.partial" / "a.png.part", old)
-    install(dataset(server.add("a.png", known=known)), tmp_path)
-    assert (tmp_path / "Small" / "a.png").read_bytes() == BODY
+    install(dataset(server.add("a.png", body, known)), tmp_path)
+    assert (tmp_path / "Small" / "a.png").read_bytes() == body
     assert visible(tmp_path / "Small") == ["a.png"]
 
 
@@ -236,16 +237,31 @@ def test_a_wrong_file_of_the_user_is_kept(server: Server, tmp_path: Path) -> Non
 
 
 def test_an_unknown_checksum_is_recorded_and_compared(server: Server, tmp_path: Path) -> None:
-    small = dataset(server.add("a.png", known=False), server.add("b.png", b"other"))
+    body = image(".png")
+    small = dataset(server.add("a.png", body, known=False), server.add("b.png", b"other"))
     assert "no checksum was known for 1" in install(small, tmp_path)
-    assert (tmp_path / "Small.sha256").read_text() == f"{sha256(BODY)}  a.png\n"
+    assert (tmp_path / "Small.sha256").read_text() == f"{sha256(body)}  a.png\n"
     assert "recorded" not in install(small, tmp_path)
 
     shutil.rmtree(tmp_path / "Small")
     server.files["a.png"] = b"changed"
-    with pytest.raises(ChecksumError, match=f"{sha256(b'changed')}.*{sha256(BODY)}"):
+    with pytest.raises(ChecksumError, match=f"{sha256(b'changed')}.*{sha256(body)}"):
         install(small, tmp_path)
     assert visible(tmp_path) == ["Small.sha256"]
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.zip"])
+@pytest.mark.parametrize("body", [b"<html>Please log in</html>", b"", image(".png")[:-20]])
+def test_a_page_in_place_of_a_file_is_not_recorded(
+    server: Server, tmp_path: Path, name: str, body: bytes
+) -> None:
+    """Where no checksum is known, from a server and from a folder."""
+    small = dataset(server.add(name, body, known=False))
+    write(tmp_path / "source" / name, body)
+    for source in (None, tmp_path / "source"):
+        with pytest.raises(ChecksumError, match=rf"a\..* no checksum is known for {name}"):
+            install(small, tmp_path / "data", source)
+    assert everything(tmp_path / "data") == []
 
 
 def test_a_bmp_is_verified_by_pixels_and_stored_as_png(server: Server, tmp_path: Path) -> None:

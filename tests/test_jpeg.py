@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from lgmnet.config import ConfigError
 from lgmnet.data import jpeg
@@ -24,12 +25,17 @@ RULE = CropRule(size=24, seed=7, batch=6)
 
 @pytest.fixture
 def folder(tmp_path):
-    """JPEG and PNG, a JPEG cut short, and one whose name lies; all of different sizes."""
+    """JPEG and PNG; a JPEG cut short, one with an end behind the cut, one to be turned, and one
+    whose name lies; all of different sizes."""
     for k in range(5):
         name = tmp_path / f"{k}.{'png' if k == 3 else 'jpg'}"
         cv2.imwrite(str(name), smooth_image(40 + k, 60 - k, k))
     whole = (tmp_path / "0.jpg").read_bytes()
     (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "ended.jpg").write_bytes(whole[: len(whole) // 2] + b"\xff\xd9")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(smooth_image(47, 53)).save(tmp_path / "turned.jpg", exif=exif)
     (tmp_path / "lies.jpg").write_bytes((tmp_path / "3.png").read_bytes())
     return tmp_path
 
@@ -69,15 +75,15 @@ def test_the_crops_are_those_of_the_files(folder, torchvision, refuses):
     crops = crops_of(folder)
     found = torch.stack(list(islice(jpeg.decoded_batches(crops, plan, 2, CPU), 8)))
     assert torch.equal(found, expected)
-    assert crops.unreadable_names() == ["cut.jpg"]
-    assert 8 < sum(torchvision.decoded) < 48  # three of the six images are whole JPEGs
+    assert crops.unreadable_names() == ["cut.jpg", "ended.jpg"]
+    assert 8 < sum(torchvision.decoded) < 48  # four of the eight images look whole and upright
 
 
 def test_a_header_that_lies_about_the_size_is_left_to_the_other_decoder(folder, torchvision):
     crops = crops_of(folder)
     crops.images.sizes[0] = (44, 60)  # the file has 40 rows
-    batch = next(jpeg.decoded_batches(crops, Plan(0, 60), 1, CPU))
-    assert batch.shape == (60, 1, 24, 24)
+    batch = next(jpeg.decoded_batches(crops, Plan(0, 120), 1, CPU))
+    assert batch.shape == (120, 1, 24, 24)
     assert "0.jpg" in crops.unreadable_names()
 
 
@@ -110,7 +116,7 @@ def test_images_that_are_kept_on_the_device_are_not_decoded_there():
 @pytest.mark.gpu
 def test_the_gpu_decodes_as_the_cpu_does_but_for_rounding(folder):
     pytest.importorskip("torchvision")
-    for name in ("cut.jpg", "lies.jpg"):
+    for name in ("cut.jpg", "ended.jpg", "lies.jpg", "turned.jpg"):
         (folder / name).unlink()
     plan = Plan(0, 6)
     expected = next(loaded_batches(crops_of(folder), plan, 0, CPU)).numpy().astype(int)

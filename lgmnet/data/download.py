@@ -29,9 +29,11 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import Request, urlopen
 
 import cv2
+import numpy as np
 from tqdm import tqdm
 
 from lgmnet.data.catalogue import Dataset, DownloadError, Entry
+from lgmnet.data.images import ImageError, read_pixels
 
 TIMEOUT_S = 30.0
 ATTEMPTS = 4
@@ -65,15 +67,21 @@ def file_sha256(path: Path) -> str:
 
 def pixels_sha256(path: Path) -> str:
     """SHA-256 of ``{H}x{W}x3`` and the decoded bytes (BGR, 8 bit); gray has equal channels."""
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
+    try:
+        image = read_pixels(path)
+    except ImageError:
         return "unknown (not an image)"
+    if image.ndim == 2:
+        image = np.dstack([image] * 3)
     shape = "x".join(str(size) for size in image.shape)
     return hashlib.sha256(shape.encode() + image.tobytes()).hexdigest()
 
 
 def verify(path: Path, entry: Entry, recorded: Recorded) -> None:
-    """Raise ChecksumError unless ``path`` holds ``entry``; record a checksum nobody knew."""
+    """Raise ChecksumError unless ``path`` holds ``entry``; record a checksum nobody knew.
+
+    The latter of an image or archive only: a server may answer with a page that asks to log in.
+    """
     expected = entry.sha256 or recorded.get(entry.file)
     actual = file_sha256(path)
     if actual == expected:
@@ -86,8 +94,20 @@ def verify(path: Path, entry: Entry, recorded: Recorded) -> None:
             )
     elif expected:
         raise ChecksumError(f"{path}: its SHA-256 is {actual}, expected {expected}")
+    elif problem := _why_unusable(path, entry):
+        raise ChecksumError(f"{problem}; no checksum is known for {entry.file}")
     else:
         recorded[entry.file] = actual
+
+
+def _why_unusable(path: Path, entry: Entry) -> str:
+    if entry.file.endswith(".zip"):
+        return "" if zipfile.is_zipfile(path) else f"{path} is no zip archive"
+    try:
+        read_pixels(path)
+    except ImageError as error:
+        return str(error)
+    return ""
 
 
 def _read_record(path: Path) -> Recorded:
@@ -178,9 +198,7 @@ def _store(verified: Path, final: Path) -> None:
     final.parent.mkdir(parents=True, exist_ok=True)
     new = final.with_name(f"{final.name}.new")
     if final.suffix == ".png" and verified.read_bytes().startswith(b"BM"):
-        image = cv2.imread(str(verified), cv2.IMREAD_UNCHANGED)
-        assert image is not None, "its pixels were verified"
-        new.write_bytes(cv2.imencode(".png", image)[1].tobytes())
+        new.write_bytes(cv2.imencode(".png", read_pixels(verified))[1].tobytes())
     elif verified.suffix == ".part":
         new = verified
     else:

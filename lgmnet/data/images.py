@@ -127,8 +127,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 def _is_deep(image: Image.Image) -> bool:
     """Whether it has 16 bits. Pillow calls 16-bit colour RGB too; its decoder's arguments tell."""
     arguments = [tile[3] for tile in getattr(image, "tile", ())]
-    if image.format == "PPM":  # mode and largest value, or the mode alone
-        return any(isinstance(pair, tuple) and pair[-1] > 255 for pair in arguments)
+    if image.format == "PPM" and isinstance(arguments[0], tuple):  # mode and largest value
+        return arguments[0][-1] > 255
     return ";16" in str(arguments)
 
 
