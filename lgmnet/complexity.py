@@ -24,11 +24,15 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 
 class Cost(NamedTuple):
-    """Of one forward pass; ``activations`` is what training keeps for the backward pass."""
+    """Of one forward pass."""
 
     flops: int
+    """In evaluation mode: without what only a loss needs."""
+    training_flops: int
+    """In training mode, with the penalties of the network."""
     activations: int
-    """Bytes, in the precision of the weights, without recomputation."""
+    """Bytes that training keeps for the backward pass, in the precision of the weights, without
+    recomputation."""
 
     @property
     def macs(self) -> int:
@@ -45,7 +49,7 @@ def cost(model: nn.Module, height: int, width: int, batch: int = 1) -> Cost:
 
     A tensor that is kept several times counts once; parameters do not count.
     """
-    shadow = copy.deepcopy(model).to("meta").train()
+    shadow = copy.deepcopy(model).to("meta")
     own = {p.untyped_storage()._cdata for p in shadow.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}  # holding a storage keeps its address taken
 
@@ -56,10 +60,13 @@ def cost(model: nn.Module, height: int, width: int, batch: int = 1) -> Cost:
         return tensor
 
     image = torch.empty(batch, 1, height, width, device="meta")
-    counter = FlopCounterMode(display=False)
-    with counter, torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        shadow(image)
-    return Cost(counter.get_total_flops(), sum(s.nbytes() for s in kept.values()))
+    used, trained = FlopCounterMode(display=False), FlopCounterMode(display=False)
+    with used, torch.no_grad():
+        shadow.eval()(image)
+    with trained, torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        shadow.train()(image)
+    activations = sum(storage.nbytes() for storage in kept.values())
+    return Cost(used.get_total_flops(), trained.get_total_flops(), activations)
 
 
 class Work(NamedTuple):

@@ -3,6 +3,7 @@
 An experiment is a YAML file: axes with choices, and what each choice adds to the words after
 train.py. Every combination is trained once for each seed into runs/experiments/, as train.py would,
 and scored with its final weights; runs that are done are not repeated, and stopped ones go on.
+Rows that the table has already stay where another machine made them: a row is known by its command.
 
 {seed} in such a word is the run's seed. A network for a range is scored at every published ratio in
 it; with `name_ratios: true` the sets of all networks are then called "Set11 at 10 %". `fast: bf16`
@@ -83,14 +84,12 @@ def main() -> int:
             return 0
         for run in () if arguments.finished else chosen:
             perform(run, folder(path, run), experiment)
-        finished = [run for run in runs if done(folder(path, run))]
-        named = experiment.get("name_ratios", False)
-        rows = [result(run, folder(path, run), named) for run in finished]
         output = arguments.output or Path("docs/experiments") / f"{path.stem}.json"
+        before = json.loads(output.read_text(encoding="utf-8"))["runs"] if output.exists() else []
+        found = table_rows(path, runs, before, experiment.get("name_ratios", False))
         if arguments.speed:
-            add_speed(rows, [folder(path, run) for run in finished], arguments.speed)
-        elif output.exists():
-            keep_speed(rows, json.loads(output.read_text(encoding="utf-8"))["runs"])
+            add_speed(found, arguments.speed)
+        rows = list(found.values())
         output.parent.mkdir(parents=True, exist_ok=True)
         content = {"columns": experiment["columns"], "runs": rows}
         output.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
@@ -179,6 +178,24 @@ def perform(run: Run, folder: Path, experiment: dict[str, Any]) -> None:
     report.write_results(folder, scores)
 
 
+def table_rows(
+    path: Path, runs: list[Run], before: list[dict[str, Any]], named: bool
+) -> dict[str, dict[str, Any]]:
+    """The rows of the table by name of the run: of finished runs here, else those of ``before``.
+
+    A choice may have got another name since, and a speed was measured in a run of its own.
+    """
+    old = {row["command"]: row for row in before}
+    rows = {}
+    for run in runs:
+        row = old.get(run.command, {}) | {"choices": run.choices}
+        if done(folder(path, run)):
+            rows[run.name] = row | result(run, folder(path, run), named)
+        elif run.command in old:
+            rows[run.name] = row
+    return rows
+
+
 def result(run: Run, folder: Path, name_ratios: bool = False) -> dict[str, Any]:
     """What a finished run says: its choices, its size, its scores."""
     phases = [load_config(path) for path in folder.rglob("config.yaml")]
@@ -224,31 +241,26 @@ def name_at(dataset: str, ratio: float) -> str:
     return f"{dataset} at {100 * ratio:g} %"
 
 
-def add_speed(rows: list[dict[str, Any]], folders: list[Path], path: Path) -> None:
+def add_speed(rows: dict[str, dict[str, Any]], path: Path) -> None:
     """Crops per second of training, relative to the first run, as scripts/benchmark.py found them.
+
+    Args:
+        rows: of the table, by name of the run.
 
     Raises:
         ValueError: the benchmark has no training step of a run.
     """
     networks = json.loads(path.read_text(encoding="utf-8"))["networks"]
     steps = {Path(name).parent.name: found.get("training") for name, found in networks.items()}
-    missing = [folder.name for folder in folders if not steps.get(folder.name)]
+    missing = [name for name in rows if not steps.get(name)]
     if missing:
         raise ConfigError(
             f"{path} has no training step of {missing[0]}; time the weights of all runs with "
             "scripts/benchmark.py runs/experiments/.../ema.safetensors --train <batch>"
         )
-    speeds = [steps[folder.name]["crops_per_second"] for folder in folders]
-    for row, speed in zip(rows, speeds, strict=True):
-        row["speed"] = round(speed / speeds[0], 2)
-
-
-def keep_speed(rows: list[dict[str, Any]], before: list[dict[str, Any]]) -> None:
-    """What an earlier --speed has found."""
-    for row in rows:
-        for old in before:
-            if "speed" in old and all(old[key] == row[key] for key in ("choices", "seed")):
-                row["speed"] = old["speed"]
+    speeds = {name: steps[name]["crops_per_second"] for name in rows}
+    for name, row in rows.items():
+        row["speed"] = round(speeds[name] / next(iter(speeds.values())), 2)
 
 
 if __name__ == "__main__":

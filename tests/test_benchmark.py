@@ -11,6 +11,8 @@ from torch import nn
 from lgmnet import complexity, report
 from lgmnet.engine.building import build_model
 from lgmnet.engine.checkpoint import save_weights
+from lgmnet.models import SensingModel, create_network
+from lgmnet.operators import BlockSampling
 from tests.conftest import tiny_config
 from tests.test_scripts import run_main
 
@@ -220,6 +222,37 @@ def test_speedup_compares_round_by_round():
 @pytest.mark.parametrize(("percent", "expected"), [(0, 1), (25, 1), (50, 2), (95, 4), (100, 4)])
 def test_percentiles_are_values_that_occurred(percent, expected):
     assert complexity.percentile([3, 1, 4, 2], percent) == expected
+
+
+@pytest.mark.parametrize(
+    ("network", "gflop", "training_gflop"),
+    [
+        ("ista_net", 22.693, 33.904), ("ista_net_plus", 44.436, 66.179),
+        ("gin_ista_net_plus", 44.776, 66.519), ("fista_net", 68.390, 102.213),
+        ("amp_net", 44.450, 87.936), ("ampa_net", 44.485, 87.972), ("amp_net_tip", 45.116, 45.116),
+    ],
+)  # fmt: skip
+def test_penalties_count_in_training_alone(network, gflop, training_gflop):
+    with torch.device("meta"):
+        operator = BlockSampling(torch.zeros(103, 1024), 32)
+        model = SensingModel(operator, create_network(network, {}, 103, 32))
+    cost = complexity.cost(model, 256, 256)
+    assert cost.flops / 1e9 == pytest.approx(gflop, abs=6e-4)
+    assert cost.training_flops / 1e9 == pytest.approx(training_gflop, abs=6e-4)
+
+
+def test_activations_are_those_of_training():
+    class Squared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Conv2d(1, 1, 1)
+
+        def forward(self, image):
+            result = self.layer(image)
+            return result.square() if self.training else result
+
+    # The image and the result, in float32; evaluation would keep the image alone.
+    assert complexity.cost(Squared(), 4, 6).activations == 2 * 4 * 24
 
 
 def test_memory_counts_what_is_held_at_once_and_what_is_left():

@@ -75,9 +75,19 @@ def test_a_config_builds_and_trains_one_step(path, images, monkeypatch):
 def test_a_config_builds_at_full_size(path):
     config = load_config(path)
     with torch.device("meta"):
-        build_model(
+        model = build_model(
             config, torch.zeros(measurements(config.sampling), config.sampling.block_size**2)
         )
+    if path.parent.name == "ablations":
+        check_said_size(path, complexity.parameters(model.network))
+
+
+def check_said_size(path, count):
+    """An ablation that changes the size by more than 5 % says so: two causes are mixed there."""
+    change = count / 17_466_323 - 1
+    said = f"# Parameters: {count:,} ({100 * change:+.1f} %)."
+    text = path.read_text(encoding="utf-8")
+    assert (said in text) if abs(change) > 0.05 else ("Parameters" not in text)
 
 
 # What a network cannot keep of its paper when Φ starts as the PCA and is learned, as in README.

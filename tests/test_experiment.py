@@ -148,17 +148,45 @@ def test_speeds_are_relative_to_the_first_run(experiment, tmp_path):
              for name, speed in (("b", 5.0), ("a", 20.0))}  # fmt: skip
     path = tmp_path / "benchmark.json"
     path.write_text(json.dumps({"networks": timed}))
-    rows = [{}, {}]
-    experiment.add_speed(rows, [Path("a"), Path("b")], path)
-    assert [row["speed"] for row in rows] == [1, 0.25]
+    rows = {"a": {}, "b": {}}
+    experiment.add_speed(rows, path)
+    assert [row["speed"] for row in rows.values()] == [1, 0.25]
     with pytest.raises(ConfigError, match="no training step of c"):
-        experiment.add_speed([{}], [Path("c")], path)
+        experiment.add_speed({"c": {}}, path)
 
 
-def test_speeds_are_kept_and_missing_ones_are_dashes(experiment):
-    rows = [{"choices": {"network": name}, "seed": 1, "scores": {}} for name in ("a", "b")]
-    experiment.keep_speed(rows, [rows[0] | {"speed": 0.5}, rows[1] | {"seed": 2, "speed": 7}])
-    assert [row.get("speed") for row in rows] == [0.5, None]
+def test_rows_of_other_machines_stay_while_their_command_is_one_of_the_experiment(
+    experiment, tmp_path, monkeypatch
+):
+    """Here one of four runs is finished; of the rest the table knows one, under another name."""
+    here, there, *_ = runs = list(experiment.expand(tree(seeds=[1])))
+    monkeypatch.setattr(experiment, "done", lambda folder: folder.name == here.name)
+    monkeypatch.setattr(experiment, "result", lambda run, folder, named: {"parameters": 2})
+    known = {"seed": 1, "parameters": 1, "scores": {}}
+    before = [
+        {"choices": {"network": "old name"}, "command": there.command, "speed": 0.5, **known},
+        {"choices": here.choices, "command": here.command, "speed": 7, **known},
+        {"choices": runs[2].choices, "command": "python train.py another.yaml", **known},
+    ]
+    rows = experiment.table_rows(Path("x.yaml"), runs, before, False)
+    assert list(rows) == [here.name, there.name]
+    first, second = rows.values()
+    assert (first["parameters"], first["speed"]) == (2, 7)
+    assert second == before[0] | {"choices": there.choices}
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_every_published_row_is_a_run_of_its_experiment(path, experiment):
+    rows = json.loads((PROJECT / f"docs/experiments/{path.stem}.json").read_text("utf-8"))["runs"]
+    runs = {run.command: run for run in experiment.expand(experiment.read_experiment(path))}
+    for row in rows:
+        run = runs[row["command"]]
+        assert (row["choices"], row["seed"]) == (run.choices, run.seed)
+
+
+def test_a_missing_speed_is_a_dash():
+    rows = [{"choices": {"network": "a"}, "seed": 1, "scores": {}, "speed": 0.5},
+            {"choices": {"network": "b"}, "seed": 1, "scores": {}}]  # fmt: skip
     table = report.experiment_table({"columns": ["speed"], "runs": rows})
     assert [line.split("|")[2].strip() for line in table.splitlines()[2:]] == ["0.50", "–"]
 

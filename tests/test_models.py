@@ -84,6 +84,13 @@ def test_same_input_gives_the_same_output(model):
     assert torch.equal(model(image).image, model(image).image)
 
 
+def test_penalties_are_computed_in_training_only_and_do_not_change_the_image(model):
+    image = torch.rand(1, 1, 64, 64)
+    used, trained = model(image), model.train()(image)
+    assert not used.penalties
+    assert torch.equal(trained.image, used.image)
+
+
 def test_one_image_is_rebuilt_as_in_a_batch(model):
     images = torch.rand(3, 1, 64, 64)
     alone = torch.cat([model(images[k : k + 1]).image for k in range(3)])

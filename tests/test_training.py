@@ -448,6 +448,7 @@ def test_preflight_reports_images_size_and_speed(image_folder, capsys, monkeypat
     text = capsys.readouterr().out
     for words in ("7 good", "unreadable        1", "broken.png", "GFLOP", "steps/s", "MiB"):
         assert words in text
+    assert "a training step costs about 3.0 times that" in text
 
 
 def test_a_signal_is_noted_and_the_old_handler_comes_back():

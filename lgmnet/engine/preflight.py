@@ -83,12 +83,13 @@ def _print_size(config: Config, show: Callable[[str], None]) -> None:
     share = 0.5 if settings.precision == "bf16" else 1.0
     activations = cost.activations * share * settings.batch_size / settings.accumulate
     memory = total * BYTES_PER_PARAMETER + activations
+    step = 3 * cost.training_flops / cost.flops  # the backward pass costs two of the forward
     show(f"parameters        {total:,} with Φ, {complexity.parameters(model.network):,} without")
     if frozen := complexity.parameters(model, frozen=True) - total:
         show(f"frozen            {frozen:,} parameters of the backbone beside them")
     show(
         f"one {side} x {side} crop  {cost.flops / 1e9:.2f} GFLOP = {cost.macs / 1e9:.2f} GMAC "
-        "forward; a training step costs about three times that"
+        f"forward; a training step costs about {step:.1f} times that"
     )
     note = ", less with recomputation" if settings.recompute else ""
     show(f"memory            about {memory / MIB:,.0f} MiB for weights, Adam and activations{note}")

@@ -47,7 +47,8 @@ def transform(channels: int) -> nn.Sequential:
 class TransformPrior(nn.Module):
     """r + G(F̃(s)) with s = soft(F(D(r)), θ).
 
-    Returns also the symmetry residual F̃(F(D(r))) − D(r) and s, both ``(batch, C, H, W)``.
+    Second output: while training, the symmetry residual F̃(F(D(r))) − D(r); else None. Third: s.
+    Both are ``(batch, C, H, W)``.
     """
 
     def __init__(self, channels: int, inputs: int = 1) -> None:
@@ -57,12 +58,14 @@ class TransformPrior(nn.Module):
         self.synthesis = transform(channels)
         self.exit = conv(channels, 1)
 
-    def forward(self, image: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, image: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         features = self.entry(image)
         code = self.analysis(features)
         sparse = soft_threshold(code, threshold)
         change = self.exit(self.synthesis(sparse))
-        return image + change, self.synthesis(code) - features, sparse
+        # The residual costs a synthesis more, and only training needs it.
+        residual = self.synthesis(code) - features if self.training else None
+        return image + change, residual, sparse
 
 
 class Schedule(nn.Module):
@@ -146,7 +149,7 @@ class FISTANet(UnfoldingNetwork):
         symmetry_weight: of the penalty ``symmetry``, the sum over the stages of the mean squared
             F̃(F(D(r))) − D(r).
         sparsity_weight: of the penalty ``sparsity``, the sum over the stages of the mean absolute
-            coefficient after thresholding.
+            coefficient after thresholding. Both are computed in training mode only.
 
     Shapes:
         measurement ``(batch, m, H/B, W/B)`` -> image ``(batch, 1, H, W)``.
@@ -204,10 +207,13 @@ class FISTANet(UnfoldingNetwork):
             image, residual, sparse = self.prior(estimate, threshold)
             image = image.relu() if self.nonneg else image
             point = image + momentum * (image - previous)
-            symmetry.append(residual.square().mean())
-            sparsity.append(sparse.abs().mean())
+            if self.training:
+                symmetry.append(residual.square().mean())
+                sparsity.append(sparse.abs().mean())
         if self.prior_domain == "block":
             image = join_blocks(image, rows, columns)
+        if not self.training:
+            return Reconstruction(image)
         penalties = {
             "symmetry": self.symmetry_weight * sum(symmetry),
             "sparsity": self.sparsity_weight * sum(sparsity),

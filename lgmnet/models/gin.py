@@ -112,7 +112,7 @@ class InformedISTAPrior(ista_net.ResidualTransformPrior):
         if tied and step in INFORMED:
             tie(self.entry, ista_net.conv(1, channels))
 
-    def forward(self, given: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, given: Tensor) -> tuple[Tensor, Tensor | None]:
         estimate, residual, _ = apply_prior(self, given, self.threshold)
         return estimate, residual
 
@@ -127,14 +127,14 @@ class InformedFISTAPrior(fista_net.TransformPrior):
         if tied and step in INFORMED:
             tie(self.entry, fista_net.conv(1, channels))
 
-    def forward(self, given: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, given: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         return apply_prior(self, given, threshold)
 
 
 def apply_prior(
     prior: InformedISTAPrior | InformedFISTAPrior, given: Tensor, threshold: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Estimate, symmetry residual and thresholded code, as the two hosts compute them."""
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Estimate, symmetry residual (while training) and thresholded code, as in the two hosts."""
     change = given[:, -1:]
 
     def synthesis(code: Tensor) -> Tensor:
@@ -144,7 +144,7 @@ def apply_prior(
     code = run_informed(prior.analysis, prior.analysis_injections, features, change)
     sparse = soft_threshold(code, threshold)
     estimate = given[:, :1] + prior.exit(synthesis(sparse))
-    return estimate, synthesis(code) - features, sparse
+    return estimate, synthesis(code) - features if prior.training else None, sparse
 
 
 class InformedStage(amp_net_tip.Stage):

@@ -35,7 +35,11 @@ def transform(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
 
 
 class TransformPrior(nn.Module):
-    """F̃(soft(F(r), θ)), and the symmetry residual F̃(F(r)) − r ``(batch, 1, H, W)``."""
+    """F̃(soft(F(r), θ)).
+
+    Second output: while training, the symmetry residual F̃(F(r)) − r ``(batch, 1, H, W)``; else
+    None.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -43,14 +47,18 @@ class TransformPrior(nn.Module):
         self.analysis = transform(1, channels, channels)
         self.synthesis = transform(channels, channels, 1)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
         code = self.analysis(image)
         estimate = self.synthesis(soft_threshold(code, self.threshold))
-        return estimate, self.synthesis(code) - image
+        # The residual costs a synthesis more, and only training needs it.
+        return estimate, self.synthesis(code) - image if self.training else None
 
 
 class ResidualTransformPrior(nn.Module):
-    """r + G(H̃(soft(H(D(r)), θ))), and the residual H̃(H(D(r))) − D(r) ``(batch, C, H, W)``."""
+    """r + G(H̃(soft(H(D(r)), θ))).
+
+    Second output: while training, H̃(H(D(r))) − D(r) ``(batch, C, H, W)``; else None.
+    """
 
     def __init__(self, channels: int, inputs: int = 1) -> None:
         super().__init__()
@@ -60,11 +68,11 @@ class ResidualTransformPrior(nn.Module):
         self.synthesis = transform(channels, channels, channels)
         self.exit = conv(channels, 1)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
         features = self.entry(image)
         code = self.analysis(features)
         change = self.exit(self.synthesis(soft_threshold(code, self.threshold)))
-        return image + change, self.synthesis(code) - features
+        return image + change, self.synthesis(code) - features if self.training else None
 
 
 @MODELS.register("ista_net")
@@ -78,7 +86,7 @@ class ISTANet(UnfoldingNetwork):
         start: x⁰ by ``regression`` over training blocks, or ``adjoint``.
         prior_domain: ``block``, each block by itself as published, or ``image``.
         symmetry_weight: of the penalty ``symmetry``, the sum over the stages of the mean squared
-            F̃(F(r)) − r.
+            F̃(F(r)) − r. It is computed in training mode only.
 
     Shapes:
         measurement ``(batch, m, H/B, W/B)`` -> image ``(batch, 1, H, W)``.
@@ -122,10 +130,13 @@ class ISTANet(UnfoldingNetwork):
         for data_step, prior in zip(self.data_steps, self.priors, strict=True):
             image = data_step(image, measurement, operator)
             image, residual = prior(image)
-            residuals.append(residual.square().mean())
+            residuals.append(residual)
         if self.prior_domain == "block":
             image = join_blocks(image, rows, columns)
-        return Reconstruction(image, {"symmetry": self.symmetry_weight * sum(residuals)})
+        if not self.training:
+            return Reconstruction(image)
+        symmetry = sum(residual.square().mean() for residual in residuals)
+        return Reconstruction(image, {"symmetry": self.symmetry_weight * symmetry})
 
     def stages(self) -> Iterable[nn.Module]:
         return self.priors
