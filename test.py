@@ -89,8 +89,8 @@ def check_saved(sets: list[TestSet], folders: list[Path]) -> None:
     """Raise ImageError if a reconstruction would be written over a test image."""
     inputs = {file_identity(path) for images in sets for path in images.paths}
     for folder, images in itertools.product(folders, sets):
-        for path in images.paths:
-            target = saved_path(folder, images.name, path.stem)
+        for name in images.names:
+            target = saved_path(folder, images.name, name)
             if target.exists() and file_identity(target) in inputs:
                 raise ImageError(
                     f"--save-images would write over the test image {target}; choose another "

@@ -12,7 +12,7 @@ import torch
 from lgmnet import report
 from lgmnet.config import EvaluationConfig
 from lgmnet.data.datasets import FileImages, NamedImage, open_test_set
-from lgmnet.data.images import ImageError, list_images
+from lgmnet.data.images import ImageError, list_images, scan
 from lgmnet.engine.building import build_model
 from lgmnet.engine.evaluation import Rules, evaluate, validate
 from lgmnet.engine.runtime import Runtime
@@ -254,8 +254,8 @@ def test_a_black_validation_image_does_not_decide(photos):
     cv2.imwrite(str(photos / "black.png"), np.zeros((16, 16), np.uint8))
     paths = list_images(photos)
     model = SensingModel(BlockSampling(orthonormal(20, 64), 8), Transpose()).eval()
-    images = FileImages(paths, [(0, 0)] * 5)
-    others = FileImages(paths[:4], [(0, 0)] * 4)
+    sizes = scan(paths, 1).sizes
+    images, others = FileImages(paths, sizes), FileImages(paths[:4], sizes[:4])
     assert validate(model, images, CPU, 5).psnr == validate(model, others, CPU, 4).psnr < 60
 
 

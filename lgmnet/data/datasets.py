@@ -71,9 +71,9 @@ class TestSet:
     def __init__(self, name: str, paths: Sequence[Path]) -> None:
         self.name = printable(name)
         self.paths = list(paths)
-        names = [printable(path.stem) for path in self.paths]
-        if len(set(names)) < len(names):
-            twice = next(n for n in names if names.count(n) > 1)
+        self.names = [printable(path.stem) for path in self.paths]
+        if len(set(self.names)) < len(self.names):
+            twice = next(n for n in self.names if self.names.count(n) > 1)
             raise ImageError(
                 f"test set {name} has two images named '{twice}'; rename one, or score the "
                 "subfolders one by one"
@@ -87,8 +87,8 @@ class TestSet:
         return TestSet(self.name, self.paths[rank::processes])
 
     def __iter__(self) -> Iterator[NamedImage]:
-        for path in self.paths:
-            yield NamedImage(printable(path.stem), read_pixels(path))
+        for name, path in zip(self.names, self.paths, strict=True):
+            yield NamedImage(name, read_pixels(path))
 
 
 def find_folder(name: str, roots: Sequence[Path]) -> Path:

@@ -97,10 +97,11 @@ def score_set(
     keep: Callable[[str, Result], None] | None = None,
 ) -> Iterator[list[Result] | Failure]:
     """This process's share of a set: of each image a result per rules, without its pixels."""
-    paths = images.share(here.rank, here.processes).paths
-    for path in tqdm(paths, images.name, unit="image", leave=False, disable=not here.is_main):
+    share = images.share(here.rank, here.processes)
+    bar = tqdm(share.paths, images.name, unit="image", leave=False, disable=not here.is_main)
+    for name, path in zip(share.names, bar, strict=True):
         try:
-            image = NamedImage(path.stem, read_pixels(path))
+            image = NamedImage(name, read_pixels(path))
             results = evaluate_image(model, image, here, rules)
             if keep is not None:
                 keep(images.name, results[0])
@@ -115,7 +116,7 @@ def score_set(
             yield [result._replace(pixels=np.empty(0)) for result in results]
             continue
         release_memory()
-        yield Failure(path.stem, reason)
+        yield Failure(name, reason)
 
 
 def _require_some(scored: Mapping[str, list[list[Result] | Failure]]) -> None:
