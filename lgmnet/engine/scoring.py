@@ -9,6 +9,7 @@ from tqdm import tqdm
 from lgmnet.config import EvaluationConfig, SamplingConfig, ratio_label
 from lgmnet.data.datasets import TestSet
 from lgmnet.engine.adapters import Adapted
+from lgmnet.engine.building import chosen_options
 from lgmnet.engine.checkpoint import Weights
 from lgmnet.engine.evaluation import Result, Rules, evaluate
 from lgmnet.engine.log import provenance
@@ -63,8 +64,7 @@ def score_sets(
         datasets[images.name] = summary(here.gather(results), rules)
     return {
         "protocol": settings.protocol,
-        "network": weights.config.model.name,
-        "options": weights.config.model.options,
+        **settings_of(weights),
         "ratio": ratio,
         "weights": weights.name,
         "phi_sha256": model.operator.fingerprint(),
@@ -73,6 +73,24 @@ def score_sets(
         "noise_std": model.noise_std,
         **provenance(),
         "datasets": datasets,
+    }
+
+
+def settings_of(weights: Weights | Untrained | Adapted) -> dict[str, Any]:
+    """What decides whether scores may be compared: network, and where it was trained Φ and data.
+
+    ``options`` are those that are not the defaults.
+    """
+    config = weights.config
+    found = {"network": config.model.name, "options": chosen_options(config)}
+    if "step" not in weights.metadata:  # imported or not trained: the config does not say how
+        return found
+    names = ("block_size", "phi", "phi_init")
+    sampling = {name: getattr(config.sampling, name) for name in names}
+    return {
+        **found,
+        "sampling": sampling,
+        "training_data": weights.metadata.get("training_data", ""),
     }
 
 

@@ -14,6 +14,7 @@ from lgmnet.engine.building import build_model
 from lgmnet.engine.checkpoint import SUMS, Weights, read_sums
 from lgmnet.engine.ratios import measurements
 from lgmnet.engine.runtime import checkpoint_roots
+from lgmnet.engine.scoring import settings_of
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ def describe(path: Path) -> Shipped:
         shape = measurements(config.sampling), config.sampling.block_size**2
         model = build_model(config, torch.zeros(shape))
     results = [
-        json.loads(file.read_text(encoding="utf-8")) for file in path.parent.glob("**/metrics.json")
+        json.loads(file.read_text(encoding="utf-8")) | settings_of(weights)
+        for file in path.parent.glob("**/metrics.json")
     ]
     return Shipped(
         name=weights.name,
