@@ -1,14 +1,15 @@
 """Numbers -> tables: measured values beside published ones."""
 
 import csv
-import functools
 import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib import resources
 from itertools import chain, count
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import yaml
@@ -30,39 +31,85 @@ class Published(NamedTuple):
     ssim: float | None
     training: str
     source: str
+    options: Mapping[str, Any]
+    """Of the network, where they are not the defaults here."""
+    sampling: Mapping[str, Any]
+    """What is known of Φ, by the names of the config."""
 
 
-def published(network: str, dataset: str, ratio: float, protocol: str) -> Published | None:
-    """What the authors print for this network, test set, ratio and protocol, if they do."""
-    for table in _published_tables():
-        if table["dataset"] != dataset or table["protocol"] != protocol:
-            continue
-        if ratio not in table["ratios"]:
-            continue
-        column = table["ratios"].index(ratio)
-        for row in table["rows"]:
-            if row.get("network") == network and row["psnr"][column] is not None:
-                ssim = row["ssim"][column] if "ssim" in row else None
-                training = row.get("training", "")
-                psnr = row["psnr"][column]
-                return Published(row["method"], psnr, ssim, training, table["source"])
+def published(
+    network: str,
+    dataset: str,
+    ratio: float,
+    protocol: str,
+    color: str = "luma",
+    options: Mapping[str, Any] = MappingProxyType({}),
+) -> Published | None:
+    """What the authors print for this network, test set, ratio and protocol, if they do.
+
+    Args:
+        options: of the network, where they are not the defaults. An option that any published row
+            of this network names must be as in the row; others may differ.
+    """
+    tables = _published_tables()
+    rows = [(t, row) for t in tables for row in t["rows"] if row.get("network") == network]
+    named = {key for _, row in rows for key in row.get("options", {})}
+    chosen = {key: value for key, value in options.items() if key in named}
+    for table, row in rows:
+        same = table["dataset"] == dataset and table["protocol"] == protocol
+        scored = color in table.get("color", ["luma"]) and ratio in table["ratios"]
+        if same and scored and row.get("options", {}) == chosen:
+            found = _published(table, row, table["ratios"].index(ratio))
+            if found.psnr is not None:
+                return found
     return None
 
 
-@functools.cache
+@cache
 def _published_tables() -> list[dict[str, Any]]:
     """The content of ``published.yaml``; reading it takes a quarter of a second."""
     text = resources.files("lgmnet").joinpath("published.yaml").read_text(encoding="utf-8")
-    tables: list[dict[str, Any]] = yaml.safe_load(text)
-    return tables
+    return yaml.safe_load(text)
+
+
+def _published(table: Mapping[str, Any], row: Mapping[str, Any], column: int) -> Published:
+    return Published(
+        method=row["method"],
+        psnr=row["psnr"][column],
+        ssim=row["ssim"][column] if "ssim" in row else None,
+        training=row["training"],
+        source=table["source"],
+        options=row.get("options", {}),
+        sampling=row["sampling"],
+    )
 
 
 def comparable(results: Mapping[str, Any], dataset: str) -> Published | None:
     """The published value that a test set of a ``metrics.json`` may be compared with."""
-    rules = ("color", "luma"), ("padding", "zeros"), ("noise_std", 0)
+    rules = ("padding", "zeros"), ("noise_std", 0)
     if any(results.get(key, usual) != usual for key, usual in rules):
         return None
-    return published(results["network"], dataset, results["ratio"], results["protocol"])
+    return published(
+        results["network"], dataset, results["ratio"], results["protocol"],
+        results.get("color", "luma"), results.get("options", {}),
+    )  # fmt: skip
+
+
+def differences(results: Mapping[str, Any], known: Published) -> str:
+    """In words, the settings of a ``metrics.json`` that are not those of a published result.
+
+    Training data are always named: the same name may stand for other images.
+    """
+    options, sampling = results.get("options", {}), results.get("sampling", {})
+    found = [f"{k} = {v}" for k, v in options.items() if known.options.get(k) != v]
+    found += [
+        f"{k} = {sampling[k]} (published: {v})"
+        for k, v in known.sampling.items()
+        if sampling.get(k, v) != v
+    ]
+    if data := results.get("training_data"):
+        found.append(f"trained on {data} (published: {known.training})")
+    return ", ".join(found)
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -90,9 +137,8 @@ def comparison(results: Mapping[str, Any]) -> str:
         if known and data["psnr"] is not None:
             row += [number(known.psnr, 2), f"{data['psnr'] - known.psnr:+.2f}"]
             notes.add(f"published: {known.method}, trained on {known.training} ({known.source})")
-            if results.get("options"):
-                chosen = ", ".join(f"{k} = {v}" for k, v in results["options"].items())
-                notes.add(f"this network differs from the published one: {chosen}")
+            if own := differences(results, known):
+                notes.add(f"this network: {own}")
         else:
             row += ["-", "-"]
         seconds = [image["seconds"] for image in data["images"].values()]

@@ -53,7 +53,8 @@ def contents(project: Path) -> dict[Path, str]:
     files = sorted((project / "checkpoints").glob("*/model.safetensors"))
     scored = [describe(file) for file in files if list(file.parent.glob("**/metrics.json"))]
     shipped = [weights for weights in scored if weights.patches]
-    tables = {"results": results_table(shipped), "weights": weights_table(shipped)}
+    results = f"{results_table(shipped)}\n\n{notes(shipped)}"
+    tables = {"results": results, "weights": weights_table(shipped)}
     for path in sorted((project / "docs" / "experiments").glob("*.json")):
         tables[f"experiment {path.stem}"] = report.experiment_table(json.loads(read(path)))
     pages = {}
@@ -100,6 +101,18 @@ def scores(result: dict, names: Iterable[str]) -> list[list[str]]:
             row[2:] = [pair(known.psnr, known.ssim), f"{data['psnr'] - known.psnr:+.2f}"]
         rows.append(row)
     return rows
+
+
+def notes(shipped: Iterable[Shipped]) -> str:
+    """One line for weights and published result: what is not the same in the two."""
+    lines: dict[str, None] = {}
+    for weights in shipped:
+        for result in weights.results:
+            for name in result["datasets"]:
+                if known := report.comparable(result, name):
+                    own = report.differences(result, known)
+                    lines[f"- `{weights.name}` beside {known.method}: {own}"] = None
+    return "\n".join(lines)
 
 
 def pair(psnr: float | None, ssim: float | None) -> str:
@@ -201,7 +214,7 @@ def card(weights: Shipped) -> str:
         commit=metadata["commit"],
         torch=metadata["torch"],
         protocol=weights.results[0]["protocol"],
-        table=report.markdown(header, rows),
+        table=f"{report.markdown(header, rows)}\n\n{notes([weights])}".strip(),
         noise=f"with measurement noise of {noise:g}" if noise else "without measurement noise",
         sha=sha256(weights.weights.path),
     )

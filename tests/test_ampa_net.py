@@ -251,7 +251,7 @@ def test_the_published_start_of_phi_is_small():
 def test_published_values_are_transcribed():
     found = [report.published("amp_net", "Set11", ratio, "ampa").psnr for ratio in (0.5, 0.01)]
     assert found == [39.52, 20.48]
-    assert report.published("ampa_net", "BSD68", 0.1, "ampa").psnr == 27.58
+    assert report.published("ampa_net", "BSD68", 0.1, "ampa", "rgb").psnr == 27.58
 
 
 @pytest.mark.parametrize(

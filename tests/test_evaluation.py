@@ -8,12 +8,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from lgmnet import report
-from lgmnet.config import EvaluationConfig
+from lgmnet.config import EvaluationConfig, load_config
 from lgmnet.data.datasets import FileImages, NamedImage, open_test_set
 from lgmnet.data.images import ImageError, list_images, scan
-from lgmnet.engine.building import build_model
+from lgmnet.engine.building import build_model, chosen_options
 from lgmnet.engine.evaluation import Rules, evaluate, validate
 from lgmnet.engine.runtime import Runtime
 from lgmnet.engine.scoring import score_set, score_sets
@@ -21,7 +22,7 @@ from lgmnet.metrics import PROTOCOLS
 from lgmnet.models import Reconstruction, SensingModel, UnfoldingNetwork
 from lgmnet.operators import BlockSampling
 from lgmnet.operators.matrices import orthonormal
-from tests.conftest import smooth_image, tiny_config
+from tests.conftest import PROJECT, smooth_image, tiny_config
 
 CPU = Runtime(torch.device("cpu"))
 
@@ -279,11 +280,83 @@ def test_the_comparison_shows_published_values_only_where_they_apply():
     assert report.published("lgm_net", "Set11", 0.2, "paper") is None
 
 
+def test_the_comparison_names_every_setting_that_is_not_the_published_one():
+    own = results() | {
+        "network": "ista_net_plus", "options": {"stages": 5}, "training_data": "BSDS500, extra",
+        "sampling": {"block_size": 32, "phi": "learned", "phi_init": "pca"},
+    }  # fmt: skip
+    line = report.comparison(own).splitlines()[-1]
+    assert line == (
+        "this network: stages = 5, block_size = 32 (published: 33), phi = learned (published: "
+        "fixed), phi_init = pca (published: orthonormal), trained on BSDS500, extra (published: 91 "
+        "images, printed as BSD500)"
+    )
+    own["sampling"] = {"block_size": 33, "phi": "fixed", "phi_init": "orthonormal"}
+    line = report.comparison(own | {"options": {}}).splitlines()[-1]
+    assert line.startswith("this network: trained on BSDS500, extra (published:")
+
+
+def test_amp_net_is_compared_as_its_config_scores():
+    """R, G and B by themselves; on the grey Set11 this is luma."""
+    for dataset, color, psnr in (
+        ("BSD68", "rgb", 26.92), ("BSD68", "luma", None),
+        ("Set11", "rgb", 28.47), ("Set11", "luma", 28.47),
+    ):  # fmt: skip
+        own = results() | {"network": "amp_net", "protocol": "ampa", "color": color}
+        known = report.comparable(own, dataset)
+        assert (known and known.psnr) == psnr
+    config = load_config(PROJECT / "configs" / "amp_net.yaml")
+    assert (config.evaluation.protocol, config.evaluation.color) == ("ampa", "rgb")
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "ratio", "method"),
+    [
+        ("unet", [], 0.1, "LoRun-9, U-Net"),
+        ("unet", ["model.sharing=independent"], 0.1, "Block-9, U-Net"),
+        ("transformer", ["model.gamma=20"], 0.5, "LoRun-9, Transformer, γ = 20"),
+        ("transformer", ["model.sharing=independent"], 0.1, "Block-9, Transformer"),
+        ("transformer", ["model.sharing=independent"], 0.5, None),
+        ("transformer", ["model.sharing=shared"], 0.1, None),
+        ("dpfb", [], 0.25, "LoRun-9, dual path"),
+        ("dpfb", ["model.sharing=independent"], 0.25, "Block-9, dual path"),
+        ("dpfb", ["model.stages=5"], 0.25, "LoRun-9, dual path"),
+    ],
+)
+def test_lorun_is_compared_with_the_row_of_its_denoiser_and_sharing(config, changes, ratio, method):
+    options = chosen_options(load_config(PROJECT / f"configs/lorun_{config}.yaml", changes))
+    known = report.published("lorun", "Set11", ratio, "paper", options=options)
+    assert (known and known.method) == method
+
+
 def test_published_values_are_transcribed():
     values = {ratio: report.published("lgm_net", "Set11", ratio, "paper") for ratio in (0.01, 0.5)}
     assert (values[0.01].psnr, values[0.01].ssim) == (22.71, 0.6450)
     assert (values[0.5].psnr, values[0.5].ssim) == (41.62, 0.9841)
     assert report.published("lgm_net", "Urban100", 0.1, "paper").psnr == 29.76
+    assert report.published("ampa_net", "Urban100", 0.04, "ampa", "rgb").psnr == 22.40
+    assert report.published("amp_net", "BSDS100", 0.01, "ampa", "rgb").psnr == 19.48
+    lorun = {"denoiser": "dpfb", "exclude": ["upsample"]}
+    assert report.published("lorun", "Set14", 0.1, "paper", options=lorun)[1:3] == (29.53, 0.85)
+    assert report.published("lorun", "General100", 0.25, "paper", options=lorun).psnr == 38.16
+
+
+def test_every_published_table_is_there_with_all_its_rows():
+    tables = yaml.safe_load((PROJECT / "lgmnet/published.yaml").read_text(encoding="utf-8"))
+    found = [(t["dataset"], t["protocol"], len(t["rows"]), len(t["ratios"])) for t in tables]
+    assert found == [
+        ("Set11", "paper", 14, 5), ("General100", "paper", 15, 5), ("LIVE29", "paper", 15, 5),
+        ("Urban100", "paper", 15, 5), ("Set11", "ista33", 7, 7), ("BSD68", "ista33", 4, 5),
+        ("Set11", "ampa", 8, 6), ("BSD68", "ampa", 5, 6), ("BSDS100", "ampa", 5, 6),
+        ("Urban100", "ampa", 5, 6), ("General100", "paper", 9, 4), ("Set11", "paper", 9, 4),
+        ("Set14", "paper", 9, 4), ("Set11", "paper", 3, 7), ("Set11", "paper", 2, 7),
+        ("Set11", "paper", 3, 7), ("not named", "paper", 8, 1),
+    ]  # fmt: skip
+    for table in tables:
+        for row in table["rows"]:
+            columns = [row["psnr"], row.get("ssim", row["psnr"])]
+            assert [len(column) for column in columns] == 2 * [len(table["ratios"])]
+            assert "network" not in row or {"training", "sampling"} <= row.keys()
 
 
 def test_metrics_files_hold_every_image_and_no_infinity(tmp_path):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import get_ident
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from torch.nn.modules.module import (
 )
 
 from lgmnet import complexity
-from lgmnet.config import Config, ConfigError, SamplingConfig, convert
+from lgmnet.config import Config, ConfigError, SamplingConfig, convert, plain
 from lgmnet.data.crops import sample_blocks
 from lgmnet.data.datasets import (
     FileImages,
@@ -88,24 +88,35 @@ def _read_list(name: str) -> list[str]:
     return [printable(line.strip()) for line in lines if line.strip() and line[0] != "#"]
 
 
+def converted_options(config: Config) -> dict[str, Any]:
+    """``config.model.options`` in the types of the network's signature; unknown ones unchanged."""
+    known = inspect.signature(MODELS.get(config.model.name), eval_str=True).parameters
+    return {
+        key: convert(value, known[key].annotation, f"model.{key}") if key in known else value
+        for key, value in config.model.options.items()
+    }
+
+
 def build_network(config: Config, measurements: int) -> UnfoldingNetwork:
     """The network of ``config.model``; option values are converted as its signature says.
 
     Raises:
         ConfigError: no such network or option, or a value out of range.
     """
-    name, options = config.model.name, config.model.options
     try:
-        known = inspect.signature(MODELS.get(name), eval_str=True).parameters
-        converted = {
-            key: convert(value, known[key].annotation, f"model.{key}") if key in known else value
-            for key, value in options.items()
-        }
-        return create_network(name, converted, measurements, config.sampling.block_size)
+        options, block_size = converted_options(config), config.sampling.block_size
+        return create_network(config.model.name, options, measurements, block_size)
     except ConfigError:
         raise
     except ValueError as error:
         raise ConfigError(str(error)) from None
+
+
+def chosen_options(config: Config) -> dict[str, Any]:
+    """The options of the network that are not the defaults of its constructor."""
+    known = inspect.signature(MODELS.get(config.model.name)).parameters
+    options = converted_options(config).items()
+    return plain({key: value for key, value in options if value != known[key].default})
 
 
 def build_model(config: Config, matrix: Tensor | None = None) -> SensingModel:

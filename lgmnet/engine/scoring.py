@@ -11,6 +11,7 @@ from lgmnet.config import EvaluationConfig, SamplingConfig, ratio_label
 from lgmnet.data.datasets import NamedImage, TestSet
 from lgmnet.data.images import read_pixels
 from lgmnet.engine.adapters import Adapted
+from lgmnet.engine.building import chosen_options
 from lgmnet.engine.checkpoint import Weights
 from lgmnet.engine.evaluation import Result, Rules, evaluate_image
 from lgmnet.engine.log import provenance
@@ -61,8 +62,7 @@ def score_sets(
     ratio = sampling.limits[1] if ratio is None else ratio
     model = weights.load(ratio)
     about = {
-        "network": weights.config.model.name,
-        "options": weights.config.model.options,
+        **settings_of(weights),
         "ratio": ratio,
         "weights": weights.name,
         "weights_sha256": module_fingerprint(model),
@@ -127,6 +127,24 @@ def _require_some(scored: Mapping[str, list[list[Result] | Failure]]) -> None:
         raise ValueError(
             f"none of the {len(outcomes)} images was scored; the first, {name}: {reason}"
         )
+
+
+def settings_of(weights: Weights | Untrained | Adapted) -> dict[str, Any]:
+    """What decides whether scores may be compared: network, and where it was trained Φ and data.
+
+    ``options`` are those that are not the defaults.
+    """
+    config = weights.config
+    found = {"network": config.model.name, "options": chosen_options(config)}
+    if "step" not in weights.metadata:  # imported or not trained: the config does not say how
+        return found
+    names = ("block_size", "phi", "phi_init")
+    sampling = {name: getattr(config.sampling, name) for name in names}
+    return {
+        **found,
+        "sampling": sampling,
+        "training_data": weights.metadata.get("training_data", ""),
+    }
 
 
 def results_folder(folder: Path, sampling: SamplingConfig, ratio: float) -> Path:

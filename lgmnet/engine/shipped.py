@@ -10,6 +10,7 @@ from lgmnet.config import Config
 from lgmnet.engine.checkpoint import SUMS, CheckpointError, Weights, read_sums
 from lgmnet.engine.ratios import measurements
 from lgmnet.engine.runtime import checkpoint_roots
+from lgmnet.engine.scoring import settings_of
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,8 @@ def describe(path: Path) -> Shipped:
     weights = Weights(path)
     config = weights.config
     model = weights.shadow()
+    own = settings_of(weights)
+    scores = [_read_scores(file) | own for file in path.parent.glob("**/metrics.json")]
     return Shipped(
         name=weights.name,
         network=config.model.name,
@@ -93,7 +96,7 @@ def describe(path: Path) -> Shipped:
         images=int(weights.number("training_images")),
         patches=int(weights.number("step")) * config.training.batch_size,
         minutes=weights.number("minutes"),
-        results=tuple(sorted(map(_read_scores, path.parent.glob("**/metrics.json")), key=_ratio)),
+        results=tuple(sorted(scores, key=_ratio)),
         weights=weights,
     )
 

@@ -143,7 +143,10 @@ class FISTANet(UnfoldingNetwork):
         stages: K.
         channels: width of the transform.
         start: x⁰ by ``regression`` over training blocks, or ``adjoint``.
-        w_tilde: W̃ is Φ itself (``phi``), or made of a fixed Φ before training (``alista``).
+        w_tilde: W̃ is made of a fixed Φ before training (``alista``), as in the paper, or is Φ
+            itself (``phi``). The default is not the paper's network: it serves a learned Φ too, and
+            weights whose config does not name W̃ were trained with it. configs/fista_net.yaml
+            has ``alista``.
         nonneg: whether T ends with a ReLU.
         prior_domain: T on each ``block`` by itself, or on the whole ``image``.
         symmetry_weight: of the penalty ``symmetry``, the sum over the stages of the mean squared
@@ -157,9 +160,14 @@ class FISTANet(UnfoldingNetwork):
     Paper:     J. Xiang, Y. Dong and Y. Yang, IEEE TMI 2021, arXiv:2008.02683.
     Original:  github.com/jinxixiang/FISTA-Net
     Differences from the original: block compressive sensing instead of tomography, so x⁰ is
-    linear in y and not a regularised inversion; W̃ is computed exactly, where projected gradients
-    of step 0.1 diverge at ratios of 4 % and below. Its loss adds 0.1 mean |x̂ − x|, which is
-    ``training.l1_weight``: a network does not see x.
+    linear in y and not a regularised inversion, and T works on every block by itself; W̃ is computed
+    exactly, where projected gradients of step 0.1 diverge at ratios of 4 % and below. The data step
+    is that of their M5FISTANetPlus; M5FISTANet has a preconditioned Newton step, which is not here.
+    Where paper and public code differ, this is the code: slopes of the schedule keep no sign (the
+    paper states w < 0 for μ and θ and w > 0 for ρ); symmetry is asked for in feature space
+    (paper: of the image), sparsity after thresholding (paper: before); both are means (paper:
+    norms); T ends with a ReLU. The code's loss adds 0.1 mean |x̂ − x|, which the paper has not:
+    ``training.l1_weight``, since a network does not see x.
     """
 
     def __init__(

@@ -93,7 +93,10 @@ class ISTANet(UnfoldingNetwork):
 
     Paper:     J. Zhang and B. Ghanem, CVPR 2018, arXiv:1706.07929.
     Original:  github.com/jianzhangcs/ISTA-Net-PyTorch
-    Differences from the original: none; ``prior_domain="image"`` and a learned Φ are ours.
+    Differences from the original: the symmetry penalty is that of the public code, at the r of
+    every stage; the paper writes it at the true image. x⁰ is a regression over blocks of the
+    training images at hand, and a new Φ is drawn; theirs are files, which ``phi_init`` and the
+    importer read. ``prior_domain="image"`` and a learned Φ are ours.
     """
 
     prior: type[nn.Module] = TransformPrior
