@@ -144,7 +144,7 @@ def photos(tmp_path):
 
 def scored(model, folder, *protocols, **options):
     """One result for each protocol, of a network that is ``model``."""
-    weights = SimpleNamespace(name="w", config=tiny_config(), load=lambda ratio: model)
+    weights = SimpleNamespace(name="w", config=tiny_config(), metadata={}, load=lambda ratio: model)
     settings = [EvaluationConfig(protocol=name) for name in protocols or ("paper",)]
     return score_sets(weights, [open_test_set(str(folder), [])], settings, CPU, **options)
 

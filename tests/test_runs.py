@@ -245,8 +245,10 @@ def test_two_runs_do_not_share_a_folder(tmp_path):
         runtime.exclusive(tmp_path / "run", CPU),
     ):
         pass
+    assert not (tmp_path / "run").exists()  # nothing was written
     with runtime.exclusive(tmp_path / "run", CPU):  # free again
-        pass
+        (tmp_path / "run" / "log.jsonl").touch()
+    assert (tmp_path / "run" / "log.jsonl").exists()
 
 
 def test_a_run_outlives_the_reader_of_its_lines():

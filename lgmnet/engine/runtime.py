@@ -4,6 +4,7 @@ import ctypes
 import fcntl
 import gc
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -271,6 +272,8 @@ def release_freed_memory() -> None:
 def exclusive(folder: Path, here: Runtime) -> Iterator[None]:
     """Keep other processes from training into ``folder``, until this one ends in whatever way.
 
+    A folder into which nothing was written is not left behind.
+
     Raises:
         ValueError: another process trains there.
     """
@@ -278,7 +281,8 @@ def exclusive(folder: Path, here: Runtime) -> Iterator[None]:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as file:
+    lock = folder / ".lock"
+    with lock.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -286,7 +290,11 @@ def exclusive(folder: Path, here: Runtime) -> Iterator[None]:
                 f"another process is training in {folder}; wait for its end, or choose another "
                 "folder with --output"
             ) from None
-        yield
+        try:
+            yield
+        finally:
+            if list(folder.iterdir()) == [lock]:
+                shutil.rmtree(folder)
 
 
 class Console:
