@@ -225,7 +225,7 @@ def _decode(image: Image.Image, path: Path) -> np.ndarray:
     if "A" in image.mode or "transparency" in image.info:
         return np.asarray(image.convert("RGBA"))[:, :, (2, 1, 0, 3)]
     if image.mode in ("1", "L"):
-        return np.asarray(image.convert("L"))
+        return np.array(image.convert("L"))  # writable
     return np.asarray(image.convert("RGB"))[:, :, ::-1]
 
 

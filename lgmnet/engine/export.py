@@ -49,7 +49,7 @@ class Rebuild(nn.Module):
 
 @torch.no_grad()
 def export_model(model: SensingModel, path: Path, from_image: bool = False) -> None:
-    """Write what rebuilds an image from y: ``.pt2`` for PyTorch and its C++, or ``.onnx``.
+    """Write what rebuilds an image from y: ``.pt2`` for PyTorch, or ``.onnx``.
 
     Batch, height and width stay free, in whole blocks; where an image is given, at least two
     blocks each way. It is on the CPU and in float32, and measures without noise.
