@@ -273,9 +273,12 @@ def _before(path: Path, results: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     if not isinstance(before, dict) or _rules(before) != _rules(results):
         return None
-    both = before["datasets"].keys() & results["datasets"].keys()
-    same = all(_names(before["datasets"][n]) == _names(results["datasets"][n]) for n in both)
-    return before["datasets"] if same else None
+    for name in before["datasets"].keys() & results["datasets"].keys():
+        old, new = before["datasets"][name], results["datasets"][name]
+        lost = old["images"].keys() - new["images"].keys()
+        if lost or _names(old) != _names(new):
+            return None
+    return before["datasets"]
 
 
 def _rules(results: Mapping[str, Any]) -> dict[str, Any]:

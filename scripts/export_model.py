@@ -1,6 +1,6 @@
 """Write a model as one file that runs without this package: from y to the image.
 
-.pt2 is for PyTorch (torch.export.load) and its C++, .onnx for the other programs. Batch, height and
+.pt2 is for PyTorch (torch.export.load), .onnx for the other programs. Batch, height and
 width stay free, in whole blocks. What was written gives the numbers of the model, to 1e-5.
 """
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
 
+from lgmnet.data.images import printable
 from lgmnet.engine.checkpoint import Weights, find_weights
 from lgmnet.engine.export import export_model
 
@@ -37,7 +38,8 @@ def main() -> int:
         print(f"export_model.py: {error}", file=sys.stderr)
         return 1
     given = "image" if arguments.from_image else "measurement"
-    print(f"{given} -> image: {arguments.output}, {arguments.output.stat().st_size / 1e6:.2f} MB")
+    size = arguments.output.stat().st_size / 1e6
+    print(f"{given} -> image: {printable(arguments.output)}, {size:.2f} MB")
     return 0
 
 

@@ -18,6 +18,29 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # as many workers as cores: one thread 
     torch.set_num_threads(1)
 
 
+def without_bf16(patch: pytest.MonkeyPatch) -> None:
+    """As on a CPU without AVX-512: PyTorch knows of no bf16 arithmetic, and oneDNN refuses it."""
+    real = torch.ops.mkldnn._reorder_convolution_weight
+
+    def refusing(weight, *arguments):
+        if weight.dtype == torch.bfloat16:
+            raise RuntimeError("mkldnn_reorder_conv2d_weight: bf16 path needs the cpu support")
+        return real(weight, *arguments)
+
+    patch.setattr(torch.ops.mkldnn, "_reorder_convolution_weight", refusing)
+    patch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True}, raising=False)
+    patch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False, raising=False)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _other_cpu():
+    """With LGMNET_WITHOUT_BF16=1 the whole suite runs as on such a CPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        if os.environ.get("LGMNET_WITHOUT_BF16"):
+            without_bf16(patch)
+        yield
+
+
 def pytest_runtest_setup(item):
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")

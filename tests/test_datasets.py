@@ -44,6 +44,16 @@ def test_copies_of_validation_images_are_not_trained_on(image_folder, held, tmp_
         assert all("validation image" in reason for reason in data.rejected.values())
 
 
+def test_copies_of_listed_validation_images_are_not_trained_on(image_folder, tmp_path):
+    (image_folder / "copy.png").write_bytes((image_folder / "image1.png").read_bytes())
+    pack(image_folder, tmp_path / "x.luma")
+    (tmp_path / "held.txt").write_text("image1.png\n")
+    for source in (image_folder, tmp_path / "x.luma"):
+        data = open_data(tiny_config(source, data={"validation": str(tmp_path / "held.txt")}))
+        assert len(data.train.names) == 5
+        assert list(data.rejected.values()) == ["copy.png is a copy of a validation image"]
+
+
 def test_a_copy_is_found_in_a_store_of_another_decoder(image_folder, held, tmp_path):
     """Versions of a decoder differ by a level here and there."""
     pack(image_folder, tmp_path / "x.luma")

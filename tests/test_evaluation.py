@@ -418,6 +418,14 @@ def test_an_image_that_is_readable_again_joins_its_set(tmp_path):
     assert "failed" not in json.loads(path.read_text())["datasets"]["one"]
 
 
+def test_an_image_that_fails_now_does_not_take_its_earlier_score(tmp_path):
+    report.add_results(tmp_path, of_set(images=("a", "b")))
+    broken = of_set(images=("a",))
+    broken["datasets"]["one"]["failed"] = {"b": "out of memory"}
+    assert report.add_results(tmp_path, broken).name == "metrics.paper.json"
+    assert "b" in json.loads((tmp_path / "metrics.json").read_text())["datasets"]["one"]["images"]
+
+
 @pytest.mark.parametrize("content", ["", "[]", '{"datasets": {}}'])
 def test_a_file_that_is_no_result_is_left_alone(content, tmp_path):
     (tmp_path / "metrics.json").write_text(content)

@@ -14,7 +14,7 @@ from lgmnet.engine.runtime import has_bf16_arithmetic
 from lgmnet.models import MODELS, LGMNet, SensingModel
 from lgmnet.operators import BlockSampling, GemmBlockSampling, matrices
 from lgmnet.unfolding.blocks import conv1x1, conv3x3
-from tests.conftest import assert_same_image
+from tests.conftest import assert_same_image, without_bf16
 from tests.test_models import small_model
 
 # Of images in [0, 1]; the inputs are noise, which no network rebuilds well.
@@ -130,15 +130,7 @@ def test_without_onednn_convolutions_stay_and_it_is_said(monkeypatch):
 @pytest.mark.parametrize("name", MODELS.names())
 def test_bf16_on_a_cpu_without_bf16_arithmetic_warns_and_works(name, monkeypatch):
     """As on a CPU without AVX-512: oneDNN refuses bf16, and PyTorch's own kernels compute it."""
-    real = torch.ops.mkldnn._reorder_convolution_weight
-
-    def refusing(weight, *arguments):
-        if weight.dtype == torch.bfloat16:
-            raise RuntimeError("mkldnn_reorder_conv2d_weight: bf16 path needs the cpu support")
-        return real(weight, *arguments)
-
-    monkeypatch.setattr(torch.ops.mkldnn, "_reorder_convolution_weight", refusing)
-    monkeypatch.setattr(fast, "has_bf16_arithmetic", lambda device: False)
+    without_bf16(monkeypatch)
     model = small_model(name).eval()
     image = torch.rand(1, 1, 64, 96)
     with pytest.warns(UserWarning, match="slower than fp32"):

@@ -544,3 +544,10 @@ def test_to_uint8_clips_and_rounds():
 
     np.testing.assert_array_equal(to_uint8(values), [0, 0, 0, 1, 255, 255, 255])
     assert to_uint8(values).dtype == np.uint8
+
+
+def test_a_format_that_does_not_take_the_pixels_is_refused_by_name(tmp_path):
+    """WEBP ends at 16,383 pixels; OpenCV says so by a flag or by an error of its own."""
+    with pytest.raises(ImageError, match=r"cannot write .*x\.webp.*such as x\.png"):
+        write_image(tmp_path / "x.webp", np.zeros((1, 17000), np.uint8))
+    assert not (tmp_path / "x.webp").exists()

@@ -60,14 +60,20 @@ def run(images, tmp_path_factory):
 def test_a_run_goes_on_from_every_gap_between_its_phases(images, run, tmp_path, missing):
     """As after a kill before the adapters, the second phase, or the last file of the first."""
     folder = tmp_path / "run"
-    shutil.copytree(run, folder)
+    train_phases(lorun_config(images), folder, CPU)
     written = ("adapters.safetensors", "last.safetensors", "last.pt", "backbone/last.safetensors")
     for name in written[:missing]:
         (folder / name).unlink()
-    config = lorun_config(images, lora={**LORA, "backbone": ""})
-    assert train_phases(config, folder, CPU, resume=True) == 0
+    assert train_phases(lorun_config(images), folder, CPU, resume=True) == 0
     expected, found = tensors(run / written[0]), tensors(folder / written[0])
     assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
+def test_a_finished_backbone_is_not_lengthened(images, run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    longer = lorun_config(images, training={"steps_per_epoch": 10, "epochs": 2})
+    with pytest.raises(CheckpointError, match="backbone in .* is finished, after 6 steps"):
+        train_phases(longer, tmp_path / "run", CPU, resume=True)
 
 
 def stop_at(step, monkeypatch):

@@ -76,6 +76,25 @@ def test_a_run_stopped_in_its_last_validation_is_finished_by_resuming(
     assert checkpoint.finished_step(tmp_path / "run") == 6
 
 
+def test_a_run_stopped_in_a_validation_on_the_way_repeats_it(
+    image_folder, held, tmp_path, monkeypatch
+):
+    settings = {"validate_every": 2}
+    config = tiny_config(image_folder, data={"validation": str(held)}, training=settings)
+    train(config, tmp_path / "whole", CPU)
+    with monkeypatch.context() as patch:
+        stop_in(saver, "validate", patch)
+        assert train(config, tmp_path / "run", CPU) == signal.SIGTERM
+    state = torch.load(tmp_path / "run" / "last.pt")
+    assert (state["step"], state["validated"]) == (2, 0)
+    train(config, tmp_path / "run", CPU, resume=True)
+    whole, run = (
+        [(r["step"], r["psnr"]) for r in records(tmp_path / name, "validation")]
+        for name in ("whole", "run")
+    )
+    assert run == whole
+
+
 def state_is_at(folder, step):
     """Whether the last validation has come: the state is that of ``step``, or there is none."""
     path = folder / "last.pt"
@@ -141,6 +160,14 @@ def test_a_good_state_stays_and_is_named(image_folder, tmp_path, monkeypatch):
     with pytest.raises(NonFiniteLoss, match=r"step 4: loss nan.*good state is .*pt, of step 2"):
         train(config, folder, CPU, resume=True)
     assert (folder / "last.pt").read_bytes() == before
+
+
+def test_a_state_that_the_next_step_ruins_is_good(image_folder, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    train_steps(tiny_config(image_folder), folder, 2, monkeypatch)
+    ruinous = {"rate": 1e39, "schedule": "constant", "validate_every": 1, "log_every": 1}
+    with pytest.raises(NonFiniteLoss, match=r"after step 3 .*good state is .*pt, of step 2"):
+        train(tiny_config(image_folder, training=ruinous), folder, CPU, resume=True)
 
 
 def test_a_state_whose_weights_are_ruined_is_not_called_good(image_folder, tmp_path):
@@ -236,6 +263,23 @@ def test_a_killed_loader_process_ends_the_run_with_its_state(image_folder, tmp_p
         train(config, tmp_path / "run", CPU)
     assert "lower data.workers" in runtime.explain(raised.value)
     assert torch.load(tmp_path / "run" / "last.pt")["step"] == 2
+
+
+def test_a_folder_whose_name_weights_cannot_have_is_refused_before_the_work(tmp_path):
+    with (
+        pytest.raises(ValueError, match=r"run folder .*\\udcff is not UTF-8"),
+        runtime.exclusive(tmp_path / os.fsdecode(b"run\xff"), CPU),
+    ):
+        pass
+
+
+def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, capsys):
+    def unknown(file, how):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", unknown)
+    with runtime.exclusive(tmp_path / "run", CPU):
+        assert "cannot be locked" in capsys.readouterr().out
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path):

@@ -196,7 +196,7 @@ def _open_packed(
     path: Path, smallest: int, reserved: Sequence[Path]
 ) -> tuple[TrainingImages, dict[str, str]]:
     images = PackedImages(path)
-    taken = _packed_copies(images, reserved)
+    taken = _same_pixels(images, _readable_lumas(reserved))
     keep, rejected = [], {}
     for k, (name, size) in enumerate(zip(images.names, images.sizes, strict=True)):
         if min(size) < smallest:
@@ -211,32 +211,35 @@ def _open_packed(
     return Subset(images, keep), rejected
 
 
-def _packed_copies(images: PackedImages, reserved: Sequence[Path]) -> set[int]:
-    """Numbers of the images that are, within a level, the luma of a reserved file.
+def _same_pixels(images: TrainingImages, lumas: Iterable[np.ndarray]) -> set[int]:
+    """Numbers of the images that are one of ``lumas``, within a level.
 
-    Not to the bit: the store may have been packed with another version of a decoder.
+    Not to the bit: a store may have been packed with another version of a decoder.
     """
-    found = scan(reserved, smallest=1)
-    same_size: dict[tuple[int, int], list[int]] = {size: [] for size in found.sizes}
+    alike: dict[tuple[int, ...], list[int]] = {}
     for k, size in enumerate(images.sizes):
-        same_size.get(size, []).append(k)
-    samples = {
-        size: np.stack([_sample(images.read(k)) for k in numbers])
-        for size, numbers in same_size.items()
-        if numbers
-    }
+        alike.setdefault(size, []).append(k)
+    samples: dict[tuple[int, ...], np.ndarray] = {}
     copies: set[int] = set()
-    for path, size in zip(found.paths, found.sizes, strict=True):
-        if size not in samples:
+    for luma in lumas:
+        numbers = alike.get(luma.shape, [])
+        if not numbers:
             continue
+        if luma.shape not in samples:
+            samples[luma.shape] = np.stack([_sample(images.read(k)) for k in numbers])
+        (near,) = np.nonzero(_distance(samples[luma.shape], _sample(luma)) <= 1)
+        copies.update(
+            numbers[n] for n in near if _distance(images.read(numbers[n]), luma).mean() <= 1
+        )
+    return copies
+
+
+def _readable_lumas(paths: Sequence[Path]) -> Iterator[np.ndarray]:
+    for path in paths:
         try:
-            luma = read_training_luma(path)
+            yield read_training_luma(path)
         except ImageError:  # named where the validation images are opened
             continue
-        (near,) = np.nonzero(_distance(samples[size], _sample(luma)) <= 1)
-        alike = [same_size[size][k] for k in near]
-        copies.update(k for k in alike if _distance(images.read(k), luma).mean() <= 1)
-    return copies
 
 
 def _sample(luma: np.ndarray) -> np.ndarray:
@@ -265,6 +268,34 @@ def readable(images: TrainingImages) -> tuple[Subset, dict[str, str]]:
     if not kept:
         raise ImageError(f"none of the {len(images.names)} images can be decoded")
     return Subset(images, kept), rejected
+
+
+def without_copies(
+    images: TrainingImages, held: TrainingImages
+) -> tuple[TrainingImages, dict[str, str]]:
+    """The images that are no copy of one in ``held``, and why the others are left out.
+
+    Files are compared by their bytes, images of a packed store by their pixels.
+    """
+    ours, theirs = (
+        [path for k in range(len(s.names)) if (path := file_of(s, k))] for s in (images, held)
+    )
+    if ours and theirs:
+        copies = _copies(ours, theirs)
+        taken = {k for k, path in enumerate(ours) if path in copies}
+    else:
+        taken = _same_pixels(images, (held.read(k) for k in range(len(held.names))))
+    rejected = {
+        images.names[k]: f"{images.names[k]} is a copy of a validation image" for k in taken
+    }
+    return Subset(images, [k for k in range(len(images.names)) if k not in taken]), rejected
+
+
+def file_of(images: TrainingImages, index: int) -> Path | None:
+    """The file of an image; None in a packed store."""
+    while isinstance(images, Subset):
+        index, images = images.keep[index], images.images
+    return images.paths[index] if isinstance(images, FileImages) else None
 
 
 def split(images: TrainingImages, held_out: Iterable[str]) -> tuple[Subset, Subset]:

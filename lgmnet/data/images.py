@@ -251,10 +251,18 @@ def write_image(path: Path, pixels: np.ndarray) -> None:
     """
     if path.suffix.lower() not in EXTENSIONS:
         raise ImageError(f"cannot write {path}: no image format; use a name such as x.png")
-    content = cv2.imencode(path.suffix, pixels)[1].tobytes()
+    try:
+        encoded, content = cv2.imencode(path.suffix, pixels)
+    except cv2.error:
+        encoded = False
+    if not encoded:
+        raise ImageError(
+            f"cannot write {path}: its format does not take pixels of shape {pixels.shape}; use a "
+            "name such as x.png"
+        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write(Path(os.path.realpath(path)), content)
+        _write(Path(os.path.realpath(path)), content.tobytes())
     except OSError as error:
         raise ImageError(f"cannot write {path}: {error}") from None
 

@@ -6,14 +6,13 @@ neighbouring level, so a run repeats itself exactly with the same ``data.decode`
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lgmnet.data.crops import Plan, TrainingCrops, draw_crops, draw_mode
-from lgmnet.data.datasets import FileImages, Subset, TrainingImages
+from lgmnet.data.datasets import TrainingImages, file_of
 from lgmnet.data.images import read_plain_jpeg
 from lgmnet.data.transforms import dihedral
 
@@ -32,7 +31,7 @@ def unavailable(images: TrainingImages, device: torch.device) -> str:
     """Why these images cannot be decoded on this device; empty if they can."""
     if device.type != "cuda":
         return "it needs a CUDA device"
-    if _file(images, 0) is None:
+    if file_of(images, 0) is None:
         return "a packed store needs no decoding"
     try:
         import torchvision.io  # noqa: F401  (heavy, and not everywhere)
@@ -61,7 +60,7 @@ def decoded_batches(
 
 def _read(crops: TrainingCrops, number: int) -> Encoded:
     image, top, left = next(draw_crops(crops.images.sizes, crops.rule, number))
-    path = _file(crops.images, image)
+    path = file_of(crops.images, image)
     assert path is not None, "unavailable() was not asked"
     return Encoded(number, image, top, left, read_plain_jpeg(path))
 
@@ -99,9 +98,3 @@ def _decode(contents: list[bytes], device: torch.device) -> list[Tensor]:
         return list(decode_jpeg(encoded, mode=ImageReadMode.GRAY, device=device))
     except RuntimeError:
         return []
-
-
-def _file(images: TrainingImages, index: int) -> Path | None:
-    while isinstance(images, Subset):
-        index, images = images.keep[index], images.images
-    return images.paths[index] if isinstance(images, FileImages) else None

@@ -26,6 +26,7 @@ from lgmnet.data.datasets import (
     open_training_images,
     readable,
     split,
+    without_copies,
 )
 from lgmnet.data.images import list_images, printable, scan
 from lgmnet.engine.ratios import measurements
@@ -67,6 +68,8 @@ def open_data(config: Config) -> TrainingData:
     validation: TrainingImages | None = None
     if listed:
         images, validation = split(images, _read_list(data.validation))
+        images, copies = without_copies(images, validation)
+        rejected |= copies
     elif reserved:
         found = scan(reserved[: data.validation_images], config.sampling.block_size)
         validation = FileImages(found.paths, found.sizes)

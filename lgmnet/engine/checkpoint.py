@@ -23,6 +23,7 @@ from lgmnet.config import Config, config_from_dict
 from lgmnet.engine import hub, runtime
 from lgmnet.engine.building import build_model
 from lgmnet.engine.ratios import at_ratio
+from lgmnet.engine.runtime import Runtime
 from lgmnet.engine.tensor_files import (
     FORMAT,
     check_shapes,
@@ -296,13 +297,17 @@ def load_training_state(path: Path, config: Config) -> dict[str, Any]:
 
 
 def resolve_precision(
-    config: Config, device: torch.device, state: Mapping[str, Any] | None = None
+    config: Config, here: Runtime, state: Mapping[str, Any] | None = None
 ) -> Config:
-    """``config`` with ``training.precision: auto`` as it was resolved in a state, or is here."""
+    """``config`` with ``training.precision: auto`` as it was resolved in a state, or is here.
+
+    On several machines it is what the main process finds.
+    """
     settings, precision = config.training, config.training.precision
     if precision == "auto" and state:
         precision = config_from_dict(json.loads(state["config"])).training.precision
-    precision = runtime.resolve_precision(precision, device)
+    precision = runtime.resolve_precision(precision, here.device)
+    precision = "bf16" if here.agree(float(precision == "bf16")) else "fp32"
     return replace(config, training=replace(settings, precision=precision))
 
 

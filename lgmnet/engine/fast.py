@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lgmnet.engine.runtime import (
-    has_bf16_arithmetic,
+    precision_note,
     release_freed_memory,
     use_channels_last,
 )
@@ -61,12 +61,8 @@ def optimize_for_inference(
         fast.operator = gemm.requires_grad_(False)
     device = next(fast.buffers(), next(fast.parameters(), torch.empty(0))).device
     merge_linear_pairs(fast.network)
-    emulated = precision == "bf16" and not has_bf16_arithmetic(device)
-    if emulated:
-        warnings.warn(
-            f"this {device.type.upper()} has no bf16 arithmetic: bf16 is slower than fp32 here",
-            stacklevel=2,
-        )
+    if slow := precision_note(precision, device):
+        warnings.warn(slow, stacklevel=2)
     if precision == "bf16":
         reduce_precision(fast.network)
     use_channels_last(fast.network)
@@ -76,7 +72,7 @@ def optimize_for_inference(
         compile_stages(fast.network)
     elif device.type == "cpu" and not torch.backends.mkldnn.is_available():
         warnings.warn("no oneDNN here: convolutions stay as they are", stacklevel=2)
-    elif device.type == "cpu" and not emulated:  # oneDNN refuses bf16 weights on some CPUs
+    elif device.type == "cpu" and not slow:  # oneDNN refuses bf16 weights on some CPUs
         pack_convolutions(fast.network)
     return fast
 

@@ -9,9 +9,16 @@ import torch
 from lgmnet.config import Config, ConfigError, LoraConfig, TrainingConfig
 from lgmnet.engine.adapters import save_adapters
 from lgmnet.engine.building import build_network, measurements
-from lgmnet.engine.checkpoint import BACKBONE, Weights, find_weights, finished_step
+from lgmnet.engine.checkpoint import (
+    BACKBONE,
+    CheckpointError,
+    Weights,
+    find_weights,
+    finished_step,
+    load_training_state,
+)
 from lgmnet.engine.runtime import Runtime
-from lgmnet.engine.training import train
+from lgmnet.engine.training import is_finished, train
 from lgmnet.models import LoRun
 
 # Seeds are below SEEDS; the second phase draws with one that is far from the first's.
@@ -78,9 +85,10 @@ def train_phases(config: Config, folder: Path, here: Runtime, resume: bool = Fal
     adapters = folder / "adapters.safetensors" if every[-1].config.lora else None
     for phase in every:
         first = phase.folder != folder
-        complete = finished_step(phase.folder) >= 0
-        if resume and complete and (first or (adapters and not adapters.exists())):
-            continue
+        if resume:
+            over = _backbone_is_done(phase) if first else _adapters_are_missing(phase, adapters)
+            if here.agree(float(over)):  # as the main process finds it
+                continue
         begun = len(every) == 1 or first or (folder / "last.pt").exists()
         stopped_by = train(phase.config, phase.folder, here, resume and begun)
         if stopped_by:
@@ -90,6 +98,36 @@ def train_phases(config: Config, folder: Path, here: Runtime, resume: bool = Fal
     if here.is_main and adapters and isinstance(weights, Weights):
         save_adapters(adapters, weights)
     return 0
+
+
+def _backbone_is_done(phase: Phase) -> bool:
+    """Whether the first phase has written its weights.
+
+    Raises:
+        CheckpointError: it has, and the config asks for one of another length.
+    """
+    if finished_step(phase.folder) < 0:
+        return False
+    was, now = Weights(phase.folder / "last.safetensors").config.training, phase.config.training
+    if (was.steps, was.minutes) != (now.steps, now.minutes):
+        raise CheckpointError(
+            f"the backbone in {phase.folder} is finished, after {was.steps} steps or "
+            f"{was.minutes:g} minutes; the config asks for {now.steps} or {now.minutes:g}. Resume "
+            "with the length that it had, or start again in another folder"
+        )
+    return True
+
+
+def _adapters_are_missing(phase: Phase, adapters: Path | None) -> bool:
+    """Whether the last phase is finished but for the file of its adapters."""
+    final, state = phase.folder / "last.safetensors", phase.folder / "last.pt"
+    if adapters is None or not (final.exists() and state.exists()):
+        return False
+    if adapters.exists() and adapters.stat().st_mtime >= final.stat().st_mtime:
+        return False
+    return is_finished(
+        phase.folder, load_training_state(state, phase.config), phase.config.training
+    )
 
 
 def _backbone_config(config: Config, lora: LoraConfig) -> Config:

@@ -36,7 +36,7 @@ def preflight(config: Config, here: Runtime) -> int:
     """
     check_run(config, here.processes)
     asked = config.training.precision
-    config = resolve_precision(config, here.device)
+    config = resolve_precision(config, here)
     show = print if here.is_main else _silent
     show(config.as_yaml())
     precision = config.training.precision

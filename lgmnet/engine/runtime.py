@@ -1,7 +1,6 @@
 """Device, precision, processes, signals: the only reader of the environment."""
 
 import ctypes
-import fcntl
 import gc
 import os
 import shutil
@@ -21,6 +20,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from lgmnet.data.crops import generator
+from lgmnet.data.images import printable
 from lgmnet.models import UnfoldingNetwork
 from lgmnet.project import PROJECT
 
@@ -33,7 +33,8 @@ STREAM = 6
 M_MMAP_THRESHOLD = -3
 # What to do, where images are rebuilt.
 OUT_OF_MEMORY = (
-    "out of memory; work in strips (--max-memory 2GiB), or need less (--fast --precision bf16)"
+    "out of memory; test.py and reconstruct.py work in strips with --max-memory 2GiB, or need less "
+    "with --fast --precision bf16"
 )
 
 
@@ -184,7 +185,7 @@ def precision_note(precision: str, device: torch.device) -> str:
         return ""
     return (
         f"this {device.type.upper()} has no bf16 arithmetic: bf16 is several times slower than "
-        "fp32 here; training.precision=auto chooses"
+        "fp32 here"
     )
 
 
@@ -228,7 +229,7 @@ def explain(error: BaseException) -> str:
     if out_of_memory(error):
         return (
             "out of memory; lower data.patch_size or training.batch_size, or set "
-            "training.recompute=true or data.source=files"
+            "training.recompute=true"
         )
     if "DataLoader worker" in str(error):  # raised wherever the main process was
         reason = str(error).strip().splitlines()[0].strip(". ")
@@ -275,11 +276,18 @@ def exclusive(folder: Path, here: Runtime) -> Iterator[None]:
     A folder into which nothing was written is not left behind.
 
     Raises:
-        ValueError: another process trains there.
+        ValueError: another process trains there, or weights could not be written there.
     """
+    if printable(folder) != str(folder):
+        raise ValueError(
+            f"the name of the run folder {printable(folder)} is not UTF-8, which weights need; "
+            "choose another with --output"
+        )
     if not here.is_main:
         yield
         return
+    import fcntl  # not on Windows
+
     folder.mkdir(parents=True, exist_ok=True)
     lock = folder / ".lock"
     with lock.open("a") as file:
@@ -290,6 +298,8 @@ def exclusive(folder: Path, here: Runtime) -> Iterator[None]:
                 f"another process is training in {folder}; wait for its end, or choose another "
                 "folder with --output"
             ) from None
+        except OSError as error:  # some file systems of clusters know no locks
+            print(f"{folder} cannot be locked ({error}): start no second run there")
         try:
             yield
         finally:

@@ -48,6 +48,9 @@ class Saver:
     """Step of the state in the folder; -1 if there is none."""
     finished: bool = field(default=False, init=False)
 
+    def __post_init__(self) -> None:
+        self.validation_sha256 = validation_sha256(self.data, self.config)
+
     @property
     def judged(self) -> SensingModel:
         """The weights that are validated: the average, where there is one."""
@@ -61,7 +64,7 @@ class Saver:
         """Go on from a saved state; what was best on other images is not best on these."""
         self.kept = at.step
         known = state.get("validation_sha256")
-        if known and known != validation_sha256(self.data, self.config):
+        if known and known != self.validation_sha256:
             at.best, at.validated = -math.inf, 0
             self.log.note(at.step, "the validation images are others now: the best begins anew")
 
@@ -103,7 +106,7 @@ class Saver:
                     "elapsed": at.elapsed,
                     "best": at.best,
                     "validated": at.validated,
-                    "validation_sha256": validation_sha256(self.data, self.config),
+                    "validation_sha256": self.validation_sha256,
                 },
             )
         self.kept = at.step
@@ -128,7 +131,7 @@ class Saver:
         )
         if ruined:
             raise NonFiniteLoss(
-                f"after step {at.step} {ruined} is not finite; {self.advice(at.step)}"
+                f"after step {at.step} {ruined} is not finite; {self.advice(at.step + 1)}"
             )
 
     def advice(self, step: int) -> str:

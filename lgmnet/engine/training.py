@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +51,14 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
     """
     check_run(config, here.processes)
     state = checkpoint.load_training_state(folder / "last.pt", config) if resume else None
-    config = checkpoint.resolve_precision(config, here.device, state)
+    config = checkpoint.resolve_precision(config, here, state)
     settings = config.training
-    if state:
-        require_unfinished(folder, state, settings)
+    if state and is_finished(folder, state, settings):
+        raise checkpoint.CheckpointError(
+            f"the run in {folder} is finished (step {state['step']}); there is nothing to resume. "
+            f"A longer one needs more training.epochs or training.minutes; python test.py {folder} "
+            "scores this one"
+        )
     torch.manual_seed(settings.seed)  # the start of the network; steps are seeded one by one
     data = open_data(config)
     at = Position()
@@ -98,7 +103,8 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
                 drain(pending, at.step, settings, saver)
                 saver.validate_and_save(at)
                 logged = time.perf_counter()
-            if progress(at, settings) >= 1:
+                stopped_by = here.largest(stop.received)
+            if stopped_by or progress(at, settings) >= 1:
                 break
             rate = settings.rate * rate_factor(at, settings)
             if with_crops(config, at) != sized:
@@ -150,15 +156,10 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
     return stopped_by
 
 
-def require_unfinished(folder: Path, state: dict[str, Any], settings: TrainingConfig) -> None:
-    """Raise CheckpointError if a run has made all its steps, and written its final weights."""
+def is_finished(folder: Path, state: Mapping[str, Any], settings: TrainingConfig) -> bool:
+    """Whether a run has made all its steps, and written the final weights of the last one."""
     over = progress(Position(state["step"], state["elapsed"]), settings) >= 1
-    if over and checkpoint.finished_step(folder) == state["step"]:
-        raise checkpoint.CheckpointError(
-            f"the run in {folder} is finished (step {state['step']}); there is nothing to resume. "
-            f"A longer one needs more training.epochs or training.minutes; python test.py {folder} "
-            "scores this one"
-        )
+    return over and checkpoint.finished_step(folder) == state["step"]
 
 
 def make_optimizer(model: nn.Module, settings: TrainingConfig) -> torch.optim.Optimizer:
