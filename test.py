@@ -205,4 +205,5 @@ def parse() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    runtime.outlive_console()
     sys.exit(main())

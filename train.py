@@ -122,6 +122,9 @@ def score_run(config: Config, folder: Path, here: Runtime) -> None:
             report.write_results(results_folder(folder, config.sampling, ratio), results)
             print(f"at {100 * ratio:g} %")
             print(report.comparison(results))
+            for name, scores in results["datasets"].items():
+                for image, reason in scores.get("failed", {}).items():
+                    print(f"not scored: {name}/{image}: {reason}")
 
 
 if __name__ == "__main__":

@@ -198,6 +198,8 @@ def _cell(column: str, runs: Sequence[Mapping[str, Any]]) -> str:
     if not all(dataset in run["scores"] if dataset else column in run for run in runs):
         return "–"
     values = [run["scores"][dataset][key] if dataset else run[key] for run in runs]
+    if None in values:  # such as the PSNR of identical images
+        return "–"
     if not dataset:
         return f"{values[0]:,.2f}" if isinstance(values[0], float) else f"{values[0]:,}"
     mean, digits = number(statistics.fmean(values), DIGITS[key]), DIGITS[key]

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -62,7 +61,7 @@ def run(*command, **options):
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """The wheel that a source distribution of this project makes, unpacked."""
+    """The wheel that a source distribution of this project makes, installed by pip."""
     folder = tmp_path_factory.mktemp("build")
     for name in ("lgmnet", "checkpoints", "configs"):
         shutil.copytree(PROJECT / name, folder / "clone" / name)
@@ -74,8 +73,8 @@ def installed(tmp_path_factory):
     shutil.unpack_archive(next(folder.glob("*.tar.gz")), folder / "source")
     source = next((folder / "source").iterdir())
     run(sys.executable, "-c", BUILD.format("wheel"), folder, cwd=source)
-    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
-        wheel.extractall(folder / "installed")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps"]
+    run(*pip, "--target", folder / "installed", next(folder.glob("*.whl")))
     return folder / "installed"
 
 

@@ -271,7 +271,7 @@ def _write(path: Path, content: bytes) -> None:
     if path.exists() and not path.is_file():  # a device or pipe takes bytes, but no other name
         path.write_bytes(content)
         return
-    unfinished = path.with_name(f".{path.name}")
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         unfinished.write_bytes(content)
         os.replace(unfinished, path)
