@@ -14,6 +14,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -228,16 +229,38 @@ class Limits(NamedTuple):
 
 
 def limits(device: torch.device, side: int = 2048, rounds: int = 5) -> Limits:
-    """Measured here and now: square products of ``side``; a copy of 64 MiB, read and written."""
+    """Measured here and now: square products of ``side``; a copy of 64 MiB, read and written.
+
+    A product that takes longer than a second, as of bf16 without the arithmetic, is a smaller one.
+    """
+    read = clock(device)
     runs: dict[str, Callable[[], object]] = {}
+    sides = []
     for kind in (torch.float32, torch.bfloat16):
-        matrix = torch.randn(side, side, device=device).to(kind)
-        runs[str(kind)] = lambda a=matrix: a @ a  # type: ignore[misc]
+        product, chosen = _largest_product(kind, device, side, read)
+        runs[str(kind)] = product
+        sides.append(chosen)
     source = torch.zeros(2**24, device=device)
     target = torch.empty_like(source)
     runs["copy"] = lambda: target.copy_(source)
-    fp32, bf16, copied = (min(s) for s in interleave(runs, rounds, clock(device)).values())
-    return Limits(2 * side**3 / fp32, 2 * side**3 / bf16, 2 * source.nbytes / copied)
+    fp32, bf16, copied = (min(s) for s in interleave(runs, rounds, read).values())
+    flops = [2 * chosen**3 for chosen in sides]
+    return Limits(flops[0] / fp32, flops[1] / bf16, 2 * source.nbytes / copied)
+
+
+def _largest_product(
+    kind: torch.dtype, device: torch.device, side: int, read: Callable[[], float]
+) -> tuple[Callable[[], object], int]:
+    """A square product of ``side``, or of the last half of it that takes less than a second."""
+    chosen = min(side, 128)
+    while True:
+        matrix = torch.randn(chosen, chosen, device=device).to(kind)
+        start = read()
+        torch.mm(matrix, matrix)
+        # Twice the side is eight times the arithmetic.
+        if 2 * chosen > side or 8 * (read() - start) > 1:
+            return partial(torch.mm, matrix, matrix), chosen
+        chosen *= 2
 
 
 class LiveBytes(TorchDispatchMode):

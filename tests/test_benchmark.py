@@ -287,6 +287,17 @@ def test_the_machine_reaches_something():
     assert all(math.isfinite(value) and value > 0 for value in reached)
 
 
+def test_a_slow_format_is_measured_by_smaller_products(monkeypatch):
+    """bf16 without the arithmetic would take minutes."""
+    seconds = iter(range(99))
+    monkeypatch.setattr(complexity, "clock", lambda device: lambda: next(seconds))
+    sides = []
+    real = torch.mm
+    monkeypatch.setattr(torch, "mm", lambda a, b: sides.append(len(a)) or real(a, b))
+    complexity.limits(CPU, side=2048, rounds=1)
+    assert set(sides) == {128}
+
+
 def test_a_table_has_one_row_per_network():
     row = {"size": 264, "parameters": 10, "parameters_without_phi": None, "flops": 2e9,
            "macs": 1e9,
