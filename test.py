@@ -86,15 +86,17 @@ def saved_path(folder: Path, dataset: str, image: str) -> Path:
 
 
 def check_saved(sets: list[TestSet], folders: list[Path]) -> None:
-    """Raise ImageError if a reconstruction would be written over a test image."""
+    """Raise ImageError if a reconstruction would be written over or among test images."""
     inputs = {file_identity(path) for images in sets for path in images.paths}
+    searched = [images.folder.resolve() for images in sets if images.folder]
     for folder, images in itertools.product(folders, sets):
         for name in images.names:
             target = saved_path(folder, images.name, name)
-            if target.exists() and file_identity(target) in inputs:
+            over = target.exists() and file_identity(target) in inputs
+            if over or any(target.resolve().is_relative_to(place) for place in searched):
                 raise ImageError(
-                    f"--save-images would write over the test image {target}; choose another "
-                    "--output"
+                    f"--save-images would write {'over' if over else 'among'} the test images: "
+                    f"{target}; choose another --output"
                 )
 
 

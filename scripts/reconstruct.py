@@ -43,7 +43,8 @@ def main() -> int:
             raise
         print(f"reconstruct.py: {OUT_OF_MEMORY}", file=sys.stderr)
         return 1
-    print(f"{image.shape[0]} x {image.shape[1]} pixels written to {printable(arguments.output)}")
+    height, width = image.shape
+    print(f"{width} pixels wide and {height} high: written to {printable(arguments.output)}")
     return 0
 
 

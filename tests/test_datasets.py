@@ -105,12 +105,12 @@ def test_names_of_a_test_set_can_be_printed(tmp_path):
 def test_names_that_are_not_utf8_pass_through_the_scripts(tmp_path, monkeypatch, capsys):
     """In image, folder and output; a terminal that takes UTF-8 only."""
     odd = tmp_path / os.fsdecode(b"caf\xe9")
-    image = odd / os.fsdecode(b"\xff.png")
+    image, out = odd / os.fsdecode(b"\xff.png"), tmp_path / os.fsdecode(b"out\xff")
     write_image(image, smooth_image(40, 40))
 
     monkeypatch.chdir(PROJECT)
     for command in (
-        ["test.py", "--data", odd, "--output", odd / "out", "--save-images"],
+        ["test.py", "--data", odd, "--output", out, "--save-images"],
         ["scripts/measure.py", image, "--output", odd / "y.safetensors"],
         ["scripts/prepare_data.py", "--pack", odd, odd / "x.luma"],
     ):
@@ -120,7 +120,7 @@ def test_names_that_are_not_utf8_pass_through_the_scripts(tmp_path, monkeypatch,
         assert ended.value.code == 0
 
     assert "packed " in capsys.readouterr().out.encode("utf-8").decode("ascii").splitlines()[-1]
-    assert (odd / "out" / r"caf\udce9" / r"\udcff.png").is_file()
+    assert (out / r"caf\udce9" / r"\udcff.png").is_file()
 
 
 def test_a_file_that_was_replaced_by_one_of_another_size_is_refused(tmp_path):

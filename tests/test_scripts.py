@@ -121,15 +121,17 @@ def test_an_unreadable_image_costs_its_own_score_alone(
         assert (len(data["images"]), list(data["failed"])) == (6, ["zz"])
 
 
-def test_reconstructions_are_not_saved_over_test_images(
+def test_reconstructions_are_not_saved_over_or_among_test_images(
     weights, image_folder, tmp_path, monkeypatch, capsys
 ):
     before = {path: path.read_bytes() for path in image_folder.rglob("*.png")}
     (tmp_path / "link").symlink_to(tmp_path)
-    for output in (image_folder.parent, tmp_path / "link"):
+    for output, where in (
+        (image_folder.parent, "over"), (tmp_path / "link", "over"), (image_folder, "among")
+    ):  # fmt: skip
         arguments = [weights, "--data", image_folder, "--output", output, "--save-images"]
         assert run_main("test.py", arguments, monkeypatch) == 1
-        assert "would write over the test image" in capsys.readouterr().err
+        assert f"would write {where} the test images" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in image_folder.rglob("*.png")} == before
     assert not (tmp_path / "metrics.json").exists()
 

@@ -443,7 +443,9 @@ def test_preflight_reports_images_size_and_speed(image_folder, capsys, monkeypat
     (image_folder / "tall.png").write_bytes((image_folder / "image0.png").read_bytes())
     config = tiny_config(image_folder, data={"patch_size": 96})
     assert preflight(config, CPU) == 1  # no image has 96 pixels on both sides
-    assert "none of the" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "none of the" in told.out
+    assert "this run cannot start: none of the" in told.err
     assert preflight(tiny_config(image_folder), CPU) == 0
     text = capsys.readouterr().out
     for words in ("7 good", "unreadable        1", "broken.png", "GFLOP", "steps/s", "MiB"):

@@ -66,12 +66,17 @@ class NamedImage(NamedTuple):
 
 
 class TestSet:
-    """Test images of one folder, one file, or the built-in part; read one at a time."""
+    """Test images of one folder, one file, or the built-in part; read one at a time.
 
-    def __init__(self, name: str, paths: Sequence[Path]) -> None:
+    Args:
+        folder: that is searched, and what is put there later belongs to the set.
+    """
+
+    def __init__(self, name: str, paths: Sequence[Path], folder: Path | None = None) -> None:
         self.name = printable(name)
         self.paths = list(paths)
         self.names = [printable(path.stem) for path in self.paths]
+        self.folder = folder
         if len(set(self.names)) < len(self.names):
             twice = next(n for n in self.names if self.names.count(n) > 1)
             raise ImageError(
@@ -84,7 +89,7 @@ class TestSet:
 
     def share(self, rank: int, processes: int) -> "TestSet":
         """Every ``processes``-th image, from number ``rank`` on."""
-        return TestSet(self.name, self.paths[rank::processes])
+        return TestSet(self.name, self.paths[rank::processes], self.folder)
 
     def __iter__(self) -> Iterator[NamedImage]:
         for name, path in zip(self.names, self.paths, strict=True):
@@ -118,7 +123,7 @@ def open_test_set(name: str, roots: Sequence[Path]) -> TestSet:
         return TestSet(name, builtin.paths(builtin.TEST))
     folder = find_folder(name, roots)
     name = folder.stem if folder.is_file() else folder.resolve().name
-    return TestSet(name, list_images(folder))
+    return TestSet(name, list_images(folder), folder if folder.is_dir() else None)
 
 
 def open_test_sets(names: Sequence[str], roots: Sequence[Path]) -> list[TestSet]:

@@ -1,6 +1,7 @@
 """What a run would cost, before it is started."""
 
 import shutil
+import sys
 import time
 from collections.abc import Callable
 
@@ -49,6 +50,8 @@ def preflight(config: Config, here: Runtime) -> int:
     except ImageError as error:
         show(f"images            none: {error}")
         _print_size(config, show)
+        if here.is_main:
+            print(f"this run cannot start: {error}", file=sys.stderr)
         return 1
     _print_images(data, show)
     _print_size(config, show)
