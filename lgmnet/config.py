@@ -128,11 +128,6 @@ class DataConfig:
     """File names left out of training, such as those that are in a test set too."""
     patch_size: int = 128
     """Side of the square training crops, in pixels."""
-    late_patch_size: int = 0
-    """Side of the crops at the end of the run; 0 keeps ``patch_size``. Small crops are cheap and
-    teach the blocks; larger ones teach what lies beyond them."""
-    late_share: float = 0.2
-    """Share of the run, at its end, that sees ``late_patch_size``."""
     augment: str = "sample"
     """Flips and quarter turns drawn per ``sample``, per ``batch`` (as published), or ``none``."""
     workers: int = 4
@@ -154,21 +149,7 @@ class DataConfig:
             f"data.validation_images is {self.validation_images}, expected at least 1; for no "
             "validation leave data.validation empty",
         )
-        require(
-            self.late_patch_size == 0 or self.late_patch_size > self.patch_size,
-            f"data.late_patch_size is {self.late_patch_size}, expected 0 or more than "
-            f"data.patch_size {self.patch_size}",
-        )
-        require(
-            0 < self.late_share < 1,
-            f"data.late_share is {self.late_share}, expected 0 < late_share < 1",
-        )
         require(self.workers >= 0, f"data.workers is {self.workers}, expected >= 0")
-
-    @property
-    def largest_patch(self) -> int:
-        """Side of the largest crops of the run."""
-        return max(self.patch_size, self.late_patch_size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -361,6 +342,7 @@ def load_config(path: Path, overrides: Sequence[str] = (), joined: Sequence[Path
 def config_from_dict(tree: Mapping[str, Any]) -> Config:
     """Build and check a config from nested dictionaries; unknown keys are errors."""
     sections = {f.name: f for f in dataclasses.fields(Config)}
+    tree = _without_late_crops(tree)
     reject_unknown(tree, sections, "")
     model = section_of(tree, "model")
     require("name" in model, "model.name is missing; name a network, such as lgm_net")
@@ -371,6 +353,15 @@ def config_from_dict(tree: Mapping[str, Any]) -> Config:
         if name != "model" and (name in tree or name != "lora"):
             values[name] = build(types[name], section_of(tree, name), name)
     return Config(**values)
+
+
+def _without_late_crops(tree: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``tree`` without the larger late crops that resolved files of older runs say they had not."""
+    data = section_of(tree, "data")
+    late = {"late_patch_size", "late_share"}
+    if not late <= data.keys() or data["late_patch_size"] != 0:
+        return tree
+    return {**tree, "data": {k: v for k, v in data.items() if k not in late}}
 
 
 def _for_ratio(per_ratio: Mapping[Any, Any], ratio: Any) -> dict[str, Any]:

@@ -63,8 +63,7 @@ ELSEWHERE = {
     },
     "sampling": set(),
     "evaluation": {"datasets", *SCORING},
-    "data": {"train", "source", "decode", "workers", "validation", "validation_images",
-             "late_patch_size", "late_share"},
+    "data": {"train", "source", "decode", "workers", "validation", "validation_images"},
 }  # fmt: skip
 
 

@@ -111,41 +111,9 @@ def test_source_and_workers_do_not_change_the_result(image_folder, tmp_path):
         assert all(torch.equal(first[key], other[key]) for key in first)
 
 
-LATE = {"late_patch_size": 64, "late_share": 0.5}
-
-
-@pytest.mark.parametrize(("source", "workers"), [("files", 0), ("files", 2), ("device", 0)])
-def test_crops_grow_at_the_end_and_resuming_keeps_the_order(
-    image_folder, tmp_path, monkeypatch, source, workers
-):
-    from lgmnet.engine import gradients
-
-    sides = []
-    original = gradients.backward
-
-    def noted(wrapped, model, batch, *rest):
-        sides.append(batch.shape[-1])
-        return original(wrapped, model, batch, *rest)
-
-    config = tiny_config(image_folder, data={"source": source, "workers": workers, **LATE})
-    monkeypatch.setattr(gradients, "backward", noted)
-    train(config, tmp_path / "whole", CPU)
-    assert sides == [32, 32, 32, 64, 64, 64]
-    monkeypatch.setattr(gradients, "backward", original)
-    for stop in (2, 4):
-        folder = tmp_path / f"stopped{stop}"
-        train_steps(config, folder, stop, monkeypatch)
-        train(config, folder, CPU, resume=True)
-        whole, parts = final(tmp_path / "whole"), final(folder)
-        assert all(torch.equal(whole[key], parts[key]) for key in whole)
-
-
-def test_images_too_small_for_the_late_crops_are_left_out(image_folder):
-    config = tiny_config(image_folder, data={"late_patch_size": 96})
-    with pytest.raises(ImageError, match="none of the"):
-        open_data(config)
-    config = tiny_config(image_folder, data={"late_patch_size": 72})
-    with pytest.raises(ConfigError, match=r"data\.late_patch_size 72 .* the next one is 96"):
+def test_crops_not_in_whole_blocks_name_the_next_size(image_folder):
+    config = tiny_config(image_folder, data={"patch_size": 72})
+    with pytest.raises(ConfigError, match=r"data\.patch_size 72 .* the next one is 96"):
         train(config, image_folder / "run", CPU)
 
 

@@ -1,7 +1,6 @@
-"""Where the batches of a run come from, and how large their crops are."""
+"""Where the batches of a run come from."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -12,15 +11,6 @@ from lgmnet.data.crops import CropRule, DeviceCrops, Plan, TrainingCrops, loaded
 from lgmnet.data.datasets import TrainingImages
 from lgmnet.engine import runtime
 from lgmnet.engine.runtime import Runtime
-from lgmnet.engine.schedule import Position, progress
-
-
-def with_crops(config: Config, at: Position) -> Config:
-    """``config`` with the crops of the step that comes next: larger ones at the end of the run."""
-    data = config.data
-    if not data.late_patch_size or progress(at, config.training) < 1 - data.late_share:
-        return config
-    return replace(config, data=replace(data, patch_size=data.late_patch_size, late_patch_size=0))
 
 
 def crop_rule(config: Config) -> CropRule:
@@ -33,12 +23,8 @@ def open_batches(
     images: TrainingImages,
     here: Runtime,
     step: int,
-    source: TrainingCrops | DeviceCrops | None = None,
 ) -> tuple[TrainingCrops | DeviceCrops, Iterator[Tensor]]:
     """The source of crops, and its uint8 batches for this process from ``step`` on, without end.
-
-    Args:
-        source: of other crops of the same images, to be used again.
 
     Raises:
         ConfigError: the images do not fit into the memory of the device.
@@ -46,10 +32,9 @@ def open_batches(
     rule = crop_rule(config)
     plan = Plan(step, config.training.batch_size, here.rank, here.processes)
     if config.data.source == "device":
-        resident = source if isinstance(source, DeviceCrops) else on_device(images, here.device)
+        resident = on_device(images, here.device)
         return resident, resident.batches(rule, plan)
-    crops = source if isinstance(source, TrainingCrops) else TrainingCrops(images, rule)
-    crops.rule = rule
+    crops = TrainingCrops(images, rule)
     if config.data.decode == "gpu":
         reason = jpeg.unavailable(images, here.device)
         if not reason:

@@ -55,7 +55,7 @@ def open_data(config: Config) -> TrainingData:
         ImageError: images are missing, or nothing usable is left.
     """
     data, roots = config.data, data_roots()
-    smallest = max(data.largest_patch, config.sampling.block_size)
+    smallest = max(data.patch_size, config.sampling.block_size)
     for name in data.train:
         if name != "builtin":
             find_folder(name, roots)  # said before validation images are missed
@@ -278,14 +278,13 @@ def check_run(config: Config, processes: int) -> None:
     with torch.device("meta"):
         network = build_network(config, measurements(config.sampling))
     multiple = math.lcm(block, network.multiple)
-    for key in ("patch_size", "late_patch_size"):
-        patch = getattr(config.data, key)
-        following = multiple * math.ceil(patch / multiple)
-        if patch != following:
-            raise ConfigError(
-                f"data.{key} {patch} is not a multiple of {multiple}, which blocks of {block} and "
-                f"{config.model.name} need; the next one is {following}"
-            )
+    patch = config.data.patch_size
+    following = multiple * math.ceil(patch / multiple)
+    if patch != following:
+        raise ConfigError(
+            f"data.patch_size {patch} is not a multiple of {multiple}, which blocks of {block} and "
+            f"{config.model.name} need; the next one is {following}"
+        )
     settings = config.training
     if settings.compile and config.sampling.is_range:
         raise ConfigError(

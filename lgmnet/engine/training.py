@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from lgmnet.config import Config, TrainingConfig
 from lgmnet.engine import checkpoint, runtime
 from lgmnet.engine.adapters import adopt_backbone
-from lgmnet.engine.batches import open_batches, with_crops
+from lgmnet.engine.batches import open_batches
 from lgmnet.engine.building import (
     build_model,
     check_run,
@@ -77,8 +77,7 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
     if state:
         at = restore(state, model, average, optimizer)
     wrapped = prepare(model, settings, here)
-    sized = with_crops(config, at)
-    crops, batches = open_batches(sized, data.train, here, at.step)
+    crops, batches = open_batches(config, data.train, here, at.step)
 
     if here.is_main:
         folder.mkdir(parents=True, exist_ok=True)
@@ -107,10 +106,6 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
             if stopped_by or progress(at, settings) >= 1:
                 break
             rate = settings.rate * rate_factor(at, settings)
-            if with_crops(config, at) != sized:
-                sized = with_crops(config, at)
-                crops, batches = open_batches(sized, data.train, here, at.step, crops)
-                log.say(f"step {at.step}: crops of {sized.data.patch_size} from here on")
             for group in optimizer.param_groups:
                 group["lr"] = rate * settings.phi_rate if group.get("phi") else rate
 
