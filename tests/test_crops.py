@@ -1,5 +1,6 @@
 """Training crops are the same everywhere; flips and turns; padding."""
 
+import weakref
 from itertools import islice
 
 import cv2
@@ -127,7 +128,7 @@ def test_crops_are_rectangles_inside_one_image_and_reach_its_corners(source):
         crops = DeviceCrops(images, CPU).batch(rule, numbers)
     else:
         training = TrainingCrops(images, rule)
-        crops = torch.stack([training[n][0] for n in numbers])
+        crops = torch.stack([training[n] for n in numbers])
 
     corners = crops[:, 0, :1, :1]
     expected = corners + torch.from_numpy(positions(5, 5))
@@ -170,9 +171,9 @@ def test_augment_batch_draws_one_mode_for_a_batch_and_all_over_time():
 def test_augmentation_does_not_move_the_crop():
     crops = DeviceCrops(Memory(noise()), CPU)
     plain = crops.batch(RULE._replace(augment="none"), list(range(20)))
-    modes = torch.tensor([draw_mode(RULE, n) for n in range(20)])
+    turned = [dihedral(crop, draw_mode(RULE, n)) for n, crop in enumerate(plain)]
 
-    assert torch.equal(crops.batch(RULE, list(range(20))), dihedral(plain, modes))
+    assert torch.equal(crops.batch(RULE, list(range(20))), torch.stack(turned))
 
 
 def test_the_modes_are_the_eight_symmetries_of_a_square():
@@ -181,8 +182,7 @@ def test_the_modes_are_the_eight_symmetries_of_a_square():
     turns = [np.rot90(square, k) for k in range(4)]
     expected = {image.tobytes() for turn in turns for image in (turn, turn[:, ::-1])}
 
-    batch = torch.from_numpy(square).expand(8, 1, 4, 4)
-    results = dihedral(batch, torch.arange(8)).numpy()
+    results = [dihedral(torch.from_numpy(square), mode).numpy() for mode in range(8)]
 
     assert len(expected) == 8
     assert {image.tobytes() for image in results} == expected
@@ -190,7 +190,7 @@ def test_the_modes_are_the_eight_symmetries_of_a_square():
 
 def test_bits_of_a_mode_flip_rows_then_columns_then_transpose():
     square = positions(4, 4)
-    results = dihedral(torch.from_numpy(square).expand(8, 1, 4, 4), torch.arange(8))[:, 0]
+    results = [dihedral(torch.from_numpy(square), mode) for mode in range(8)]
 
     np.testing.assert_array_equal(results[0], square)
     np.testing.assert_array_equal(results[1], square[::-1])
@@ -232,6 +232,23 @@ def test_the_device_source_skips_the_same_image_and_draws_the_same_crops(damaged
     assert crops.unreadable == ["1-bad.png"]
     from_files = take(loaded_batches(TrainingCrops(damaged, RULE), Plan(0, 6), 0, CPU), 4)
     assert torch.equal(take(crops.batches(RULE, Plan(0, 6)), 4), from_files)
+
+
+def test_the_device_source_holds_one_image_at_a_time_on_the_host():
+    """Of COCO 32 GB go to the device; the host must not need them too."""
+    alive: list[weakref.ref] = []
+
+    class Watched(Memory):
+        def read(self, index):
+            assert sum(image() is not None for image in alive) <= 1
+            image = super().read(index).copy()
+            alive.append(weakref.ref(image))
+            return image
+
+    crops = DeviceCrops(Watched(noise()), CPU)
+
+    assert len(alive) == 4
+    assert len(crops.bytes) == sum(height * width for height, width in SIZES)
 
 
 def test_a_set_without_a_decodable_image_is_an_error():

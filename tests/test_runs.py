@@ -332,7 +332,7 @@ def test_bf16_that_is_slow_is_said(image_folder, tmp_path, monkeypatch):
 
 
 def test_images_that_the_device_does_not_hold(image_folder, tmp_path, monkeypatch):
-    def full(self, images, device):
+    def full(self, images, device, show):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(DeviceCrops, "__init__", full)

@@ -10,12 +10,14 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
 from lgmnet.data.datasets import TrainingImages
 from lgmnet.data.images import ImageError
@@ -81,8 +83,8 @@ def draw_crops(
         yield image, top, left
 
 
-class TrainingCrops(Dataset[tuple[Tensor, int]]):
-    """Sample number -> ``((1, size, size) uint8 luma, mode)``; reads its image each time.
+class TrainingCrops(Dataset[Tensor]):
+    """Sample number -> crop ``(1, size, size)`` of uint8 luma; reads its image each time.
 
     ``unreadable`` counts failures per image, also those seen by loader processes.
     """
@@ -92,7 +94,7 @@ class TrainingCrops(Dataset[tuple[Tensor, int]]):
         self.rule = rule
         self.unreadable = torch.zeros(len(images.names), dtype=torch.int32).share_memory_()
 
-    def __getitem__(self, number: int) -> tuple[Tensor, int]:
+    def __getitem__(self, number: int) -> Tensor:
         size = self.rule.size
         for image, top, left in draw_crops(self.images.sizes, self.rule, number):
             try:
@@ -102,7 +104,7 @@ class TrainingCrops(Dataset[tuple[Tensor, int]]):
                 continue
             crop = np.array(pixels[top : top + size, left : left + size])
             if crop.shape == (size, size):
-                return torch.from_numpy(crop)[None], draw_mode(self.rule, number)
+                return dihedral(torch.from_numpy(crop)[None], draw_mode(self.rule, number))
             self.unreadable[image] += 1
         raise ImageError(NONE_READABLE)
 
@@ -127,8 +129,8 @@ def loaded_batches(
     others = multiprocessing.active_children()
     batches = iter(loader)
     atexit.register(_kill, [p for p in multiprocessing.active_children() if p not in others])
-    for batch, modes in batches:
-        yield dihedral(batch.to(device, non_blocking=True), modes)
+    for batch in batches:
+        yield batch.to(device, non_blocking=True)
 
 
 def _kill(processes: list[multiprocessing.process.BaseProcess]) -> None:
@@ -152,43 +154,67 @@ class DeviceCrops:
 
     Draws the same crops as `TrainingCrops`. Images that cannot be decoded, or whose header lies
     about their size, are never drawn, and named in ``unreadable``.
+
+    Args:
+        show: draw a bar while the images are read.
     """
 
-    def __init__(self, images: TrainingImages, device: torch.device) -> None:
+    def __init__(self, images: TrainingImages, device: torch.device, show: bool = False) -> None:
         self.sizes = images.sizes
-        self.readable: list[bool] = []
-        pixels = []
-        for k in range(len(images.names)):
-            height, width = images.sizes[k]
+        self.widths = np.array([width for _, width in self.sizes])
+        ends = np.cumsum([height * width for height, width in self.sizes])
+        self.starts = np.concatenate([[0], ends[:-1]])
+        self.readable = [False] * len(ends)
+        # One image after the other goes there, so the host never holds them all.
+        self.bytes = torch.empty(int(ends[-1]), dtype=torch.uint8, device=device)
+        names = tqdm(images.names, "reading images", unit="image", leave=False, disable=not show)
+        for k, _ in enumerate(names):
             try:
                 luma = np.array(images.read(k))
-                self.readable.append(luma.shape == (height, width))
             except ImageError:
-                self.readable.append(False)
-            if self.readable[-1]:
-                pixels.append(torch.from_numpy(luma).flatten())
-        if not pixels:
+                continue
+            self.readable[k] = luma.shape == self.sizes[k]
+            if self.readable[k]:
+                self.bytes[self.starts[k] : ends[k]] = torch.from_numpy(luma).flatten()
+        if not any(self.readable):
             raise ImageError("none of the training images can be decoded")
         self.unreadable = [n for n, ok in zip(images.names, self.readable, strict=True) if not ok]
-        areas = [h * w * ok for (h, w), ok in zip(self.sizes, self.readable, strict=True)]
-        self.starts = torch.tensor([0, *areas]).cumsum(0)
-        self.bytes = torch.cat(pixels).to(device)
 
     def batches(self, rule: CropRule, plan: Plan) -> Iterator[Tensor]:
-        """Batches ``(b, 1, size, size)`` uint8 on the device."""
-        for numbers in plan.numbers():
-            yield self.batch(rule, numbers)
+        """Batches ``(b, 1, size, size)`` uint8 on the device; a thread draws one step ahead."""
+        steps = plan.numbers()
+        with ThreadPoolExecutor(1) as pool:
+            ahead = pool.submit(self._places, rule, next(steps))
+            for numbers in steps:
+                places, ahead = ahead.result(), pool.submit(self._places, rule, numbers)
+                yield self._gather(places)
 
     def batch(self, rule: CropRule, numbers: list[int]) -> Tensor:
-        drawn = [self._draw(rule, number) for number in numbers]
-        image, top, left = (torch.tensor(values) for values in zip(*drawn, strict=True))
-        width = torch.tensor([self.sizes[k][1] for k in image.tolist()])
-        modes = torch.tensor([draw_mode(rule, n) for n in numbers])
-        first = (self.starts[image] + top * width + left).to(self.bytes.device)
-        offset = torch.arange(rule.size, device=self.bytes.device)
-        rows = offset[None, :, None] * width.to(self.bytes.device)[:, None, None]
-        index = first[:, None, None] + rows + offset[None, None, :]
-        return dihedral(self.bytes[index][:, None], modes)
+        """The crops of some numbers."""
+        return self._gather(self._places(rule, numbers))
+
+    def _gather(self, places: Tensor) -> Tensor:
+        """The pixels at the sums of ``(2, b, size)`` parts of their places."""
+        vertical, horizontal = places.to(self.bytes.device, non_blocking=True)
+        return self.bytes[vertical[:, :, None] + horizontal[:, None, :]][:, None]
+
+    def _places(self, rule: CropRule, numbers: list[int]) -> Tensor:
+        """Where the pixels of each crop lie, ``(2, b, size)`` int64: what its rows and columns add.
+
+        Flips and turns change the order of places here, so that pixels are moved once.
+        """
+        drawn = np.array([self._draw(rule, number) for number in numbers])
+        image, top, left = (column[:, None] for column in drawn.T)
+        mode = np.array([[draw_mode(rule, number)] for number in numbers])
+        width, offset = self.widths[image], np.arange(rule.size)
+        row, column = (np.where(mode & bit, offset[::-1], offset) for bit in (1, 2))
+        down = self.starts[image] + (top + row) * width
+        along = left + column
+        turned = mode & 4 > 0
+        places = np.stack([np.where(turned, along, down), np.where(turned, down, along)])
+        if self.bytes.device.type == "cuda":
+            return torch.from_numpy(places).pin_memory()  # else its copy would wait for the device
+        return torch.from_numpy(places)
 
     def unreadable_names(self) -> list[str]:
         return self.unreadable

@@ -54,8 +54,7 @@ def decoded_batches(
         for numbers in steps:
             samples = [future.result() for future in ahead]
             ahead = [pool.submit(_read, crops, number) for number in numbers]
-            modes = torch.tensor([draw_mode(crops.rule, sample.number) for sample in samples])
-            yield dihedral(_cut(crops, samples, device), modes)
+            yield _cut(crops, samples, device)
 
 
 def _read(crops: TrainingCrops, number: int) -> Encoded:
@@ -66,7 +65,7 @@ def _read(crops: TrainingCrops, number: int) -> Encoded:
 
 
 def _cut(crops: TrainingCrops, samples: list[Encoded], device: torch.device) -> Tensor:
-    """The crops ``(b, 1, size, size)`` of a step, not yet flipped."""
+    """The crops ``(b, 1, size, size)`` of a step."""
     decoded = _decode([s.content for s in samples if s.content is not None], device)
     size, cut = crops.rule.size, []
     for sample in samples:
@@ -74,9 +73,10 @@ def _cut(crops: TrainingCrops, samples: list[Encoded], device: torch.device) -> 
         expected = (1, *crops.images.sizes[sample.image])
         if pixels is not None and pixels.shape == expected and not _ends_flat(pixels[0]):
             rows, columns = (slice(start, start + size) for start in (sample.top, sample.left))
-            cut.append(pixels[:, rows, columns])
+            mode = draw_mode(crops.rule, sample.number)
+            cut.append(dihedral(pixels[:, rows, columns], mode))
         else:
-            cut.append(crops[sample.number][0].to(device))
+            cut.append(crops[sample.number].to(device))
     return torch.stack(cut)
 
 

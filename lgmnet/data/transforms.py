@@ -1,36 +1,18 @@
 """Geometry: quarter turns and flips, padding to whole blocks and back."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 DIHEDRAL_MODES = 8
 
 
-def dihedral(batch: Tensor, modes: Tensor) -> Tensor:
-    """The eight symmetries of a square, one for each image.
+def dihedral(square: Tensor, mode: int) -> Tensor:
+    """One of the eight symmetries of ``(..., size, size)``, a view where it can be.
 
-    Bit 0 of a mode flips rows, bit 1 flips columns, bit 2 transposes, in this order.
-
-    Shapes:
-        batch: ``(b, 1, size, size)``;  modes: ``(b,)``, integers in 0..7.
+    Bit 0 of the mode flips rows, bit 1 flips columns, bit 2 transposes, in this order.
     """
-    for bit, change in enumerate((_flip_rows, _flip_columns, _transpose)):
-        chosen = ((modes >> bit) & 1).bool().to(batch.device)
-        batch = torch.where(chosen[:, None, None, None], change(batch), batch)
-    return batch
-
-
-def _flip_rows(batch: Tensor) -> Tensor:
-    return batch.flip(2)
-
-
-def _flip_columns(batch: Tensor) -> Tensor:
-    return batch.flip(3)
-
-
-def _transpose(batch: Tensor) -> Tensor:
-    return batch.transpose(2, 3)
+    flipped = square.flip([axis for axis, bit in ((-2, 1), (-1, 2)) if mode & bit])
+    return flipped.mT if mode & 4 else flipped
 
 
 def pad_to_block(image: Tensor, multiple: int, mode: str = "zeros", always: bool = False) -> Tensor:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor
 
 from lgmnet.config import Config, ConfigError
@@ -32,7 +31,7 @@ def open_batches(
     rule = crop_rule(config)
     plan = Plan(step, config.training.batch_size, here.rank, here.processes)
     if config.data.source == "device":
-        resident = on_device(images, here.device)
+        resident = on_device(images, here)
         return resident, resident.batches(rule, plan)
     crops = TrainingCrops(images, rule)
     if config.data.decode == "gpu":
@@ -44,16 +43,16 @@ def open_batches(
     return crops, loaded_batches(crops, plan, config.data.workers, here.device)
 
 
-def on_device(images: TrainingImages, device: torch.device) -> DeviceCrops:
-    """All images on ``device``, or a ConfigError that says what to choose instead."""
+def on_device(images: TrainingImages, here: Runtime) -> DeviceCrops:
+    """All images on the device, or a ConfigError that says what to choose instead."""
     try:
-        return DeviceCrops(images, device)
+        return DeviceCrops(images, here.device, show=here.is_main)
     except (RuntimeError, MemoryError) as error:
         if not runtime.out_of_memory(error):
             raise
     size = sum(height * width for height, width in images.sizes) / 2**30
     raise ConfigError(
         f"data.source=device: {len(images.names)} images of {size:.1f} GiB do not fit into the "
-        f"memory of {device}; set data.source=files, best with a packed store in data.train "
+        f"memory of {here.device}; set data.source=files, best with a packed store in data.train "
         "(scripts/prepare_data.py --pack)"
     )
