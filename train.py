@@ -83,8 +83,8 @@ def main() -> int:
                         "another folder with --output"
                     )
                 stopped_by = train_phases(config, folder, here, arguments.resume)
-                if here.is_main and not stopped_by:
-                    score_run(config, folder, Runtime(here.device))  # the others are done
+                if not stopped_by:
+                    score_run(config, folder, here)
     except (ValueError, OSError, NonFiniteLoss) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 1
@@ -106,25 +106,29 @@ def default_folder(arguments: argparse.Namespace, config: Config) -> Path:
 
 
 def score_run(config: Config, folder: Path, here: Runtime) -> None:
-    """Score the best weights on the test sets of the config that are there: metrics.json."""
+    """Score the best weights on the test sets of the config that are there: metrics.json.
+
+    The processes share the images; the main one writes and prints.
+    """
     sets: list[TestSet] = []
     for name in config.evaluation.datasets:
         try:
             sets.append(open_test_set(name, runtime.data_roots()))
         except ImageError as error:
-            print(f"not scored: {error}")
+            here.say(f"not scored: {error}")
     if sets:
         weights = find_weights(folder)
         assert isinstance(weights, Weights)
-        print(f"{weights.path}:")
+        here.say(f"{weights.path}:")
         for ratio in config.sampling.scored_ratios:
             [results] = score_sets(weights, sets, [config.evaluation], here, ratio=ratio)
-            report.write_results(results_folder(folder, config.sampling, ratio), results)
-            print(f"at {100 * ratio:g} %")
-            print(report.comparison(results))
+            if here.is_main:
+                report.write_results(results_folder(folder, config.sampling, ratio), results)
+            here.say(f"at {100 * ratio:g} %")
+            here.say(report.comparison(results))
             for name, scores in results["datasets"].items():
                 for image, reason in scores.get("failed", {}).items():
-                    print(f"not scored: {name}/{image}: {reason}")
+                    here.say(f"not scored: {name}/{image}: {reason}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@ import math
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 
 import cv2
@@ -312,6 +313,29 @@ def test_a_time_budget_ends_the_run(image_folder, tmp_path):
     assert 1.2 <= state["elapsed"] < 6
 
 
+def test_the_time_budget_begins_after_the_first_step_which_compiles(
+    image_folder, tmp_path, monkeypatch
+):
+    """A first step of half the budget would take the warm-up away."""
+    from lgmnet.engine import gradients
+
+    original, slow = gradients.backward, [0.6]
+
+    def compiling(*arguments):
+        time.sleep(slow.pop() if slow else 0)
+        return original(*arguments)
+
+    monkeypatch.setattr(gradients, "backward", compiling)
+    config = tiny_config(
+        image_folder,
+        training={"minutes": 0.02, "schedule": "onecycle", "warmup": 0.5, "log_every": 1},
+    )
+    train(config, tmp_path / "run", CPU)
+    first, second = records(tmp_path / "run", "train")[:2]
+    assert first["minutes"] == 0
+    assert second["rate"] == pytest.approx(config.training.rate / 25, rel=0.5)
+
+
 @pytest.mark.parametrize(
     ("schedule", "warmup", "expected"),
     [
@@ -445,6 +469,37 @@ def test_two_processes_give_the_result_of_one(image_folder, tmp_path):
     losses = [[line["loss"] for line in records(tmp_path / n, "train")] for n in ("one", "two")]
     assert len(losses[0]) == 5
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+def test_two_processes_agree_on_signal_clock_and_buffers(tmp_path):
+    """A signal that one of them got; the seconds of the first; what the first had fitted."""
+    script = tmp_path / "agree.py"
+    script.write_text(
+        "import json, sys, torch\n"
+        f"sys.path.insert(0, {str(PROJECT)!r})\n"
+        "from lgmnet.config import TrainingConfig\n"
+        "from lgmnet.engine import runtime, training\n"
+        "with runtime.start('cpu') as here:\n"
+        "    consensus, rank = runtime.Consensus(here, 7.0), here.rank\n"
+        "    asked = [(0, 8.0 + rank), (15 * rank, 9.0 + rank)]\n"
+        "    model = torch.nn.Linear(2, 2)\n"
+        "    model.register_buffer('fitted', torch.full((2,), float(rank)))\n"
+        "    wrapped = training.prepare(model, TrainingConfig(), here)\n"
+        "    found = [[consensus(*each) for each in asked], model.fitted.tolist()]\n"
+        f"    open({str(tmp_path)!r} + f'/{{rank}}', 'w').write(json.dumps(found))\n"
+    )
+    torchrun(script)
+    expected = [[[0, 8.0], [15, 9.0]], [0.0, 0.0]]
+    assert [json.loads((tmp_path / rank).read_text()) for rank in "01"] == [expected, expected]
+
+
+def test_processes_do_not_share_one_gpu(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with (
+        pytest.raises(ValueError, match="put 2 processes on one GPU; under torchrun leave it out"),
+        runtime.start("cuda:1"),
+    ):
+        pass
 
 
 @pytest.mark.slow

@@ -1,9 +1,11 @@
 """What a run would cost, before it is started."""
 
+import itertools
 import shutil
 import sys
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 
@@ -38,7 +40,7 @@ def preflight(config: Config, here: Runtime) -> int:
     check_run(config, here.processes)
     asked = config.training.precision
     config = resolve_precision(config, here)
-    show = print if here.is_main else _silent
+    show = here.say
     show(config.as_yaml())
     precision = config.training.precision
     chosen = f" ({asked}, on this {here.device.type.upper()})" if asked == "auto" else ""
@@ -57,10 +59,6 @@ def preflight(config: Config, here: Runtime) -> int:
     _print_size(config, show)
     _print_speed(config, data, here, show)
     return 0
-
-
-def _silent(text: str) -> None:
-    """Processes beside the main one measure with it and print nothing."""
 
 
 def _print_images(data: TrainingData, show: Callable[[str], None]) -> None:
@@ -104,43 +102,75 @@ def _print_speed(
     config: Config, data: TrainingData, here: Runtime, show: Callable[[str], None]
 ) -> None:
     """Run real steps for some seconds; the time that follows for the whole run."""
-    seconds, waiting = _measure(config, data, here, show)
+    speed = _measure(config, data, here, show)
     settings = config.training
-    total = round(settings.minutes * 60 / seconds) if settings.minutes else settings.steps
+    total = round(settings.minutes * 60 / speed.seconds) if settings.minutes else settings.steps
     where = torch.cuda.get_device_name(here.device) if here.device.type == "cuda" else "CPU"
-    speed = f"{1 / seconds:.2f} steps/s = {settings.batch_size / seconds:.1f} crops/s"
-    show(f"speed             {speed} on {here.processes} x {where}")
-    show(f"waiting for data  {100 * waiting:.0f} % of the time")
-    hours = total * seconds / 3600
+    rate = f"{1 / speed.seconds:.2f} steps/s = {settings.batch_size / speed.seconds:.1f} crops/s"
+    compiling = ", compiling included" if settings.compile else ""
+    show(f"first step        {speed.first:.1f} s{compiling}; training.minutes begins after it")
+    show(f"speed             {rate} on {here.processes} x {where}")
+    show(f"waiting for data  {100 * speed.waiting:.0f} % of the time")
+    hours = total * speed.seconds / 3600
     length = f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.0f} min"
     show(f"the whole run     {total:,} steps, {length}, and validation")
     show(f"peak memory       {here.peak_memory():,.0f} MiB of this process, libraries included")
 
 
+class Speed(NamedTuple):
+    """Seconds of the first step and of a later one, and the share that waits for data."""
+
+    first: float
+    seconds: float
+    waiting: float
+
+
 def _measure(
     config: Config, data: TrainingData, here: Runtime, show: Callable[[str], None]
-) -> tuple[float, float]:
-    """Seconds per step, and the share of it that waits for data."""
+) -> Speed:
     model = build_model(config).to(here.device).train()
-    optimizer = make_optimizer(model, config.training)
     wrapped = prepare(model, config.training, here)
+    optimizer = make_optimizer(model, config.training)
     gradients = Gradients(
         wrapped, model, config.training, here, lambda step, text: show(f"{'note':<17} {text}")
     )
     _, batches = open_batches(config, data.train, here, 0)
-    steps, loading, started = 0, 0.0, 0.0
-    limit = time.perf_counter() + SPEED_SECONDS
-    while here.agree(float(steps < 3 or time.perf_counter() < limit)):
-        if steps == 1:  # the first step compiles, allocates and starts the loader
-            here.synchronise()
-            started, loading = time.perf_counter(), 0.0
+    numbers = itertools.count()
+
+    def step() -> float:
+        """One step; how long it waited for its batch."""
         before = time.perf_counter()
         batch = next(batches)
-        loading += time.perf_counter() - before
+        waited = time.perf_counter() - before
         optimizer.zero_grad(set_to_none=True)
-        gradients(batch, steps)
+        gradients(batch, next(numbers))
         optimizer.step()
-        steps += 1
+        return waited
+
+    started = time.perf_counter()
+    step()  # compiles, allocates and starts the loader
     here.synchronise()
-    seconds = (time.perf_counter() - started) / (steps - 1)
-    return seconds, loading / (steps - 1) / seconds
+    first = time.perf_counter() - started
+    seconds, waiting = _timed(step, here)
+    if here.device.type == "cuda":
+        # Steps were only queued: what waited may have been the queue, not the device.
+        _, waiting = _timed(step, here, alone=True)
+    return Speed(first, seconds, waiting)
+
+
+def _timed(step: Callable[[], float], here: Runtime, alone: bool = False) -> tuple[float, float]:
+    """Seconds per step, and the share of them that it waited.
+
+    Args:
+        alone: let the device end each step before the next, so that waiting is idle time.
+    """
+    steps, waited = 0, 0.0
+    started = time.perf_counter()
+    while here.agree(float(steps < 2 or time.perf_counter() < started + SPEED_SECONDS)):
+        waited += step()
+        steps += 1
+        if alone:
+            here.synchronise()
+    here.synchronise()
+    seconds = time.perf_counter() - started
+    return seconds / steps, waited / seconds

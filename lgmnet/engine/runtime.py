@@ -6,9 +6,11 @@ import os
 import shutil
 import signal
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -16,7 +18,7 @@ from types import FrameType
 from typing import Any, TextIO, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lgmnet.data.crops import generator
@@ -31,6 +33,11 @@ STREAM = 6
 
 # Of glibc's malloc.h.
 M_MMAP_THRESHOLD = -3
+# Processes that wait longer than this for another end the run. The longest wait is for the main
+# process, which validates alone.
+TIMEOUT = timedelta(minutes=30)
+# Steps until a GPU run reads what its processes agreed on: by then it is there without waiting.
+LAG = 2
 # What to do, where images are rebuilt.
 OUT_OF_MEMORY = (
     "out of memory; test.py and reconstruct.py work in strips with --max-memory 2GiB, or need less "
@@ -63,6 +70,11 @@ class Runtime:
     def is_main(self) -> bool:
         """One process logs, validates and saves."""
         return self.rank == 0
+
+    def say(self, text: str) -> None:
+        """Print, in one process."""
+        if self.is_main:
+            print(text)
 
     def synchronise(self) -> None:
         """Wait for the device, so that a clock read next is true."""
@@ -109,6 +121,38 @@ class Runtime:
         return int(tensor.item())
 
 
+class Consensus:
+    """The largest signal of all processes, and the seconds of the main one, after every step.
+
+    All processes see the same at the same step, so they end together and have one learning rate.
+    A GPU is never waited for: there the answer is of `LAG` steps before.
+    """
+
+    def __init__(self, here: Runtime, seconds: float) -> None:
+        self.here = here
+        self.latest = 0, seconds
+        self._asked: deque[tuple[Tensor, torch.cuda.Event | None]] = deque()
+
+    def __call__(self, signal: int, seconds: float) -> tuple[int, float]:
+        """Called by every process after each step, with its own numbers."""
+        here = self.here
+        if here.processes == 1:
+            return signal, seconds
+        on_gpu = here.device.type == "cuda"
+        own = torch.tensor([signal, seconds if here.is_main else -1.0], dtype=torch.float64)
+        shared = own.pin_memory().to(here.device, non_blocking=True) if on_gpu else own
+        torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
+        answer = torch.empty_like(own, pin_memory=on_gpu).copy_(shared, non_blocking=True)
+        self._asked.append((answer, torch.cuda.current_stream().record_event() if on_gpu else None))
+        if len(self._asked) > LAG * on_gpu:
+            answer, arrived = self._asked.popleft()
+            if arrived is not None:
+                arrived.synchronize()
+            largest, seconds = answer.tolist()
+            self.latest = int(largest), seconds
+        return self.latest
+
+
 @contextmanager
 def start(device: str = "auto") -> Iterator[Runtime]:
     """The runtime of this process; joins the others when torchrun started it.
@@ -118,20 +162,30 @@ def start(device: str = "auto") -> Iterator[Runtime]:
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    rank, local = (int(os.environ.get(name, "0")) for name in ("RANK", "LOCAL_RANK"))
+    if processes > 1 and device.startswith("cuda:"):
+        raise ValueError(
+            f"--device {device} would put {processes} processes on one GPU; under torchrun leave "
+            "it out, and choose GPUs by CUDA_VISIBLE_DEVICES"
+        )
+    if device == "cuda":
+        device = f"cuda:{local}"
     check_device(device)
     # fp32 means fp32: TF32 would round Φx to ten bits.
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    here = Runtime(torch.device(device), rank, processes)
+    if here.device.type == "cuda":
+        torch.cuda.set_device(here.device)
     if processes == 1:
-        yield Runtime(torch.device(device))
+        yield here
         return
-    rank, local = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
-    if device == "cuda":
-        device = f"cuda:{local}"
-        torch.cuda.set_device(device)
-    torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    if here.device.type == "cuda":
+        torch.distributed.init_process_group("nccl", timeout=TIMEOUT, device_id=here.device)
+    else:
+        torch.distributed.init_process_group("gloo", timeout=TIMEOUT)
     try:
-        yield Runtime(torch.device(device), rank, processes)
+        yield here
         gc.collect()
         torch.distributed.barrier()  # nobody leaves while another still saves
     finally:

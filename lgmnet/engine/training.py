@@ -26,7 +26,7 @@ from lgmnet.engine.gradients import Gradients, Terms
 from lgmnet.engine.log import RunLog
 from lgmnet.engine.muon import Muon
 from lgmnet.engine.ratios import draw_rows
-from lgmnet.engine.runtime import Runtime, StopSignal
+from lgmnet.engine.runtime import Consensus, Runtime, StopSignal
 from lgmnet.engine.saver import NonFiniteLoss, Saver, restore
 from lgmnet.engine.schedule import Position, progress, rate_factor
 from lgmnet.models import SensingModel
@@ -96,7 +96,8 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
             log.resumed(at.step, checkpoint.changed_settings(state, config))
             saver.resume(at, state)
         gradients = Gradients(wrapped, model, settings, here, log.note)
-        clock = logged = time.perf_counter()
+        consensus = Consensus(here, at.elapsed)
+        began, logged = None, time.perf_counter()
         while not stopped_by:
             if at.validation_is_due(settings.validate_every):
                 drain(pending, at.step, settings, saver)
@@ -124,9 +125,9 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
                 average.update(model, at.step)
             pending.append(terms)
             now = time.perf_counter()
-            at.elapsed, clock = at.elapsed + now - clock, now
-            if settings.minutes:  # the schedule follows the clock: all must read the same one
-                at.elapsed = here.agree(at.elapsed)
+            if began is None:  # the first step compiles, and would take much of training.minutes
+                began = now - at.elapsed
+            stopped_by, at.elapsed = consensus(stop.received, now - began)
 
             if at.step % settings.log_every == 0:
                 count = len(pending)
@@ -136,9 +137,6 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
                 log.step(at, rate, speed, means, here)
                 line = f"step {at.step}  loss {means['loss']:.3e}  {speed:.0f} images/s"
                 log.progress(100 * progress(at, settings), line)
-            # Asking the others waits for the device: on a GPU only where the log waits anyway.
-            if here.device.type == "cpu" or at.step % settings.log_every == 0:
-                stopped_by = here.largest(stop.received)
 
         drain(pending, at.step, settings, saver)
         if not stopped_by:
@@ -183,10 +181,12 @@ def prepare(model: SensingModel, settings: TrainingConfig, here: Runtime) -> nn.
         model.network.compile(mode="reduce-overhead" if settings.cuda_graphs else "default")
     if here.processes == 1:
         return model
+    for buffer in model.buffers():
+        torch.distributed.broadcast(buffer, 0)
     return DistributedDataParallel(
         model,
         device_ids=[here.device] if here.device.type == "cuda" else None,
-        broadcast_buffers=False,  # training changes none
+        broadcast_buffers=False,  # training changes none: once is enough
         gradient_as_bucket_view=True,
         # No static_graph: it counts the backward passes of parts that are not exchanged, and then
         # sums wrong gradients (PyTorch 2.13).
