@@ -100,6 +100,35 @@ def test_stopped_and_resumed_equals_uninterrupted(
         assert all(torch.equal(whole[key], parts[key]) for key in whole)
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+@pytest.mark.parametrize("first", [False, True])
+def test_a_run_goes_on_in_another_memory_format(
+    image_folder, tmp_path, monkeypatch, optimizer, first
+):
+    """Moments keep their values: with those of other weights losses would differ from step 5."""
+    before, after = (
+        tiny_config(
+            image_folder,
+            training={"optimizer": optimizer, "ema": 0.9, "channels_last": layout,
+                      "log_every": 1, "steps_per_epoch": 9, "schedule": "constant"},
+        )
+        for layout in (first, not first)
+    )  # fmt: skip
+    train(before, tmp_path / "whole", CPU)
+    train_steps(before, tmp_path / "parts", 3, monkeypatch)
+    train(after, tmp_path / "parts", CPU, resume=True)
+    losses = [[r["loss"] for r in records(tmp_path / n, "train")] for n in ("whole", "parts")]
+    assert len(losses[1]) == 9
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    for name in ("last", "ema"):
+        whole, parts = (
+            checkpoint.read_tensors(tmp_path / n / f"{name}.safetensors")
+            for n in ("whole", "parts")
+        )
+        for key in whole:
+            torch.testing.assert_close(whole[key], parts[key], rtol=0, atol=ROUNDING)
+
+
 def test_source_and_workers_do_not_change_the_result(image_folder, tmp_path):
     runs = [("files", 0), ("files", 2), ("device", 0)]
     for source, workers in runs:
