@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lgmnet.engine import checkpoint
 from lgmnet.engine.building import build_model, initial_matrix
@@ -22,6 +23,16 @@ def test_singular_values_become_nearly_one_and_directions_stay(shape):
     became = (u.mT @ result @ v.mT).diagonal(dim1=1, dim2=2)
     assert ((became > 0.6) & (became < 1.25))[sigma > 0.05].all()
     torch.testing.assert_close(u @ torch.diag_embed(became) @ v, result)
+
+
+def test_in_bfloat16_the_directions_are_those_of_float32():
+    """As on a GPU."""
+    matrices = torch.randn(4, 8, 72)
+    result = orthogonalise(matrices, torch.bfloat16)
+    assert result.dtype == torch.float32
+    difference = (result - orthogonalise(matrices)).norm(dim=(1, 2))
+    assert (difference < 0.03 * result.norm(dim=(1, 2))).all()
+    assert (difference > 0).all()
 
 
 def steps_of(optimizer, parameters, gradients):
@@ -58,6 +69,80 @@ def test_a_kernel_moves_as_its_matrix_and_the_rest_by_adamw():
     torch.testing.assert_close(kernel.detach().flatten(1), matrix.detach())
     steps_of(torch.optim.AdamW([other], lr=0.01), [other], [[b] for _, b in gradients])
     torch.testing.assert_close(bias, other)
+
+
+def transposed(tensor):
+    """The same values, the first axis fastest in memory."""
+    return tensor.movedim(0, -1).contiguous().movedim(-1, 0)
+
+
+def channels_last(tensor):
+    return tensor.contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+@pytest.mark.parametrize(
+    ("shape", "layout"),
+    [
+        ((4, 2, 3, 3), channels_last),
+        ((2, 5, 4, 3), channels_last),  # also of a transposed convolution: inputs first
+        ((6, 4, 1, 1), channels_last),
+        ((1, 3, 3, 3), channels_last),
+        ((4, 1, 3, 3), channels_last),
+        ((5, 1, 1), transposed),
+        ((6, 10), transposed),
+        ((4, 2, 3, 3), transposed),
+    ],
+)
+def test_a_step_does_not_depend_on_the_order_in_memory(shape, layout, weight_decay):
+    """Neither of the kernels nor of the gradients."""
+    plain = [torch.nn.Parameter(torch.randn(shape)) for _ in range(2)]
+    other = [torch.nn.Parameter(layout(p.detach().clone())) for p in plain]
+    mixed = copy.deepcopy(other)
+    gradients = [[torch.randn(shape) for _ in plain] for _ in range(3)]
+    laid_out = [[layout(g) for g in pair] for pair in gradients]
+    for parameters, several in ((plain, gradients), (other, laid_out), (mixed, gradients)):
+        optimizer = Muon(
+            [{"params": parameters, "muon": True}], lr=0.01, weight_decay=weight_decay
+        )  # fmt: skip
+        steps_of(optimizer, parameters, several)
+        assert all(optimizer.state[p]["average"].stride() == p.stride() for p in parameters)
+    for a, b, c in zip(plain, other, mixed, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+        torch.testing.assert_close(a, c, rtol=0, atol=1e-6)
+
+
+class Count(TorchDispatchMode):
+    """Counts operations other than views."""
+
+    def __init__(self):
+        super().__init__()
+        self.operations = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        self.operations += not function.is_view
+        return function(*arguments, **(options or {}))
+
+
+def operations(kernels, weight_decay=0.0):
+    parameters = [
+        torch.nn.Parameter(channels_last(torch.randn(4, 2, 3, 3))) for _ in range(kernels)
+    ]
+    optimizer = Muon([{"params": parameters, "muon": True}], weight_decay=weight_decay)
+    gradients = [torch.randn_like(p) for p in parameters]
+    steps_of(optimizer, parameters, [gradients])
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    with Count() as count:
+        optimizer.step()
+    assert all(parameter.grad is None for parameter in parameters)
+    return count.operations
+
+
+def test_more_kernels_of_one_shape_are_not_more_operations():
+    assert operations(2) == operations(12)
+    assert operations(2, weight_decay=0.1) == operations(2) + 1
+    assert operations(2) < 30
 
 
 def test_kernels_of_the_network_get_muon_and_phi_does_not():

@@ -4,37 +4,47 @@ import copy
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
-Tensors = tuple[Tensor, ...] | list[Tensor]
+# Tensors of the average, and those of the model.
+Pairs = tuple[list[Tensor], list[Tensor]]
 
 
 class WeightAverage:
-    """Exponential average of all parameters, Φ among them.
+    """Exponential average of all parameters of a model, Φ among them.
 
-    The decay grows from 0.1 to its value as (1 + step) / (10 + step), so that the average of a
-    short run is not dominated by its start.
+    After the first step it is the model itself. Then its decay grows to its value as
+    (1 + step) / (10 + step), so that the average of a short run is not dominated by its start.
+    Buffers, such as the statistics of a batch normalisation, are those of the model.
+
+    Args:
+        model: on its device and in its memory format. The average has modules of its own, which
+            are not compiled.
+        decay: of the average, per step.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        self._weight = 1.0
-        self._average = AveragedModel(model, multi_avg_fn=self._mix)
+        self.model = copy.deepcopy(model).requires_grad_(False)
+        # Collecting them takes longer than averaging them.
+        self._source = model
+        self._parameters: Pairs = list(self.model.parameters()), list(model.parameters())
+        self._buffers: Pairs = list(self.model.buffers()), list(model.buffers())
 
-    @property
-    def model(self) -> nn.Module:
-        return self._average.module
-
+    @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Move towards ``model`` after its ``step``-th step."""
-        self._weight = 1 - min(self.decay, (1 + step) / (10 + step))
-        self._average.update_parameters(model)
-
-    def _mix(self, averages: Tensors, values: Tensors, count: object) -> None:
-        torch._foreach_lerp_(averages, values, self._weight)
+        """Move towards ``model``, of which this is the average, after its ``step``-th step."""
+        assert model is self._source, "this is the average of another model"
+        decay = min(self.decay, (1 + step) / (10 + step)) if step > 1 else 0.0
+        torch._foreach_lerp_(*self._parameters, 1 - decay)
+        if self._buffers[0]:
+            torch._foreach_copy_(*self._buffers)
 
     def state_dict(self) -> dict[str, Tensor]:
-        return copy.copy(self._average.state_dict())
+        return self.model.state_dict()
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self._average.load_state_dict(state)
+        """Load a state, also one that ``AveragedModel`` of PyTorch wrote for older versions."""
+        if "n_averaged" in state:
+            own = ((key, value) for key, value in state.items() if key != "n_averaged")
+            state = {key.removeprefix("module."): value for key, value in own}
+        self.model.load_state_dict(state)

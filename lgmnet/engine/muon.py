@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lgmnet.engine.runtime import has_bf16_arithmetic
+
 # Quintic Newton-Schulz iteration that drives singular values towards one (Jordan et al., 2024).
 COEFFICIENTS = 3.4445, -4.7750, 2.0315
 ITERATIONS = 5
@@ -17,11 +19,14 @@ MOMENTUM = 0.95
 class Muon(torch.optim.AdamW):
     """Muon for the groups marked ``muon``, AdamW for the others.
 
-    The momentum of every kernel, flattened to a matrix ``(out, rest)``, is made orthogonal;
-    kernels of one shape together. On matrices this is ``torch.optim.Muon``, which takes no others.
+    The momentum of every kernel, flattened to a matrix ``(rows, columns)``, is made orthogonal;
+    matrices of one shape together. On matrices this is ``torch.optim.Muon``, which takes no others.
+    It is made orthogonal in bf16 on a GPU with bf16 arithmetic, whatever the precision of the
+    training, and in the type of the kernel elsewhere.
 
     Args:
-        groups: of parameters; those marked ``"muon": True`` have two axes or more, outputs first.
+        groups: of parameters; those marked ``"muon": True`` have two axes or more. The first makes
+            the rows: the outputs of a convolution.
         lr: learning rate of all groups, on the scale of Adam's.
 
     Source:
@@ -38,36 +43,81 @@ class Muon(torch.optim.AdamW):
 
     def _move(self, group: dict[str, Any]) -> None:
         """Step with the kernels of a group, and leave no gradient of them to Adam."""
-        alike: dict[torch.Size, list[nn.Parameter]] = {}
-        for kernel in group["params"]:
-            if kernel.grad is not None:
-                alike.setdefault(kernel.shape, []).append(kernel)
-        for kernels in alike.values():
-            directions = torch.stack([self._direction(kernel) for kernel in kernels]).flatten(2)
-            steps = orthogonalise(directions)
+        kernels = [kernel for kernel in group["params"] if kernel.grad is not None]
+        if not kernels:
+            return
+        axes = [memory_order(kernel) for kernel in kernels]
+        matrices = [as_matrix(kernel, order) for kernel, order in zip(kernels, axes, strict=True)]
+        directions = self._directions(kernels, axes)
+        if group["weight_decay"]:
+            torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
+        dtype = iteration_type(matrices[0])
+        for places in alike(matrices):
+            steps = orthogonalise(torch.stack([directions[k] for k in places]), dtype)
             length = group["lr"] * ADAM_RMS * max(steps.shape[1:]) ** 0.5
-            for kernel, step in zip(kernels, steps, strict=True):
-                kernel.mul_(1 - group["lr"] * group["weight_decay"])
-                kernel.sub_(step.view(kernel.shape), alpha=length)
-                kernel.grad = None
+            torch._foreach_sub_([matrices[k] for k in places], steps.unbind(), alpha=length)
+        for kernel in kernels:
+            kernel.grad = None
 
-    def _direction(self, kernel: nn.Parameter) -> Tensor:
-        """Nesterov momentum of the gradient."""
-        gradient: Tensor = kernel.grad  # type: ignore[assignment]
+    def _directions(self, kernels: list[nn.Parameter], axes: list[list[int]]) -> list[Tensor]:
+        """Nesterov momentum of the gradients, as matrices."""
+        averages, gradients = [], []
+        for kernel, order in zip(kernels, axes, strict=True):
+            averages.append(as_matrix(self._average(kernel), order))
+            # A gradient may lie in memory otherwise than its kernel; then this is a copy.
+            gradients.append(kernel.grad.permute(order).reshape(len(kernel), -1))  # type: ignore[union-attr]
+        torch._foreach_lerp_(averages, gradients, 1 - MOMENTUM)
+        return list(torch._foreach_lerp(gradients, averages, MOMENTUM))
+
+    def _average(self, kernel: nn.Parameter) -> Tensor:
         state = self.state[kernel]
         if not state:
             # Adam, which loads the state, looks for a step.
             state |= {"average": torch.zeros_like(kernel), "step": torch.zeros(())}
-        state["average"].lerp_(gradient, 1 - MOMENTUM)
-        return gradient.lerp(state["average"], MOMENTUM)
+        return state["average"]
 
 
-def orthogonalise(matrices: Tensor) -> Tensor:
-    """UVᵀ of every matrix UΣVᵀ in ``(batch, rows, columns)``, nearly: Σ becomes 0.7 to 1.2."""
+def memory_order(kernel: Tensor) -> list[int]:
+    """The first axis, then the others from the slowest in memory to the fastest.
+
+    Columns in this order need no copy. They may stand in any: with a matrix its UVᵀ is permuted.
+    """
+    return [0, *sorted(range(1, kernel.ndim), key=kernel.stride, reverse=True)]
+
+
+def as_matrix(tensor: Tensor, axes: list[int]) -> Tensor:
+    """A view ``(rows, columns)`` of a tensor whose axes are put in this order before."""
+    return tensor.permute(axes).view(len(tensor), -1)
+
+
+def alike(matrices: list[Tensor]) -> list[list[int]]:
+    """The places of matrices of one shape."""
+    places: dict[torch.Size, list[int]] = {}
+    for k, matrix in enumerate(matrices):
+        places.setdefault(matrix.shape, []).append(k)
+    return list(places.values())
+
+
+def iteration_type(matrix: Tensor) -> torch.dtype:
+    """bf16, in which GPUs multiply many times faster; on a CPU the type of the matrix."""
+    if matrix.device.type == "cuda" and has_bf16_arithmetic(matrix.device):
+        return torch.bfloat16
+    return matrix.dtype
+
+
+def orthogonalise(matrices: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """UVᵀ of every matrix UΣVᵀ in ``(batch, rows, columns)``, nearly: Σ becomes 0.7 to 1.2.
+
+    Args:
+        dtype: what to iterate in; that of the matrices by default.
+    """
     wide = matrices.mT if matrices.shape[1] > matrices.shape[2] else matrices
     x = wide / wide.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)
+    x = x.to(dtype or x.dtype)
     a, b, c = COEFFICIENTS
     for _ in range(ITERATIONS):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if matrices.shape[1] > matrices.shape[2] else x
+        gram = torch.bmm(x, x.mT)
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)  # b G + c G²
+        x = torch.baddbmm(x, polynomial, x, beta=a)  # a X + (b G + c G²) X
+    x = x.to(matrices.dtype)
+    return x.mT.contiguous() if matrices.shape[1] > matrices.shape[2] else x

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from lgmnet.config import Config, ratio_label
 from lgmnet.engine import checkpoint
@@ -223,11 +224,23 @@ def restore(
             "the saved state groups the parameters otherwise; resume with the training.optimizer "
             "and training.phi_rate of the run folder's config.yaml"
         ) from None
+    follow_layout(optimizer)
     for group, decay in zip(optimizer.param_groups, decays, strict=True):
         group["weight_decay"] = decay  # as the config says now, like the learning rate
     return Position(
         state["step"], state["elapsed"], state["best"], state.get("validated", state["step"])
     )
+
+
+def follow_layout(optimizer: torch.optim.Optimizer) -> None:
+    """Lay out what an optimizer keeps of each parameter in memory like the parameter.
+
+    Fused optimizers go through both in the order of memory, and do not compare their strides.
+    """
+    for parameter, kept in optimizer.state.items():
+        for name, value in kept.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                kept[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def validation_sha256(data: TrainingData, config: Config) -> str:

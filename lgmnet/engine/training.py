@@ -72,11 +72,11 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
             adopt_backbone(model, config.lora.backbone)
     check_trainable(model)
     model.to(here.device).train()
+    wrapped = prepare(model, settings, here)
     average = WeightAverage(model, settings.ema) if settings.ema else None
     optimizer = make_optimizer(model, settings)
     if state:
         at = restore(state, model, average, optimizer)
-    wrapped = prepare(model, settings, here)
     crops, batches = open_batches(config, data.train, here, at.step)
 
     if here.is_main:
