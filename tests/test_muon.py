@@ -6,9 +6,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lgmnet.engine import checkpoint
 from lgmnet.engine.building import build_model, initial_matrix
+from lgmnet.engine.learner import make_optimizer
 from lgmnet.engine.muon import Muon, orthogonalise
 from lgmnet.engine.runtime import Runtime
-from lgmnet.engine.training import make_optimizer, train
+from lgmnet.engine.training import train
 from tests.conftest import tiny_config
 from tests.test_training import final, records, train_steps
 

@@ -18,9 +18,9 @@ from lgmnet.engine import runtime
 from lgmnet.engine.batches import crop_rule, open_batches
 from lgmnet.engine.building import build_model, open_data
 from lgmnet.engine.gradients import backward
+from lgmnet.engine.learner import make_optimizer, prepare
 from lgmnet.engine.log import provenance
 from lgmnet.engine.runtime import Runtime
-from lgmnet.engine.training import make_optimizer, prepare
 from lgmnet.models import SensingModel
 from lgmnet.operators import BlockSampling
 

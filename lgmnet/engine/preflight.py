@@ -21,9 +21,8 @@ from lgmnet.engine.building import (
     open_data,
 )
 from lgmnet.engine.checkpoint import resolve_precision
-from lgmnet.engine.gradients import Gradients
+from lgmnet.engine.learner import Learner
 from lgmnet.engine.runtime import Runtime, precision_note
-from lgmnet.engine.training import make_optimizer, prepare
 
 # Parameters, gradients and two moments of Adam, each in float32.
 BYTES_PER_PARAMETER = 16
@@ -128,12 +127,8 @@ class Speed(NamedTuple):
 def _measure(
     config: Config, data: TrainingData, here: Runtime, show: Callable[[str], None]
 ) -> Speed:
-    model = build_model(config).to(here.device).train()
-    wrapped = prepare(model, config.training, here)
-    optimizer = make_optimizer(model, config.training)
-    gradients = Gradients(
-        wrapped, model, config.training, here, lambda step, text: show(f"{'note':<17} {text}")
-    )
+    learner = Learner(build_model(config), config, here)
+    learner.note = lambda step, text: show(f"{'note':<17} {text}")
     _, batches = open_batches(config, data.train, here, 0)
     numbers = itertools.count()
 
@@ -142,9 +137,9 @@ def _measure(
         before = time.perf_counter()
         batch = next(batches)
         waited = time.perf_counter() - before
-        optimizer.zero_grad(set_to_none=True)
-        gradients(batch, next(numbers))
-        optimizer.step()
+        number = next(numbers)
+        learner.derive(batch, number)
+        learner.move(number, config.training.rate)
         return waited
 
     started = time.perf_counter()

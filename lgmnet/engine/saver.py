@@ -3,8 +3,10 @@
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +16,8 @@ from lgmnet.config import Config, ratio_label
 from lgmnet.engine import checkpoint
 from lgmnet.engine.building import TrainingData
 from lgmnet.engine.checkpoint import CheckpointError
-from lgmnet.engine.ema import WeightAverage
 from lgmnet.engine.evaluation import validate
+from lgmnet.engine.learner import Learner
 from lgmnet.engine.log import RunLog, phi_tiles
 from lgmnet.engine.ratios import at_ratio
 from lgmnet.engine.runtime import Runtime, StopSignal
@@ -38,9 +40,7 @@ class Saver:
 
     folder: Path
     config: Config
-    model: SensingModel
-    average: WeightAverage | None
-    optimizer: torch.optim.Optimizer
+    learner: Learner
     data: TrainingData
     here: Runtime
     log: RunLog
@@ -55,7 +55,8 @@ class Saver:
     @property
     def judged(self) -> SensingModel:
         """The weights that are validated: the average, where there is one."""
-        return self.model if self.average is None else self.average.model  # type: ignore[return-value]
+        average = self.learner.average
+        return self.learner.model if average is None else average.model  # type: ignore[return-value]
 
     @property
     def path(self) -> Path:
@@ -87,9 +88,9 @@ class Saver:
             self.validate_and_save(at)
         if not self.here.is_main or at.validated != at.step:
             return
-        if self.average is not None:
+        if self.learner.average is not None:
             self._save_weights("ema", self.judged, at, None)
-        self._save_weights("last", self.model, at, None)
+        self._save_weights("last", self.learner.model, at, None)
         self.finished = True
         self.log.say(f"finished after step {at.step}; the run is in {self.folder}")
 
@@ -100,9 +101,7 @@ class Saver:
                 self.path,
                 {
                     "config": json.dumps(self.config.as_dict()),
-                    "model": self.model.state_dict(),
-                    "average": self.average.state_dict() if self.average else None,
-                    "optimizer": self.optimizer.state_dict(),
+                    **self.learner.state_dict(),
                     "step": at.step,
                     "elapsed": at.elapsed,
                     "best": at.best,
@@ -123,13 +122,7 @@ class Saver:
 
     def require_finite(self, at: Position) -> None:
         """Raise NonFiniteLoss rather than write weights over better ones that hold no numbers."""
-        ruined = checkpoint.first_not_finite(
-            {
-                "model": self.model.state_dict(),
-                "average": self.average.state_dict() if self.average else None,
-                "optimizer": self.optimizer.state_dict(),
-            }
-        )
+        ruined = checkpoint.first_not_finite(self.learner.state_dict())
         if ruined:
             raise NonFiniteLoss(
                 f"after step {at.step} {ruined} is not finite; {self.advice(at.step + 1)}"
@@ -174,7 +167,7 @@ class Saver:
         }
         score = summarise(list(scores.values()))
         each = {f"psnr_{ratio_label(r)}": s.psnr for r, s in scores.items() if sampling.is_range}
-        self.log.image(at.step, "phi", phi_tiles(self.model.operator))  # type: ignore[arg-type]
+        self.log.image(at.step, "phi", phi_tiles(self.learner.model.operator))  # type: ignore[arg-type]
         self.log.record(
             at.step,
             "validation",
@@ -202,13 +195,9 @@ class Saver:
         )
 
 
-def restore(
-    state: dict,
-    model: SensingModel,
-    average: WeightAverage | None,
-    optimizer: torch.optim.Optimizer,
-) -> Position:
+def restore(state: Mapping[str, Any], learner: Learner) -> Position:
     """Put a saved state back; returns where the run stood."""
+    model, average, optimizer = learner.model, learner.average, learner.optimizer
     checkpoint.load_state(model, state["model"], "the saved state")
     if average is not None:
         if state["average"] is None:

@@ -7,25 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from lgmnet.config import Config, TrainingConfig
 from lgmnet.engine import checkpoint, runtime
 from lgmnet.engine.adapters import adopt_backbone
 from lgmnet.engine.batches import open_batches
 from lgmnet.engine.building import (
+    TrainingData,
     build_model,
     check_run,
     check_trainable,
     open_data,
     start_model,
 )
-from lgmnet.engine.ema import WeightAverage
-from lgmnet.engine.gradients import Gradients, Terms
+from lgmnet.engine.gradients import Terms
+from lgmnet.engine.learner import Learner
 from lgmnet.engine.log import RunLog
-from lgmnet.engine.muon import Muon
-from lgmnet.engine.ratios import draw_rows
 from lgmnet.engine.runtime import Consensus, Runtime, StopSignal
 from lgmnet.engine.saver import NonFiniteLoss, Saver, restore
 from lgmnet.engine.schedule import Position, progress, rate_factor
@@ -61,22 +58,8 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
         )
     torch.manual_seed(settings.seed)  # the start of the network; steps are seeded one by one
     data = open_data(config)
-    at = Position()
-    if state:
-        model = build_model(config, state["model"]["operator.matrix"])
-    else:
-        model = start_model(config, data.train)
-        if settings.start:
-            checkpoint.adopt_weights(model, settings.start, settings.start_phi)
-        if config.lora:
-            adopt_backbone(model, config.lora.backbone)
-    check_trainable(model)
-    model.to(here.device).train()
-    wrapped = prepare(model, settings, here)
-    average = WeightAverage(model, settings.ema) if settings.ema else None
-    optimizer = make_optimizer(model, settings)
-    if state:
-        at = restore(state, model, average, optimizer)
+    learner = Learner(first_model(config, data, state), config, here)
+    at = restore(state, learner) if state else Position()
     crops, batches = open_batches(config, data.train, here, at.step)
 
     if here.is_main:
@@ -91,11 +74,11 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
         log.start(at.step, data, here, settings.precision)
         if note := runtime.precision_note(settings.precision, here.device):
             log.note(at.step, note)
-        saver = Saver(folder, config, model, average, optimizer, data, here, log, stop)
+        saver = Saver(folder, config, learner, data, here, log, stop)
         if state:
             log.resumed(at.step, checkpoint.changed_settings(state, config))
             saver.resume(at, state)
-        gradients = Gradients(wrapped, model, settings, here, log.note)
+        learner.note = log.note
         consensus = Consensus(here, at.elapsed)
         began, logged = None, time.perf_counter()
         while not stopped_by:
@@ -107,22 +90,13 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
             if stopped_by or progress(at, settings) >= 1:
                 break
             rate = settings.rate * rate_factor(at, settings)
-            for group in optimizer.param_groups:
-                group["lr"] = rate * settings.phi_rate if group.get("phi") else rate
-
-            optimizer.zero_grad(set_to_none=True)
-            model.rows = draw_rows(config.sampling, settings.seed, at.step)
             try:
-                terms = gradients(next(batches), at.step)
+                terms = learner.derive(next(batches), at.step)
             except Exception:
                 saver.rescue(at)
                 raise
-            limit = settings.clip or math.inf
-            terms["gradient_norm"] = nn.utils.clip_grad_norm_(model.parameters(), limit)
-            optimizer.step()
+            terms["gradient_norm"] = learner.move(at.step, rate)
             at.step += 1
-            if average is not None:
-                average.update(model, at.step)
             pending.append(terms)
             now = time.perf_counter()
             if began is None:  # the first step compiles, and would take much of training.minutes
@@ -149,48 +123,25 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
     return stopped_by
 
 
+def first_model(
+    config: Config, data: TrainingData, state: Mapping[str, Any] | None
+) -> SensingModel:
+    """The model that a run begins or goes on with; `restore` gives it the values of a state."""
+    if state:
+        return build_model(config, state["model"]["operator.matrix"])
+    model = start_model(config, data.train)
+    if config.training.start:
+        checkpoint.adopt_weights(model, config.training.start, config.training.start_phi)
+    if config.lora:
+        adopt_backbone(model, config.lora.backbone)
+    check_trainable(model)
+    return model
+
+
 def is_finished(folder: Path, state: Mapping[str, Any], settings: TrainingConfig) -> bool:
     """Whether a run has made all its steps, and written the final weights of the last one."""
     over = progress(Position(state["step"], state["elapsed"]), settings) >= 1
     return over and checkpoint.finished_step(folder) == state["step"]
-
-
-def make_optimizer(model: nn.Module, settings: TrainingConfig) -> torch.optim.Optimizer:
-    """Groups of their own have Φ, if its rate differs, and kernels, if Muon moves them."""
-    phi, kernels, others = [], [], []
-    for name, parameter in model.named_parameters():
-        if settings.phi_rate != 1 and name.startswith("operator."):
-            phi.append(parameter)
-        elif settings.optimizer == "muon" and parameter.ndim > 1 and name.startswith("network."):
-            kernels.append(parameter)
-        else:
-            others.append(parameter)
-    marked = ({"params": others}, {"params": phi, "phi": True}, {"params": kernels, "muon": True})
-    groups = [group for group in marked if group["params"]]
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "muon": Muon}[settings.optimizer]
-    return kind(groups, lr=settings.rate, weight_decay=settings.weight_decay, fused=True)
-
-
-def prepare(model: SensingModel, settings: TrainingConfig, here: Runtime) -> nn.Module:
-    """Apply memory format, recomputation, compilation and DDP from outside, in this order."""
-    if settings.channels_last:
-        runtime.use_channels_last(model.network)
-    if settings.recompute:
-        runtime.recompute_stages(model.network)
-    if settings.compile:
-        model.network.compile(mode="reduce-overhead" if settings.cuda_graphs else "default")
-    if here.processes == 1:
-        return model
-    for buffer in model.buffers():
-        torch.distributed.broadcast(buffer, 0)
-    return DistributedDataParallel(
-        model,
-        device_ids=[here.device] if here.device.type == "cuda" else None,
-        broadcast_buffers=False,  # training changes none: once is enough
-        gradient_as_bucket_view=True,
-        # No static_graph: it counts the backward passes of parts that are not exchanged, and then
-        # sums wrong gradients (PyTorch 2.13).
-    )
 
 
 def drain(

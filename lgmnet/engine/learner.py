@@ -1,0 +1,106 @@
+"""What moves a model: its gradients, the optimiser, and the average of its weights."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from lgmnet.config import Config, TrainingConfig
+from lgmnet.engine import runtime
+from lgmnet.engine.ema import WeightAverage
+from lgmnet.engine.gradients import Gradients, Terms
+from lgmnet.engine.muon import Muon
+from lgmnet.engine.ratios import draw_rows
+from lgmnet.engine.runtime import Runtime
+from lgmnet.models import SensingModel
+
+
+class Learner:
+    """A model on its device, and all that a training step needs beside a batch.
+
+    ``note`` hears of what a step does by itself, with its number.
+    """
+
+    def __init__(self, model: SensingModel, config: Config, here: Runtime) -> None:
+        settings = config.training
+        self.model, self.config = model.to(here.device).train(), config
+        self.note: Callable[[int, str], None] = lambda step, text: here.say(text)
+        wrapped = prepare(model, settings, here)
+        # Both have the memory format of the prepared model.
+        self.average = WeightAverage(model, settings.ema) if settings.ema else None
+        self.optimizer = make_optimizer(model, settings)
+        self._parameters = list(model.parameters())  # collecting them anew takes a millisecond
+        self._gradients = Gradients(
+            wrapped, model, settings, here, lambda step, text: self.note(step, text)
+        )
+
+    def derive(self, batch: Tensor, step: int) -> Terms:
+        """The gradients of a batch ``(b, 1, size, size)`` of uint8 crops; the loss and its terms.
+
+        Args:
+            step: number of steps done before.
+        """
+        settings = self.config.training
+        self.optimizer.zero_grad(set_to_none=True)
+        self.model.rows = draw_rows(self.config.sampling, settings.seed, step)
+        return self._gradients(batch, step)
+
+    def move(self, step: int, rate: float) -> Tensor:
+        """Clip the gradients and step along them; their norm before clipping."""
+        settings = self.config.training
+        norm = nn.utils.clip_grad_norm_(self._parameters, settings.clip or math.inf)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * settings.phi_rate if group.get("phi") else rate
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update(self.model, step + 1)
+        return norm
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `saver.restore` needs beside the place in the run."""
+        return {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict() if self.average else None,
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+
+def make_optimizer(model: nn.Module, settings: TrainingConfig) -> torch.optim.Optimizer:
+    """Groups of their own have Φ, if its rate differs, and kernels, if Muon moves them."""
+    phi, kernels, others = [], [], []
+    for name, parameter in model.named_parameters():
+        if settings.phi_rate != 1 and name.startswith("operator."):
+            phi.append(parameter)
+        elif settings.optimizer == "muon" and parameter.ndim > 1 and name.startswith("network."):
+            kernels.append(parameter)
+        else:
+            others.append(parameter)
+    marked = ({"params": others}, {"params": phi, "phi": True}, {"params": kernels, "muon": True})
+    groups = [group for group in marked if group["params"]]
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "muon": Muon}[settings.optimizer]
+    return kind(groups, lr=settings.rate, weight_decay=settings.weight_decay, fused=True)
+
+
+def prepare(model: SensingModel, settings: TrainingConfig, here: Runtime) -> nn.Module:
+    """Apply memory format, recomputation, compilation and DDP from outside, in this order."""
+    if settings.channels_last:
+        runtime.use_channels_last(model.network)
+    if settings.recompute:
+        runtime.recompute_stages(model.network)
+    if settings.compile:
+        model.network.compile(mode="reduce-overhead" if settings.cuda_graphs else "default")
+    if here.processes == 1:
+        return model
+    for buffer in model.buffers():
+        torch.distributed.broadcast(buffer, 0)
+    return DistributedDataParallel(
+        model,
+        device_ids=[here.device] if here.device.type == "cuda" else None,
+        broadcast_buffers=False,  # training changes none: once is enough
+        gradient_as_bucket_view=True,
+        # No static_graph: it counts the backward passes of parts that are not exchanged, and then
+        # sums wrong gradients (PyTorch 2.13).
+    )
