@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from lgmnet.config import ConfigError, TrainingConfig
 from lgmnet.engine import runtime
+from lgmnet.engine.precision import autocast, convolutions
 from lgmnet.engine.ratios import row_share
 from lgmnet.engine.runtime import Runtime
 from lgmnet.losses import total_loss
@@ -105,22 +106,23 @@ def backward(
     means: Terms = {}
     parts = batch.chunk(settings.accumulate)
     weight = row_share(model) ** settings.ratio_exponent / len(parts)
-    for k, part in enumerate(parts):
-        target = part.float() / 255
-        # Processes exchange gradients once per batch, with its last part.
-        module = wrapped if k + 1 == len(parts) else model
-        with runtime.autocast(here.device, settings.precision):
-            reconstruction = module(target)
-        loss, terms = total_loss(
-            reconstruction,
-            target,
-            model.operator if model.rows is None else model.first(model.rows).operator,
-            settings.loss,
-            settings.measurement_weight,
-            settings.orthogonality_weight,
-            settings.l1_weight,
-        )
-        (weight * loss).backward()
-        for name, term in {"loss": loss, **terms}.items():
-            means[name] = means.get(name, 0) + term.detach() / len(parts)
+    with convolutions(settings.precision, fixed_size=True):
+        for k, part in enumerate(parts):
+            target = part.float() / 255
+            # Processes exchange gradients once per batch, with its last part.
+            module = wrapped if k + 1 == len(parts) else model
+            with autocast(here.device, settings.precision):
+                reconstruction = module(target)
+            loss, terms = total_loss(
+                reconstruction,
+                target,
+                model.operator if model.rows is None else model.first(model.rows).operator,
+                settings.loss,
+                settings.measurement_weight,
+                settings.orthogonality_weight,
+                settings.l1_weight,
+            )
+            (weight * loss).backward()
+            for name, term in {"loss": loss, **terms}.items():
+                means[name] = means.get(name, 0) + term.detach() / len(parts)
     return means

@@ -20,7 +20,8 @@ from lgmnet.engine.building import (
 )
 from lgmnet.engine.checkpoint import resolve_precision
 from lgmnet.engine.gradients import Gradients
-from lgmnet.engine.runtime import Runtime, precision_note
+from lgmnet.engine.precision import kind_of, precision_note
+from lgmnet.engine.runtime import Runtime
 from lgmnet.engine.training import make_optimizer, prepare
 
 # Parameters, gradients and two moments of Adam, each in float32.
@@ -41,7 +42,7 @@ def preflight(config: Config, here: Runtime) -> int:
     show = print if here.is_main else _silent
     show(config.as_yaml())
     precision = config.training.precision
-    chosen = f" ({asked}, on this {here.device.type.upper()})" if asked == "auto" else ""
+    chosen = f" ({asked}, on this {kind_of(here.device)})" if asked == "auto" else ""
     show(f"precision         {precision}{chosen}")
     if note := precision_note(precision, here.device):
         show(f"{'note':<17} {note}")

@@ -25,6 +25,7 @@ from lgmnet.engine.ema import WeightAverage
 from lgmnet.engine.gradients import Gradients, Terms
 from lgmnet.engine.log import RunLog
 from lgmnet.engine.muon import Muon
+from lgmnet.engine.precision import precision_note
 from lgmnet.engine.ratios import draw_rows
 from lgmnet.engine.runtime import Runtime, StopSignal
 from lgmnet.engine.saver import NonFiniteLoss, Saver, restore
@@ -89,7 +90,7 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
     done = 100 * progress(at, settings)
     with StopSignal() as stop, RunLog(folder, 100.0, done, here.is_main, at.step) as log:
         log.start(at.step, data, here, settings.precision)
-        if note := runtime.precision_note(settings.precision, here.device):
+        if note := precision_note(settings.precision, here.device):
             log.note(at.step, note)
         saver = Saver(folder, config, model, average, optimizer, data, here, log, stop)
         if state:
