@@ -15,7 +15,7 @@ from lgmnet import report
 from lgmnet.config import EvaluationConfig
 from lgmnet.data.datasets import TestSet, open_test_sets
 from lgmnet.data.images import ImageError, printable, to_uint8, write_image
-from lgmnet.engine import fast, runtime
+from lgmnet.engine import fast, memory, runtime
 from lgmnet.engine.adapters import Adapted
 from lgmnet.engine.checkpoint import Weights, find_weights
 from lgmnet.engine.evaluation import Result
@@ -44,9 +44,9 @@ def main() -> int:
     except (ValueError, OSError) as error:
         print(f"test.py: {error}", file=sys.stderr)
     except (RuntimeError, MemoryError) as error:
-        if not runtime.out_of_memory(error):
+        if not memory.out_of_memory(error):
             raise
-        print(f"test.py: {runtime.OUT_OF_MEMORY}", file=sys.stderr)
+        print(f"test.py: {memory.OUT_OF_MEMORY}", file=sys.stderr)
     return 1
 
 

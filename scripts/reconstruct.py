@@ -11,8 +11,8 @@ from lgmnet.engine import runtime
 from lgmnet.engine.checkpoint import find_weights
 from lgmnet.engine.fast import prepare
 from lgmnet.engine.measurement import load_measurement, reconstruct_image
+from lgmnet.engine.memory import OUT_OF_MEMORY, out_of_memory
 from lgmnet.engine.precision import convolutions
-from lgmnet.engine.runtime import OUT_OF_MEMORY, out_of_memory
 
 
 def main() -> int:

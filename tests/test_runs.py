@@ -12,7 +12,7 @@ import torch
 
 from lgmnet.config import ConfigError, config_from_dict
 from lgmnet.data.crops import DeviceCrops
-from lgmnet.engine import checkpoint, gradients, precision, runtime, saver
+from lgmnet.engine import checkpoint, gradients, memory, precision, runtime, saver
 from lgmnet.engine.preflight import preflight
 from lgmnet.engine.runtime import Runtime
 from lgmnet.engine.saver import NonFiniteLoss
@@ -261,7 +261,7 @@ def test_a_killed_loader_process_ends_the_run_with_its_state(image_folder, tmp_p
     monkeypatch.setattr(gradients, "backward", killing)
     with pytest.raises(RuntimeError, match="DataLoader worker") as raised:
         train(config, tmp_path / "run", CPU)
-    assert "lower data.workers" in runtime.explain(raised.value)
+    assert "lower data.workers" in memory.explain(raised.value)
     assert torch.load(tmp_path / "run" / "last.pt")["step"] == 2
 
 

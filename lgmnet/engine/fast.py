@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from lgmnet.config import PRECISIONS
+from lgmnet.engine.memory import release_freed_memory
 from lgmnet.engine.precision import computed_precision, has_bf16_arithmetic, precision_note
-from lgmnet.engine.runtime import device_of, release_freed_memory, use_channels_last
+from lgmnet.engine.runtime import device_of, use_channels_last
 from lgmnet.engine.strips import InStrips, parse_size
 from lgmnet.models import LoRun, SensingModel, UnfoldingNetwork
 from lgmnet.operators import BlockSampling, GemmBlockSampling

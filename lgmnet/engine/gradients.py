@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from lgmnet.config import ConfigError, TrainingConfig
 from lgmnet.engine import runtime
+from lgmnet.engine.memory import out_of_memory, release_memory
 from lgmnet.engine.precision import autocast, convolutions
 from lgmnet.engine.ratios import row_share
 from lgmnet.engine.runtime import Runtime
@@ -58,7 +59,7 @@ class Gradients:
             if terms is not None and not failed:
                 return terms
             self.model.zero_grad(set_to_none=True)
-            runtime.release_memory()
+            release_memory()
             self._halve(len(batch), step)
 
     def _attempt(self, batch: Tensor, step: int) -> Terms | None:
@@ -67,7 +68,7 @@ class Gradients:
         try:
             return backward(self.model, self.model, batch, self.settings, self.here)
         except (RuntimeError, MemoryError) as error:
-            if runtime.out_of_memory(error):
+            if out_of_memory(error):
                 return None
             if not (self.settings.compile and runtime.compilation_failed(error)):
                 raise

@@ -1,6 +1,5 @@
 """Device, precision, processes, signals: the only reader of the environment."""
 
-import ctypes
 import gc
 import os
 import platform
@@ -29,14 +28,6 @@ T = TypeVar("T")
 
 # Crops, flips, blocks and ratios are drawn from other streams.
 STREAM = 6
-
-# Of glibc's malloc.h.
-M_MMAP_THRESHOLD = -3
-# What to do, where images are rebuilt.
-OUT_OF_MEMORY = (
-    "out of memory; test.py and reconstruct.py work in strips with --max-memory 2GiB, or need less "
-    "with --fast --precision bf16"
-)
 
 
 def data_roots() -> list[Path]:
@@ -210,31 +201,6 @@ def _recomputed(module: nn.Module, stages: set[nn.Module]) -> Iterator[nn.Module
             yield from _recomputed(child, stages)
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether the GPU, PyTorch's allocator on the CPU, or Python had no memory left."""
-    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return known or "DefaultCPUAllocator: can't allocate memory" in str(error)
-
-
-def explain(error: BaseException) -> str:
-    """What a user can do about an error that PyTorch raises; empty for one that is our mistake."""
-    if out_of_memory(error):
-        return (
-            "out of memory; lower data.patch_size or training.batch_size, or set "
-            "training.recompute=true"
-        )
-    if "DataLoader worker" in str(error):  # raised wherever the main process was
-        reason = str(error).strip().splitlines()[0].strip(". ")
-        return f"a loader process has ended ({reason}); where memory is short, lower data.workers"
-    return ""
-
-
-def release_memory() -> None:
-    """Give back what a failed attempt has left behind."""
-    gc.collect()
-    torch.cuda.empty_cache()
-
-
 def compilation_failed(error: BaseException) -> bool:
     from torch._dynamo.exc import TorchDynamoException  # takes seconds to import
 
@@ -254,17 +220,6 @@ def device_of(module: nn.Module) -> torch.device:
 
 def use_channels_last(module: nn.Module) -> None:
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def release_freed_memory() -> None:
-    """Give every large tensor its own mapping, which leaves the process when it is freed.
-
-    By default the C library keeps what is freed in a heap that strips of changing size fill with
-    gaps. Each new tensor costs page faults then. Only with glibc; elsewhere nothing happens.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, 1 << 17)
 
 
 @contextmanager
