@@ -76,6 +76,7 @@ def test_two_processes_score_as_one(weights, image_folder, tmp_path):
     tables = [run.stdout.splitlines()[2].split("|")[:7] for run in (one, two)]
     assert tables[0] == tables[1]
     assert two.stdout.count("metrics.json") == 1
+    assert two.stderr.count("device: cpu (") == two.stderr.count(", 2 processes\n") == 1
     assert len(list((tmp_path / "2" / "images").glob("*.png"))) == 7
 
 
