@@ -15,10 +15,11 @@ from lgmnet import report
 from lgmnet.config import EvaluationConfig
 from lgmnet.data.datasets import TestSet, open_test_sets
 from lgmnet.data.images import ImageError, printable, to_uint8, write_image
-from lgmnet.engine import fast, runtime
+from lgmnet.engine import fast, memory, runtime
 from lgmnet.engine.adapters import Adapted
 from lgmnet.engine.checkpoint import Weights, find_weights
 from lgmnet.engine.evaluation import Result
+from lgmnet.engine.precision import computed_precision, convolutions
 from lgmnet.engine.runtime import Runtime
 from lgmnet.engine.scoring import results_folder, score_sets
 from lgmnet.engine.untrained import Untrained
@@ -43,9 +44,9 @@ def main() -> int:
     except (ValueError, OSError) as error:
         print(f"test.py: {error}", file=sys.stderr)
     except (RuntimeError, MemoryError) as error:
-        if not runtime.out_of_memory(error):
+        if not memory.out_of_memory(error):
             raise
-        print(f"test.py: {runtime.OUT_OF_MEMORY}", file=sys.stderr)
+        print(f"test.py: {memory.OUT_OF_MEMORY}", file=sys.stderr)
     return 1
 
 
@@ -72,7 +73,8 @@ def score_weights(arguments: argparse.Namespace) -> int:
     folders = {ratio: results_folder(output, sampling, ratio) for ratio in ratios}
     if arguments.save_images:
         check_saved(sets, list(folders.values()))
-    with runtime.start(arguments.device) as here:
+    with runtime.start(arguments.device) as here, convolutions(arguments.precision):
+        runtime.announce(here, sys.stderr)
         failures = [
             score(weights, ratio, sets, settings, here, folder, arguments)
             for ratio, folder in folders.items()
@@ -149,7 +151,8 @@ def score(
         several = f", protocol {results['protocol']}" if len(scored) > 1 else ""
         print(f"{weights.name} at {100 * ratio:g} %{several}")
         print(report.comparison(results))
-        path = report.add_results(folder, {**results, "precision": arguments.precision})
+        precision = computed_precision(arguments.precision, here.device)
+        path = report.add_results(folder, {**results, "precision": precision})
         print(f"written to {printable(path)}")
     for image, reason in failed.items():
         print(f"test.py: {image} is not scored: {reason}", file=sys.stderr)
@@ -200,7 +203,7 @@ def parse() -> argparse.Namespace:
         help="also ‖Φx̂ − y‖ / ‖y‖, and PSNR after projection onto Φx = y",
     )
     parser.add_argument("--fast", action="store_true", help="the rewritten network, same numbers")
-    parser.add_argument("--precision", default="fp32", help="fp32, or with --fast bf16")
+    parser.add_argument("--precision", default="fp32", help="fp32, tf32 (GPU), or with --fast bf16")
     parser.add_argument("--max-memory", help="work in strips that fit, such as 2GiB; same numbers")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
     return parser.parse_intermixed_args()

@@ -12,7 +12,7 @@ from lgmnet import report
 from lgmnet.config import Config, load_config
 from lgmnet.data.datasets import TestSet, open_test_set
 from lgmnet.data.images import ImageError
-from lgmnet.engine import runtime
+from lgmnet.engine import memory, runtime
 from lgmnet.engine.checkpoint import Weights, find_weights
 from lgmnet.engine.phases import phases, train_phases
 from lgmnet.engine.preflight import preflight
@@ -71,6 +71,7 @@ def main() -> int:
                 find_weights(name)  # said now, not after the preparations
         folder = arguments.output or default_folder(arguments, config)
         with runtime.start(arguments.device) as here:
+            runtime.announce(here, sys.stdout)
             runs = phases(config, folder)
             if arguments.dry_run:
                 return max(preflight(phase.config, here) for phase in runs)
@@ -89,7 +90,7 @@ def main() -> int:
         print(f"train.py: {error}", file=sys.stderr)
         return 1
     except (RuntimeError, MemoryError) as error:
-        if not (advice := runtime.explain(error)):
+        if not (advice := memory.explain(error)):
             raise
         print(f"train.py: {advice}", file=sys.stderr)
         return 1

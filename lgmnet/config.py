@@ -30,6 +30,8 @@ from lgmnet.conversion import (
     section_of,
 )
 
+# What a network can compute in; Φ is always in float32.
+PRECISIONS = ("fp32", "tf32", "bf16")
 # The ratios of the published tables.
 PUBLISHED_RATIOS = (0.01, 0.04, 0.1, 0.25, 0.5)
 
@@ -199,8 +201,9 @@ class TrainingConfig:
     ema: float = 0.0
     """Decay of the weight average that is validated and saved; 0 keeps none."""
     precision: str = "fp32"
-    """fp32; bf16 for the network under autocast (Φ stays fp32); or auto: bf16 where the device has
-    bf16 arithmetic, else fp32. A run writes into its config which one it was."""
+    """fp32; tf32 for the convolutions of a GPU that has it, elsewhere the same as fp32; bf16 for
+    the network under autocast; or auto: bf16 where the device has bf16 arithmetic, else fp32. Φ
+    stays fp32, and so does validation. A run writes into its config what auto was."""
     channels_last: bool = False
     recompute: bool = False
     """Recompute every iteration in the backward pass: less memory, more time."""
@@ -218,7 +221,7 @@ class TrainingConfig:
         schedules = ("multistep", "cosine", "onecycle", "constant")
         require_choice("training.schedule", self.schedule, schedules)
         require_choice("training.loss", self.loss, ("mse", "l1", "charbonnier"))
-        require_choice("training.precision", self.precision, ("fp32", "bf16", "auto"))
+        require_choice("training.precision", self.precision, (*PRECISIONS, "auto"))
         for name in ("epochs", "steps_per_epoch", "batch_size", "accumulate", "log_every"):
             value = getattr(self, name)
             require(value >= 1, f"training.{name} is {value}, expected at least 1")

@@ -51,6 +51,7 @@ def main() -> int:
         with runtime.start(arguments.device) as here:
             if arguments.threads:
                 torch.set_num_threads(arguments.threads)
+            runtime.announce(here, sys.stderr)
             subjects = [open_subject(name) for name in arguments.networks]
             subjects += [open_foreign(name) for name in arguments.compare]
             check_names(subjects)

@@ -31,6 +31,7 @@ from lgmnet.data.datasets import open_test_sets
 from lgmnet.engine import runtime
 from lgmnet.engine.checkpoint import find_weights
 from lgmnet.engine.fast import optimize_for_inference
+from lgmnet.engine.precision import convolutions
 from lgmnet.engine.scoring import score_sets
 from lgmnet.project import PROJECT
 
@@ -73,6 +74,7 @@ def main() -> int:
         "--speed", type=Path, help="benchmark.json of the runs' weights, for a column `speed`"
     )
     parser.add_argument("--output", type=Path, help="default: docs/experiments/<name>.json")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
     arguments = parser.parse_args()
     path = arguments.experiment
     try:
@@ -83,7 +85,7 @@ def main() -> int:
             print("\n".join(run.command for run in chosen))
             return 0
         for run in () if arguments.finished else chosen:
-            perform(run, folder(path, run), experiment)
+            perform(run, folder(path, run), experiment, arguments.device)
         output = arguments.output or Path("docs/experiments") / f"{path.stem}.json"
         before = json.loads(output.read_text(encoding="utf-8"))["runs"] if output.exists() else []
         found = table_rows(path, runs, before, experiment.get("name_ratios", False))
@@ -149,7 +151,7 @@ def done(folder: Path) -> bool:
     return (folder / "metrics.json").exists()
 
 
-def perform(run: Run, folder: Path, experiment: dict[str, Any]) -> None:
+def perform(run: Run, folder: Path, experiment: dict[str, Any], device: str) -> None:
     """Train one run, from where it stopped, and score its final weights on the test sets."""
     if done(folder):
         return
@@ -157,7 +159,8 @@ def perform(run: Run, folder: Path, experiment: dict[str, Any]) -> None:
         command = [sys.executable, str(TRAIN), run.config, *run.overrides, "evaluation.datasets=[]"]
         resume = ["--resume"] if any(folder.rglob("last.pt")) else []
         print(folder, flush=True)
-        subprocess.run([*command, "--output", str(folder), *resume], check=True)
+        base = ["--output", str(folder), "--device", device]
+        subprocess.run([*command, *base, *resume], check=True)
     # Nothing is selected: the last average where the run keeps one, else the last weights.
     final = next(p for p in (folder / "ema.safetensors", folder / "last.safetensors") if p.exists())
     weights = find_weights(final)
@@ -167,7 +170,7 @@ def perform(run: Run, folder: Path, experiment: dict[str, Any]) -> None:
     prepare = partial(optimize_for_inference, precision=fast) if fast else lambda model: model
     datasets: dict[str, Any] = {}
     for ratio in sampling.scored_ratios:
-        with runtime.start() as here:
+        with runtime.start(device) as here, convolutions(fast or "fp32"):
             [scores] = score_sets(
                 weights, sets, [weights.config.evaluation], here,
                 consistency=True, ratio=ratio, prepare=prepare,

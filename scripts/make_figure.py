@@ -18,7 +18,9 @@ from lgmnet.data import builtin
 from lgmnet.data.color import luma
 from lgmnet.data.images import read_pixels
 from lgmnet.data.transforms import crop_back, pad_to_block
+from lgmnet.engine import runtime
 from lgmnet.engine.checkpoint import find_weights
+from lgmnet.engine.runtime import device_of
 from lgmnet.models import SensingModel
 
 # Name and the part that is shown: top, left, side in pixels.
@@ -30,14 +32,14 @@ def columns(model: SensingModel, pixels: np.ndarray) -> list[np.ndarray]:
 
     The rows of a learned Φ have no unit norm; one factor brings Φᵀy to the scale of the image.
     """
-    image = torch.from_numpy(pixels)[None, None].float() / 255
+    image = torch.from_numpy(pixels).to(device_of(model))[None, None].float() / 255
     padded = pad_to_block(image, model.multiple)
     with torch.inference_mode():
         y = model.measure(padded)
         adjoint = model.operator.adjoint(y)
         adjoint = adjoint * (adjoint * padded).sum() / adjoint.square().sum()
         images = [adjoint, model.reconstruct(y)]
-    rebuilt = [crop_back(i, *pixels.shape)[0, 0].double().numpy() * 255 for i in images]
+    rebuilt = [crop_back(i, *pixels.shape)[0, 0].double().cpu().numpy() * 255 for i in images]
     return [pixels.astype(np.float64), *rebuilt]
 
 
@@ -45,10 +47,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", default="lgm_net_tiny_r0.10", help="name, folder or file")
     parser.add_argument("--output", type=Path, default=Path("docs/figure.png"))
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
     arguments = parser.parse_args()
     try:
         weights = find_weights(arguments.weights)
-        draw(weights.load(), arguments.output)
+        with runtime.start(arguments.device) as here:
+            runtime.announce(here, sys.stderr)
+            draw(weights.load().to(here.device), arguments.output)
     except (ValueError, OSError) as error:
         print(f"make_figure.py: {error}", file=sys.stderr)
         return 1

@@ -8,6 +8,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no
 
 from lgmnet.data.color import luma
 from lgmnet.data.images import printable, read_pixels
+from lgmnet.engine import runtime
 from lgmnet.engine.checkpoint import load
 from lgmnet.engine.measurement import measure_image, save_measurement
 
@@ -22,14 +23,17 @@ def main() -> int:
     parser.add_argument("--ratio", type=float, help="of a network that serves a range of them")
     parser.add_argument("--output", type=Path, required=True, help="a .safetensors file")
     parser.add_argument("--noise-std", type=float, default=0.0, help="in the unit of y")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
     arguments = parser.parse_args()
     if arguments.output.suffix != ".safetensors":
         parser.error(f"--output {arguments.output}: a measurement is a .safetensors file")
     try:
-        model = load(arguments.weights, arguments.ratio)
-        model.noise_std = arguments.noise_std
-        plane = luma(read_pixels(arguments.image))
-        measurement = measure_image(model, plane, arguments.image.stem)
+        with runtime.start(arguments.device) as here:
+            runtime.announce(here, sys.stderr)
+            model = load(arguments.weights, arguments.ratio).to(here.device)
+            model.noise_std = arguments.noise_std
+            plane = luma(read_pixels(arguments.image))
+            measurement = measure_image(model, plane, arguments.image.stem)
         save_measurement(arguments.output, measurement)
     except (ValueError, OSError) as error:
         print(f"measure.py: {error}", file=sys.stderr)

@@ -17,7 +17,9 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
 
 from lgmnet import complexity
+from lgmnet.config import PRECISIONS
 from lgmnet.engine import runtime
+from lgmnet.engine.precision import autocast, convolutions
 from lgmnet.models import LoRun, SensingModel
 from lgmnet.operators import BlockSampling, matrices
 
@@ -39,13 +41,14 @@ def main() -> int:
     parser.add_argument("--patch", type=int, default=96, help="side of the crops, in pixels")
     parser.add_argument("--batch", type=int, default=2, help="crops per timed step")
     parser.add_argument("--image", type=int, default=256, help="side of the rebuilt image")
-    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
+    parser.add_argument("--precision", default="fp32", choices=PRECISIONS)
     parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--rounds", type=int, default=5, help="timed rounds; 0 counts only")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
     arguments = parser.parse_args()
     try:
         with runtime.start(arguments.device) as here:
+            runtime.announce(here, sys.stderr)
             for denoiser in arguments.denoisers:
                 print(f"\n{denoiser}, training:\n")
                 print("\n".join(training_table(denoiser, arguments, here)))
@@ -122,9 +125,10 @@ def training_step(
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        with runtime.autocast(here.device, arguments.precision):
-            rebuilt = model(image).image
-        (rebuilt.float() - image).square().mean().backward()
+        with convolutions(arguments.precision, fixed_size=True):
+            with autocast(here.device, arguments.precision):
+                rebuilt = model(image).image
+            (rebuilt.float() - image).square().mean().backward()
         optimizer.step()
 
     return step

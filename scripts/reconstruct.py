@@ -7,10 +7,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
 
 from lgmnet.data.images import printable, to_uint8, write_image
+from lgmnet.engine import runtime
 from lgmnet.engine.checkpoint import find_weights
 from lgmnet.engine.fast import prepare
 from lgmnet.engine.measurement import load_measurement, reconstruct_image
-from lgmnet.engine.runtime import OUT_OF_MEMORY, out_of_memory
+from lgmnet.engine.memory import OUT_OF_MEMORY, out_of_memory
+from lgmnet.engine.precision import convolutions
 
 
 def main() -> int:
@@ -22,18 +24,24 @@ def main() -> int:
     parser.add_argument("--weights", default="lgm_net_tiny_r0.10", help="name, folder or file")
     parser.add_argument("--output", type=Path, required=True, help="an image file, such as out.png")
     parser.add_argument("--fast", action="store_true", help="the rewritten network, same numbers")
-    parser.add_argument("--precision", default="fp32", help="fp32, or with --fast bf16")
+    parser.add_argument("--precision", default="fp32", help="fp32, tf32 (GPU), or with --fast bf16")
     parser.add_argument("--max-memory", help="work in strips that fit, such as 2GiB; same numbers")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
     arguments = parser.parse_args()
     try:
         measurement = load_measurement(arguments.measurement)
         weights = find_weights(arguments.weights)
         sampling = weights.config.sampling
         ratio = measurement.values.shape[1] / sampling.block_size**2 if sampling.is_range else None
-        model = prepare(
-            weights.load(ratio), arguments.fast, arguments.precision, arguments.max_memory
-        )
-        image = reconstruct_image(model, measurement)
+        with runtime.start(arguments.device) as here, convolutions(arguments.precision):
+            runtime.announce(here, sys.stderr)
+            model = prepare(
+                weights.load(ratio).to(here.device),
+                arguments.fast,
+                arguments.precision,
+                arguments.max_memory,
+            )
+            image = reconstruct_image(model, measurement)
         write_image(arguments.output, to_uint8(image))
     except (ValueError, OSError) as error:
         print(f"reconstruct.py: {error}", file=sys.stderr)

@@ -20,6 +20,7 @@ from lgmnet.data.images import ImageError
 from lgmnet.engine import runtime
 from lgmnet.engine.checkpoint import find_weights
 from lgmnet.engine.evaluation import Result, Rules, evaluate
+from lgmnet.engine.runtime import Runtime
 from lgmnet.metrics import PROTOCOLS, score, summarise
 from lgmnet.operators.matrices import load_matrix
 
@@ -53,7 +54,9 @@ def main() -> int:
     try:
         folder = find_published(arguments.weights)
         images = open_test_set("Set11", runtime.data_roots())
-        failures = sum(verify(folder, k, images, arguments.device) for k in range(len(RATIOS)))
+        with runtime.start(arguments.device) as here:
+            runtime.announce(here, sys.stderr)
+            failures = sum(verify(folder, k, images, here) for k in range(len(RATIOS)))
     except ValueError as error:
         print(f"verify.py: {error}", file=sys.stderr)
         return 1
@@ -76,11 +79,11 @@ def find_published(given: Path | None) -> Path:
     )
 
 
-def verify(folder: Path, which: int, images: TestSet, device: str) -> int:
+def verify(folder: Path, which: int, images: TestSet, here: Runtime) -> int:
     """Check all golden values of one ratio; returns how many are missed."""
     print(f"ISTA-Net+ at {RATIOS[which]} %, Set11")
     targets = [luma(image.pixels) for image in images]
-    results = reconstruct(folder, RATIOS[which], images, device)
+    results = reconstruct(folder, RATIOS[which], images, here)
     failures = 0
     for name in (*GOLDEN_PSNR, "gaussian"):
         protocol = dataclasses.replace(PROTOCOLS[name], always_pad=True)
@@ -94,11 +97,11 @@ def verify(folder: Path, which: int, images: TestSet, device: str) -> int:
     return failures + check("-", "‖Φx̂−y‖/‖y‖", residual, GOLDEN_RESIDUAL[which], 1e-4)
 
 
-def reconstruct(folder: Path, ratio: int, images: TestSet, device: str) -> list[Result]:
+def reconstruct(folder: Path, ratio: int, images: TestSet, here: Runtime) -> list[Result]:
     """The test images as the published weights rebuild them."""
     model_folder = f"CS_ISTA_Net_plus_layer_9_group_1_ratio_{ratio}_lr_0.0001"
     matrices = folder / "sampling_matrix"
-    with tempfile.TemporaryDirectory() as temporary, runtime.start(device) as here:
+    with tempfile.TemporaryDirectory() as temporary:
         import_weights(
             "ista_net_plus",
             folder / "model" / model_folder / "net_params_200.pkl",

@@ -1,8 +1,10 @@
 """Shared pieces of the tests: the reference data, tiny models and tiny image folders."""
 
 import os
+import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import cv2
@@ -11,6 +13,7 @@ import pytest
 import torch
 
 from lgmnet.config import Config, config_from_dict
+from lgmnet.engine.precision import convolutions
 
 PROJECT = Path(__file__).parents[1]
 
@@ -65,6 +68,13 @@ def reference() -> Path:
 
 
 @pytest.fixture(autouse=True)
+def _float32_on_the_gpu(request):
+    """In tests marked gpu convolutions are in float32, as in the commands; PyTorch takes TF32."""
+    with convolutions("fp32") if request.node.get_closest_marker("gpu") else nullcontext():
+        yield
+
+
+@pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
 
@@ -78,6 +88,11 @@ def torchrun(script: Path | str, *arguments: object) -> subprocess.CompletedProc
         check=True, capture_output=True, text=True, timeout=240,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
+
+
+def without_device(text: str) -> str:
+    """What a command prints after its first line, which names the device."""
+    return re.sub(r"\Adevice: cpu \(.+\)\n", "", text)
 
 
 def smooth_image(height: int, width: int, seed: int = 0) -> np.ndarray:

@@ -10,7 +10,7 @@ from torch import nn
 import lgmnet
 from lgmnet.engine import fast
 from lgmnet.engine.fast import PackedConv2d, merge_linear_pairs, optimize_for_inference
-from lgmnet.engine.runtime import has_bf16_arithmetic
+from lgmnet.engine.precision import has_bf16_arithmetic
 from lgmnet.models import MODELS, LGMNet, SensingModel
 from lgmnet.operators import BlockSampling, GemmBlockSampling, matrices
 from lgmnet.unfolding.blocks import conv1x1, conv3x3
@@ -176,7 +176,7 @@ def test_a_compiler_that_fails_is_left_out_with_one_warning(monkeypatch):
 
 
 def test_an_unknown_precision_is_refused():
-    with pytest.raises(ValueError, match="precision is 'fp16', expected one of fp32, bf16"):
+    with pytest.raises(ValueError, match="precision is 'fp16', expected one of fp32, tf32, bf16"):
         lgmnet.optimize_for_inference(small_model("prl"), "fp16")
     with pytest.raises(ValueError, match="needs --fast"):
         fast.prepare(small_model("prl"), False, "bf16", None)

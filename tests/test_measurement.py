@@ -1,5 +1,6 @@
 """A measurement file is not believed."""
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -99,3 +100,27 @@ def test_a_measurement_that_does_not_fit_its_image_or_the_weights_is_refused(
 def test_a_measurement_that_names_no_phi_is_refused(model, write):
     with pytest.raises(CheckpointError, match=r"another Φ \(none"):
         reconstruct_image(model, load_measurement(write(phi_sha256=None)))
+
+
+@pytest.mark.parametrize("noise_std", [0.0, 0.1])
+def test_it_is_measured_and_rebuilt_where_the_model_is_and_handed_over_on_the_cpu(
+    model, noise_std, monkeypatch
+):
+    """On the meta device, whose tensors have no values; zeros stand for what is copied from it."""
+    copied, seen = torch.Tensor.cpu, []
+
+    def cpu(tensor):
+        return torch.zeros(tensor.shape) if tensor.is_meta else copied(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "cpu", cpu)
+    monkeypatch.setattr(type(model.operator), "fingerprint", lambda self: "the same")
+    model = model.to("meta")
+    model.noise_std = noise_std
+    for module in (model.operator, model.network):
+        module.register_forward_pre_hook(lambda _, given: seen.append(given[0].device.type))
+    measurement = measure_image(model, smooth_image(50, 70), "name")
+    assert measurement.values.device.type == "cpu"
+    image = reconstruct_image(model, measurement)
+    assert isinstance(image, np.ndarray)
+    assert image.shape == (50, 70)
+    assert set(seen) == {"meta"}

@@ -12,7 +12,7 @@ import torch
 
 from lgmnet.config import ConfigError, config_from_dict
 from lgmnet.data.crops import DeviceCrops
-from lgmnet.engine import checkpoint, gradients, runtime, saver
+from lgmnet.engine import checkpoint, gradients, memory, precision, runtime, saver
 from lgmnet.engine.preflight import preflight
 from lgmnet.engine.runtime import Runtime
 from lgmnet.engine.saver import NonFiniteLoss
@@ -261,7 +261,7 @@ def test_a_killed_loader_process_ends_the_run_with_its_state(image_folder, tmp_p
     monkeypatch.setattr(gradients, "backward", killing)
     with pytest.raises(RuntimeError, match="DataLoader worker") as raised:
         train(config, tmp_path / "run", CPU)
-    assert "lower data.workers" in runtime.explain(raised.value)
+    assert "lower data.workers" in memory.explain(raised.value)
     assert torch.load(tmp_path / "run" / "last.pt")["step"] == 2
 
 
@@ -311,12 +311,12 @@ def test_auto_precision_is_resolved_once(
     image_folder, tmp_path, monkeypatch, capsys, capable, expected
 ):
     config = tiny_config(image_folder, training={"precision": "auto"})
-    monkeypatch.setattr(runtime, "has_bf16_arithmetic", lambda device: capable)
+    monkeypatch.setattr(precision, "has_bf16_arithmetic", lambda device: capable)
     monkeypatch.setattr("lgmnet.engine.preflight.SPEED_SECONDS", 0.1)
     preflight(config, CPU)
     assert f"precision         {expected} (auto, on this CPU)" in capsys.readouterr().out
     train_steps(config, tmp_path / "run", 2, monkeypatch)
-    monkeypatch.setattr(runtime, "has_bf16_arithmetic", lambda device: not capable)
+    monkeypatch.setattr(precision, "has_bf16_arithmetic", lambda device: not capable)
     train(config, tmp_path / "run", CPU, resume=True)
     assert checkpoint.find_weights(tmp_path / "run").config.training.precision == expected
     assert f"precision: {expected}" in (tmp_path / "run" / "config.yaml").read_text()
@@ -325,7 +325,7 @@ def test_auto_precision_is_resolved_once(
 
 
 def test_bf16_that_is_slow_is_said(image_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(runtime, "has_bf16_arithmetic", lambda device: False)
+    monkeypatch.setattr(precision, "has_bf16_arithmetic", lambda device: False)
     config = tiny_config(image_folder, training={"precision": "bf16", "steps_per_epoch": 1})
     train(config, tmp_path / "run", CPU)
     assert "slower than fp32" in records(tmp_path / "run", "note")[0]["text"]

@@ -18,7 +18,7 @@ import torch
 from lgmnet.config import load_config
 from lgmnet.engine.building import build_model
 from lgmnet.engine.checkpoint import Weights, save_weights
-from tests.conftest import smooth_image, tiny_config, torchrun
+from tests.conftest import smooth_image, tiny_config, torchrun, without_device
 
 PROJECT = Path(__file__).parents[1]
 
@@ -76,6 +76,7 @@ def test_two_processes_score_as_one(weights, image_folder, tmp_path):
     tables = [run.stdout.splitlines()[2].split("|")[:7] for run in (one, two)]
     assert tables[0] == tables[1]
     assert two.stdout.count("metrics.json") == 1
+    assert two.stderr.count("device: cpu (") == two.stderr.count(", 2 processes\n") == 1
     assert len(list((tmp_path / "2" / "images").glob("*.png"))) == 7
 
 
@@ -170,7 +171,7 @@ def run_main(script, arguments, monkeypatch):
         ("test.py", ["WEIGHTS", "--protocol", "papers"], "did you mean 'paper'"),
         ("test.py", ["WEIGHTS", "--color", "hsv"], "expected one of luma, rgb"),
         ("test.py", ["WEIGHTS", "--precision", "bf16"], "bf16 needs --fast"),
-        ("test.py", ["WEIGHTS", "--fast", "--precision", "fp16"], "expected one of fp32, bf16"),
+        ("test.py", ["WEIGHTS", "--fast", "--precision", "fp16"], "one of fp32, tf32, bf16"),
         ("test.py", ["WEIGHTS", "--max-memory", "2"], "write a number and a unit"),
         ("test.py", ["WEIGHTS", "--max-memory", "1KiB"], "needs at least"),
         ("test.py", ["configs/fista.yaml", "--max-memory", "1GiB"], "needs the whole image"),
@@ -222,6 +223,7 @@ def test_mistakes_get_one_line(script, arguments, message, weights, monkeypatch,
     arguments = [a.replace("UNUSED", str(weights.parent / "unused")) for a in arguments]
     assert run_main(script, arguments, monkeypatch) == 1
     error = capsys.readouterr().err.rpartition("\r")[2]  # after a progress bar, if there was one
+    error = without_device(error)
     assert message in error
     assert error.startswith(Path(script).name)
     assert error.count("\n") == 1

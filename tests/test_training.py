@@ -204,18 +204,6 @@ def test_another_error_is_not_taken_for_missing_memory(image_folder, tmp_path, m
         train(tiny_config(image_folder), tmp_path / "run", CPU)
 
 
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (torch.cuda.OutOfMemoryError("CUDA out of memory"), True),
-        (MemoryError(), True),
-        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
-    ],
-)
-def test_out_of_memory_is_told_from_other_errors(error, expected):
-    assert runtime.out_of_memory(error) == expected
-
-
 def test_a_failed_compilation_goes_on_without(image_folder, tmp_path, monkeypatch, capsys):
     def no_compiler(graph, inputs):
         raise RuntimeError("no compiler here")

@@ -8,7 +8,7 @@ from lgmnet.config import Config, ConfigError
 from lgmnet.data import jpeg
 from lgmnet.data.crops import CropRule, DeviceCrops, Plan, TrainingCrops, loaded_batches
 from lgmnet.data.datasets import TrainingImages
-from lgmnet.engine import runtime
+from lgmnet.engine.memory import out_of_memory
 from lgmnet.engine.runtime import Runtime
 
 
@@ -48,7 +48,7 @@ def on_device(images: TrainingImages, here: Runtime) -> DeviceCrops:
     try:
         return DeviceCrops(images, here.device, show=here.is_main)
     except (RuntimeError, MemoryError) as error:
-        if not runtime.out_of_memory(error):
+        if not out_of_memory(error):
             raise
     size = sum(height * width for height, width in images.sizes) / 2**30
     raise ConfigError(

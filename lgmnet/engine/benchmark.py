@@ -2,10 +2,8 @@
 
 import dataclasses
 import math
-import platform
 import statistics
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +18,7 @@ from lgmnet.engine.building import build_model, open_data
 from lgmnet.engine.gradients import backward
 from lgmnet.engine.learner import make_optimizer, prepare
 from lgmnet.engine.log import provenance
+from lgmnet.engine.precision import autocast, convolutions
 from lgmnet.engine.runtime import Runtime
 from lgmnet.models import SensingModel
 from lgmnet.operators import BlockSampling
@@ -100,18 +99,10 @@ def machine(here: Runtime) -> dict[str, Any]:
     threads = torch.get_num_threads()
     return {
         **provenance(),
-        "device": torch.cuda.get_device_name(here.device) if cuda else processor(),
+        "device": torch.cuda.get_device_name(here.device) if cuda else runtime.processor(),
         "threads": threads,
         "clock": "process" if threads == 1 and not cuda else "wall, synchronised",
     }
-
-
-def processor() -> str:
-    """Name of the CPU, as far as Linux tells."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.is_file() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def cost(subject: Subject, side: int) -> dict[str, Any]:
@@ -189,7 +180,8 @@ class TrainingStep:
     def forward(self) -> object:
         """One forward pass, whose result holds what the backward pass needs."""
         target = next(self.batches).float() / 255
-        with runtime.autocast(self.here.device, self.config.training.precision):
+        precision = self.config.training.precision
+        with convolutions(precision), autocast(self.here.device, precision):
             return self.wrapped(target)
 
     def _begin_forward(self, *_: object) -> None:
@@ -246,7 +238,8 @@ def scale_times(subject: Subject, side: int, rounds: int, here: Runtime) -> dict
         for _ in range(rounds + 1):
             passes.append({})
             since = read()
-            with runtime.autocast(here.device, subject.settings.precision):
+            precision = subject.settings.precision
+            with convolutions(precision), autocast(here.device, precision):
                 subject.model(image)
             enter("rest")
     return {part: statistics.median(p[part] for p in passes[1:]) for part in passes[0]}
@@ -255,7 +248,8 @@ def scale_times(subject: Subject, side: int, rounds: int, here: Runtime) -> dict
 def roofline(subjects: list[Subject], rule: Conditions, here: Runtime) -> dict[str, Any]:
     """Per scale: the least time by FLOPs and by bytes on this machine, and the time taken.
 
-    Bytes are those of the eager operations in float32; bf16 halves them.
+    Bytes are those of the eager operations in float32; bf16 halves them. The least time by FLOPs of
+    tf32 is that of float32, which it can fall below.
     """
     machine = complexity.limits(here.device)
     rows: dict[str, Any] = {}

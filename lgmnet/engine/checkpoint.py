@@ -19,9 +19,10 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lgmnet.config import Config, config_from_dict
+from lgmnet.config import PRECISIONS, Config, config_from_dict
 from lgmnet.engine import hub, runtime
 from lgmnet.engine.building import build_model
+from lgmnet.engine.precision import resolve_precision as precision_of
 from lgmnet.engine.ratios import at_ratio
 from lgmnet.engine.runtime import Runtime
 from lgmnet.engine.tensor_files import (
@@ -306,8 +307,8 @@ def resolve_precision(
     settings, precision = config.training, config.training.precision
     if precision == "auto" and state:
         precision = config_from_dict(json.loads(state["config"])).training.precision
-    precision = runtime.resolve_precision(precision, here.device)
-    precision = "bf16" if here.agree(float(precision == "bf16")) else "fp32"
+    precision = precision_of(precision, here.device)
+    precision = PRECISIONS[int(here.agree(PRECISIONS.index(precision)))]
     return replace(config, training=replace(settings, precision=precision))
 
 

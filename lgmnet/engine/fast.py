@@ -13,18 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lgmnet.engine.runtime import (
-    precision_note,
-    release_freed_memory,
-    use_channels_last,
-)
+from lgmnet.config import PRECISIONS
+from lgmnet.engine.memory import release_freed_memory
+from lgmnet.engine.precision import computed_precision, has_bf16_arithmetic, precision_note
+from lgmnet.engine.runtime import device_of, use_channels_last
 from lgmnet.engine.strips import InStrips, parse_size
 from lgmnet.models import LoRun, SensingModel, UnfoldingNetwork
 from lgmnet.operators import BlockSampling, GemmBlockSampling
 from lgmnet.unfolding.blocks import ResidualBlock
 from lgmnet.unfolding.checks import require_choice
-
-PRECISIONS = ("fp32", "bf16")
 
 
 def optimize_for_inference(
@@ -33,15 +30,18 @@ def optimize_for_inference(
     """A copy of ``model`` that rebuilds faster; the original is not touched.
 
     Φ becomes one matrix product, linear layers with nothing between them become one layer, the
-    memory format becomes channels_last, and on a CPU the convolutions call oneDNN with weights
-    in its own layout and with ReLU and residual sum in the same pass (bf16 only where the CPU has
-    bf16 arithmetic; elsewhere a warning says that it is slow). Exact to rounding in ``fp32``.
+    memory format becomes channels_last (not in ``fp32`` on a GPU, whose fast kernels for it need
+    TF32 or bf16), and on a CPU the convolutions call oneDNN with weights in its own layout and
+    with ReLU and residual sum in the same pass (bf16 only where the CPU has bf16 arithmetic;
+    elsewhere a warning says that it is slow). Exact to rounding in ``fp32``.
     Adapters of LoRun are merged into one denoiser per stage. Optimise on the device
     where the model is to run; it cannot be trained any more.
 
     Args:
-        precision: ``fp32``, or ``bf16`` for the convolutions and for ΦᵀΦ of features. Φ and Φᵀ of
-            images and the convolutions whose result is an image stay in float32.
+        precision: ``fp32``; ``tf32``; or ``bf16`` for the convolutions and for ΦᵀΦ of features. Φ
+            and Φᵀ of images stay in float32, and with ``bf16`` the convolutions whose result is an
+            image. With ``tf32`` the model is made for a GPU whose convolutions use TF32; whether
+            they do, ``torch.backends.cudnn.allow_tf32`` decides when the model runs.
         compile: pass every stage through torch.compile, in place of the calls of oneDNN. The first
             image of each size takes a minute or more.
 
@@ -59,20 +59,22 @@ def optimize_for_inference(
         reduced = precision == "bf16"
         gemm = GemmBlockSampling(operator.matrix, operator.block_size, learned, reduced)
         fast.operator = gemm.requires_grad_(False)
-    device = next(fast.buffers(), next(fast.parameters(), torch.empty(0))).device
     merge_linear_pairs(fast.network)
-    if slow := precision_note(precision, device):
-        warnings.warn(slow, stacklevel=2)
+    device = device_of(fast)
+    if note := precision_note(precision, device):
+        warnings.warn(note, stacklevel=2)
     if precision == "bf16":
         reduce_precision(fast.network)
-    use_channels_last(fast.network)
-    for stage in fast.network.stages():
-        stage.register_forward_pre_hook(enter_channels_last)
+    if device.type == "cpu" or computed_precision(precision, device) != "fp32":
+        use_channels_last(fast.network)
+        for stage in fast.network.stages():
+            stage.register_forward_pre_hook(enter_channels_last)
     if compile:
         compile_stages(fast.network)
     elif device.type == "cpu" and not torch.backends.mkldnn.is_available():
         warnings.warn("no oneDNN here: convolutions stay as they are", stacklevel=2)
-    elif device.type == "cpu" and not slow:  # oneDNN refuses bf16 weights on some CPUs
+    elif device.type == "cpu" and (precision != "bf16" or has_bf16_arithmetic(device)):
+        # oneDNN refuses bf16 weights on other CPUs.
         pack_convolutions(fast.network)
     return fast
 
@@ -82,14 +84,18 @@ def prepare(
 ) -> SensingModel:
     """The model as the flags ``--fast``, ``--precision`` and ``--max-memory`` ask for it.
 
+    That a GPU's convolutions use TF32 is not of the model; see `runtime.convolutions`.
+
     Raises:
         ValueError: flags that do not go together, or a network that cannot work in strips.
     """
     require_choice("--precision", precision, PRECISIONS)
-    if precision != "fp32" and not fast:
-        raise ValueError(f"--precision {precision} needs --fast: the plain path is float32")
+    if precision == "bf16" and not fast:
+        raise ValueError("--precision bf16 needs --fast: the plain path is float32")
     if fast:
         model = optimize_for_inference(model, precision)
+    elif note := precision_note(precision, device_of(model)):
+        warnings.warn(note, stacklevel=2)
     if max_memory is None:
         return model
     # Strips come and go; memory that is freed must leave the process for the limit to hold.

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from lgmnet.config import ConfigError, TrainingConfig
 from lgmnet.engine import runtime
+from lgmnet.engine.memory import out_of_memory, release_memory
+from lgmnet.engine.precision import autocast, convolutions
 from lgmnet.engine.ratios import row_share
 from lgmnet.engine.runtime import Runtime
 from lgmnet.losses import total_loss
@@ -57,7 +59,7 @@ class Gradients:
             if terms is not None and not failed:
                 return terms
             self.model.zero_grad(set_to_none=True)
-            runtime.release_memory()
+            release_memory()
             self._halve(len(batch), step)
 
     def _attempt(self, batch: Tensor, step: int) -> Terms | None:
@@ -66,7 +68,7 @@ class Gradients:
         try:
             return backward(self.model, self.model, batch, self.settings, self.here)
         except (RuntimeError, MemoryError) as error:
-            if runtime.out_of_memory(error):
+            if out_of_memory(error):
                 return None
             if not (self.settings.compile and runtime.compilation_failed(error)):
                 raise
@@ -105,22 +107,23 @@ def backward(
     means: Terms = {}
     parts = batch.chunk(settings.accumulate)
     weight = row_share(model) ** settings.ratio_exponent / len(parts)
-    for k, part in enumerate(parts):
-        target = part.float() / 255
-        # Processes exchange gradients once per batch, with its last part.
-        module = wrapped if k + 1 == len(parts) else model
-        with runtime.autocast(here.device, settings.precision):
-            reconstruction = module(target)
-        loss, terms = total_loss(
-            reconstruction,
-            target,
-            model.operator if model.rows is None else model.first(model.rows).operator,
-            settings.loss,
-            settings.measurement_weight,
-            settings.orthogonality_weight,
-            settings.l1_weight,
-        )
-        (weight * loss).backward()
-        for name, term in {"loss": loss, **terms}.items():
-            means[name] = means.get(name, 0) + term.detach() / len(parts)
+    with convolutions(settings.precision, fixed_size=True):
+        for k, part in enumerate(parts):
+            target = part.float() / 255
+            # Processes exchange gradients once per batch, with its last part.
+            module = wrapped if k + 1 == len(parts) else model
+            with autocast(here.device, settings.precision):
+                reconstruction = module(target)
+            loss, terms = total_loss(
+                reconstruction,
+                target,
+                model.operator if model.rows is None else model.first(model.rows).operator,
+                settings.loss,
+                settings.measurement_weight,
+                settings.orthogonality_weight,
+                settings.l1_weight,
+            )
+            (weight * loss).backward()
+            for name, term in {"loss": loss, **terms}.items():
+                means[name] = means.get(name, 0) + term.detach() / len(parts)
     return means

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lgmnet.data.transforms import crop_back, pad_to_block
 from lgmnet.engine.checkpoint import CheckpointError, write_atomically
+from lgmnet.engine.runtime import device_of
 from lgmnet.models import SensingModel
 
 FORMAT = "lgmnet-measurement/1"
@@ -28,21 +29,26 @@ class Measurement(NamedTuple):
 
 
 def measure_image(model: SensingModel, luma: np.ndarray, name: str) -> Measurement:
-    """Measure an image of any size; zeros complete it to whole blocks.
+    """Measure an image of any size, where the model is; zeros complete it to whole blocks.
 
     Args:
         luma: ``(H, W)`` uint8.
         name: fixes the noise, where the model has any.
+
+    Returns:
+        y on the CPU, whatever the device of the model.
     """
-    image = torch.from_numpy(luma)[None, None].float() / 255
+    image = torch.from_numpy(luma).to(device_of(model))[None, None].float() / 255
     padded = pad_to_block(image, model.multiple)
     with torch.inference_mode():
         values = model.measure(padded, name)
-    return Measurement(values, luma.shape[0], luma.shape[1], model.operator.fingerprint())
+    return Measurement(values.cpu(), luma.shape[0], luma.shape[1], model.operator.fingerprint())
 
 
 def reconstruct_image(model: SensingModel, measurement: Measurement) -> np.ndarray:
     """The image ``(H, W)`` float32 in [0, 1], not clipped, in its size before padding.
+
+    It is rebuilt where the model is.
 
     Raises:
         CheckpointError: the measurement was made with another Φ, or its size is another.
@@ -55,8 +61,8 @@ def reconstruct_image(model: SensingModel, measurement: Measurement) -> np.ndarr
         )
     _check_size(model, measurement)
     with torch.inference_mode():
-        image = model.reconstruct(measurement.values)
-    return crop_back(image, measurement.height, measurement.width)[0, 0].numpy()
+        image = model.reconstruct(measurement.values.to(device_of(model)))
+    return crop_back(image, measurement.height, measurement.width)[0, 0].cpu().numpy()
 
 
 def _check_size(model: SensingModel, measurement: Measurement) -> None:

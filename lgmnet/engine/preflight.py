@@ -22,7 +22,8 @@ from lgmnet.engine.building import (
 )
 from lgmnet.engine.checkpoint import resolve_precision
 from lgmnet.engine.learner import Learner
-from lgmnet.engine.runtime import Runtime, precision_note
+from lgmnet.engine.precision import kind_of, precision_note
+from lgmnet.engine.runtime import Runtime
 
 # Parameters, gradients and two moments of Adam, each in float32.
 BYTES_PER_PARAMETER = 16
@@ -42,7 +43,7 @@ def preflight(config: Config, here: Runtime) -> int:
     show = here.say
     show(config.as_yaml())
     precision = config.training.precision
-    chosen = f" ({asked}, on this {here.device.type.upper()})" if asked == "auto" else ""
+    chosen = f" ({asked}, on this {kind_of(here.device)})" if asked == "auto" else ""
     show(f"precision         {precision}{chosen}")
     if note := precision_note(precision, here.device):
         show(f"{'note':<17} {note}")

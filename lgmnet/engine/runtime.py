@@ -1,18 +1,18 @@
 """Device, precision, processes, signals: the only reader of the environment."""
 
-import ctypes
 import gc
 import os
+import platform
 import shutil
 import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO, TypeVar
@@ -31,18 +31,11 @@ T = TypeVar("T")
 # Crops, flips, blocks and ratios are drawn from other streams.
 STREAM = 6
 
-# Of glibc's malloc.h.
-M_MMAP_THRESHOLD = -3
 # Processes that wait longer than this for another end the run. The longest wait is for the main
 # process, which validates alone.
 TIMEOUT = timedelta(minutes=30)
 # Steps until a GPU run reads what its processes agreed on: by then it is there without waiting.
 LAG = 2
-# What to do, where images are rebuilt.
-OUT_OF_MEMORY = (
-    "out of memory; test.py and reconstruct.py work in strips with --max-memory 2GiB, or need less "
-    "with --fast --precision bf16"
-)
 
 
 def data_roots() -> list[Path]:
@@ -206,6 +199,31 @@ def check_device(name: str) -> None:
         )
 
 
+def describe(device: torch.device) -> str:
+    """A device with its name: ``cpu (AMD EPYC, 1 thread)``, ``cuda:0 (NVIDIA H100, 79 GiB)``."""
+    if device.type != "cuda":
+        threads = torch.get_num_threads()
+        return f"cpu ({processor()}, {threads} thread{'s' if threads > 1 else ''})"
+    index = torch.cuda.current_device() if device.index is None else device.index
+    found = torch.cuda.get_device_properties(index)
+    return f"cuda:{index} ({found.name}, {found.total_memory / 2**30:.0f} GiB)"
+
+
+def processor() -> str:
+    """Name of the CPU, as far as Linux tells."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.is_file() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def announce(here: Runtime, stream: TextIO) -> None:
+    """Say in one line on which device a command runs; the main process speaks for all."""
+    if here.is_main:
+        others = f", {here.processes} processes" if here.processes > 1 else ""
+        print(f"device: {describe(here.device)}{others}", file=stream, flush=True)
+
+
 def seed_step(seed: int, step: int, here: Runtime) -> None:
     """Make what is drawn at a step a function of seed, step and process.
 
@@ -214,40 +232,6 @@ def seed_step(seed: int, step: int, here: Runtime) -> None:
     number = step * here.processes + here.rank
     # Through a generator, because the one of the CPU takes the lowest 32 bits alone.
     torch.manual_seed(int(generator(seed, number, STREAM).integers(2**63)))
-
-
-def has_bf16_arithmetic(device: torch.device) -> bool:
-    """Whether the device computes in bf16; where it does not, bf16 is slower than float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    known = getattr(torch.cpu, "get_capabilities", None)  # since PyTorch 2.10
-    if known is None:
-        return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())
-    return any(there for name, there in known().items() if "bf16" in name)
-
-
-def resolve_precision(precision: str, device: torch.device) -> str:
-    """What ``training.precision: auto`` means on a device; ``fp32`` and ``bf16`` are themselves."""
-    if precision != "auto":
-        return precision
-    return "bf16" if has_bf16_arithmetic(device) else "fp32"
-
-
-def precision_note(precision: str, device: torch.device) -> str:
-    """What a user should know of ``bf16`` on a device without it; else empty."""
-    if precision != "bf16" or has_bf16_arithmetic(device):
-        return ""
-    return (
-        f"this {device.type.upper()} has no bf16 arithmetic: bf16 is several times slower than "
-        "fp32 here"
-    )
-
-
-def autocast(device: torch.device, precision: str) -> AbstractContextManager:
-    """bf16 for what tolerates it; Φ and Φᵀ stay in float32 (see LinearOperator)."""
-    if resolve_precision(precision, device) == "fp32":
-        return nullcontext()
-    return torch.autocast(device.type, torch.bfloat16)
 
 
 def recompute_stages(network: UnfoldingNetwork) -> None:
@@ -272,31 +256,6 @@ def _recomputed(module: nn.Module, stages: set[nn.Module]) -> Iterator[nn.Module
             yield from _recomputed(child, stages)
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether the GPU, PyTorch's allocator on the CPU, or Python had no memory left."""
-    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return known or "DefaultCPUAllocator: can't allocate memory" in str(error)
-
-
-def explain(error: BaseException) -> str:
-    """What a user can do about an error that PyTorch raises; empty for one that is our mistake."""
-    if out_of_memory(error):
-        return (
-            "out of memory; lower data.patch_size or training.batch_size, or set "
-            "training.recompute=true"
-        )
-    if "DataLoader worker" in str(error):  # raised wherever the main process was
-        reason = str(error).strip().splitlines()[0].strip(". ")
-        return f"a loader process has ended ({reason}); where memory is short, lower data.workers"
-    return ""
-
-
-def release_memory() -> None:
-    """Give back what a failed attempt has left behind."""
-    gc.collect()
-    torch.cuda.empty_cache()
-
-
 def compilation_failed(error: BaseException) -> bool:
     from torch._dynamo.exc import TorchDynamoException  # takes seconds to import
 
@@ -308,19 +267,14 @@ def undo_compilation(module: nn.Module) -> None:
     module._compiled_call_impl = None
 
 
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module's tensors are; the CPU if it has none."""
+    tensors = chain(module.parameters(), module.buffers())
+    return next(tensors, torch.empty(0)).device
+
+
 def use_channels_last(module: nn.Module) -> None:
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def release_freed_memory() -> None:
-    """Give every large tensor its own mapping, which leaves the process when it is freed.
-
-    By default the C library keeps what is freed in a heap that strips of changing size fill with
-    gaps. Each new tensor costs page faults then. Only with glibc; elsewhere nothing happens.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, 1 << 17)
 
 
 @contextmanager

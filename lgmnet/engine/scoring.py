@@ -15,7 +15,8 @@ from lgmnet.engine.building import chosen_options
 from lgmnet.engine.checkpoint import Weights
 from lgmnet.engine.evaluation import Result, Rules, evaluate_image
 from lgmnet.engine.log import provenance
-from lgmnet.engine.runtime import OUT_OF_MEMORY, Runtime, out_of_memory, release_memory
+from lgmnet.engine.memory import OUT_OF_MEMORY, out_of_memory, release_memory
+from lgmnet.engine.runtime import Runtime
 from lgmnet.engine.untrained import Untrained
 from lgmnet.metrics import find_protocol, mean_psnr, summarise
 from lgmnet.models import SensingModel

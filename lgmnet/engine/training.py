@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from lgmnet.config import Config, TrainingConfig
-from lgmnet.engine import checkpoint, runtime
+from lgmnet.engine import checkpoint
 from lgmnet.engine.adapters import adopt_backbone
 from lgmnet.engine.batches import open_batches
 from lgmnet.engine.building import (
@@ -23,6 +23,7 @@ from lgmnet.engine.building import (
 from lgmnet.engine.gradients import Terms
 from lgmnet.engine.learner import Learner
 from lgmnet.engine.log import RunLog
+from lgmnet.engine.precision import precision_note
 from lgmnet.engine.runtime import Consensus, Runtime, StopSignal
 from lgmnet.engine.saver import NonFiniteLoss, Saver, restore
 from lgmnet.engine.schedule import Position, progress, rate_factor
@@ -72,7 +73,7 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
     done = 100 * progress(at, settings)
     with StopSignal() as stop, RunLog(folder, 100.0, done, here.is_main, at.step) as log:
         log.start(at.step, data, here, settings.precision)
-        if note := runtime.precision_note(settings.precision, here.device):
+        if note := precision_note(settings.precision, here.device):
             log.note(at.step, note)
         saver = Saver(folder, config, learner, data, here, log, stop)
         if state:
