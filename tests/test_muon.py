@@ -114,14 +114,18 @@ def test_a_step_does_not_depend_on_the_order_in_memory(shape, layout, weight_dec
 
 
 class Count(TorchDispatchMode):
-    """Counts operations other than views."""
+    """Counts operations other than views, and notes the strides in those on several tensors."""
 
     def __init__(self):
         super().__init__()
         self.operations = 0
+        self.strides = []
 
     def __torch_dispatch__(self, function, types, arguments=(), options=None):
         self.operations += not function.is_view
+        if "_foreach_" in str(function):
+            lists = [a for a in arguments if isinstance(a, (list, tuple))]
+            self.strides += [{t.stride() for t in tensors} for tensors in zip(*lists, strict=True)]
         return function(*arguments, **(options or {}))
 
 
@@ -144,6 +148,23 @@ def test_more_kernels_of_one_shape_are_not_more_operations():
     assert operations(2) == operations(12)
     assert operations(2, weight_decay=0.1) == operations(2) + 1
     assert operations(2) < 30
+
+
+@pytest.mark.parametrize(
+    "shape", [(6, 4, 3, 3), (6, 4, 1, 1), (9, 1, 2, 2), (1, 4, 3, 3), (5, 1, 1)]
+)
+def test_what_moves_together_lies_alike_in_memory(shape):
+    """On a GPU tensors of other strides would be moved one by one."""
+    kernel = torch.nn.Parameter(torch.randn(shape))
+    if kernel.ndim == 4:  # in memory (out, h, w, in), by strides that 1 x 1 leaves open
+        kernel = torch.nn.Parameter(kernel.detach().permute(0, 2, 3, 1).contiguous())
+        kernel = torch.nn.Parameter(kernel.detach().permute(0, 3, 1, 2))
+    optimizer = Muon([{"params": [kernel], "muon": True}])
+    kernel.grad = channels_last(torch.randn(shape)) if kernel.ndim == 4 else torch.randn(shape)
+    with Count() as count:
+        optimizer.step()
+    assert len(count.strides) >= 3
+    assert all(len(strides) == 1 for strides in count.strides)
 
 
 def test_kernels_of_the_network_get_muon_and_phi_does_not():

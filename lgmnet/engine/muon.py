@@ -111,7 +111,8 @@ def orthogonalise(matrices: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     Args:
         dtype: what to iterate in; that of the matrices by default.
     """
-    wide = matrices.mT if matrices.shape[1] > matrices.shape[2] else matrices
+    tall = matrices.shape[1] > matrices.shape[2]
+    wide = matrices.mT if tall else matrices
     x = wide / wide.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)
     x = x.to(dtype or x.dtype)
     a, b, c = COEFFICIENTS
@@ -119,5 +120,4 @@ def orthogonalise(matrices: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         gram = torch.bmm(x, x.mT)
         polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)  # b G + c G²
         x = torch.baddbmm(x, polynomial, x, beta=a)  # a X + (b G + c G²) X
-    x = x.to(matrices.dtype)
-    return x.mT.contiguous() if matrices.shape[1] > matrices.shape[2] else x
+    return torch.empty_like(matrices).copy_(x.mT if tall else x)
