@@ -137,7 +137,7 @@ def merged_pair(first: nn.Module, second: nn.Module) -> nn.Conv2d:
     result = copy.deepcopy(first)
     mix = second.weight[:, :, 0, 0].double()
     weight = torch.einsum("oc,cikl->oikl", mix, first.weight.double())
-    bias = torch.zeros(len(mix)).to(mix)
+    bias = mix.new_zeros(len(mix))
     if first.bias is not None:
         bias += mix @ first.bias.double()
     if second.bias is not None:
