@@ -1,8 +1,7 @@
 """A network rewritten for inference: the same numbers, sooner.
 
-Everything is applied from outside, to a copy: the plain path (float32, NCHW, Φ as strided
-convolutions) stays what it is, and what this one is compared with. docs/performance.md says what
-each rewrite brings.
+Everything is applied from outside, to a copy: the plain path (float32, NCHW) stays what it is, and
+what this one is compared with. docs/performance.md says what each rewrite brings.
 """
 
 import copy
@@ -20,7 +19,7 @@ from lgmnet.engine.runtime import (
 )
 from lgmnet.engine.strips import InStrips, parse_size
 from lgmnet.models import LoRun, SensingModel, UnfoldingNetwork
-from lgmnet.operators import BlockSampling, GemmBlockSampling
+from lgmnet.operators import BlockSampling
 from lgmnet.unfolding.blocks import ResidualBlock
 from lgmnet.unfolding.checks import require_choice
 
@@ -32,8 +31,8 @@ def optimize_for_inference(
 ) -> SensingModel:
     """A copy of ``model`` that rebuilds faster; the original is not touched.
 
-    Φ becomes one matrix product, linear layers with nothing between them become one layer, the
-    memory format becomes channels_last, and on a CPU the convolutions call oneDNN with weights
+    Linear layers with nothing between them become one layer, the memory format becomes
+    channels_last, and on a CPU the convolutions call oneDNN with weights
     in its own layout and with ReLU and residual sum in the same pass (bf16 only where the CPU has
     bf16 arithmetic; elsewhere a warning says that it is slow). Exact to rounding in ``fp32``.
     Adapters of LoRun are merged into one denoiser per stage. Optimise on the device
@@ -53,12 +52,8 @@ def optimize_for_inference(
     if isinstance(fast.network, LoRun) and fast.network.sharing == "lora":
         fast.network = fast.network.merged()  # packed weights cannot change from stage to stage
     fast.requires_grad_(False)
-    if type(fast.operator) is BlockSampling:
-        operator = fast.operator
-        learned = isinstance(operator.matrix, nn.Parameter)
-        reduced = precision == "bf16"
-        gemm = GemmBlockSampling(operator.matrix, operator.block_size, learned, reduced)
-        fast.operator = gemm.requires_grad_(False)
+    if isinstance(fast.operator, BlockSampling):
+        fast.operator.gathers, fast.operator.reduced_gram = True, precision == "bf16"
     device = next(fast.buffers(), next(fast.parameters(), torch.empty(0))).device
     merge_linear_pairs(fast.network)
     if slow := precision_note(precision, device):
