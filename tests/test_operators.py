@@ -145,6 +145,24 @@ def test_a_system_without_solution_is_nan_in_solve_and_an_error_in_project():
         operator.project(image, operator(image))
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("scale", [1, 2])
+def test_gram_and_its_gradient_keep_the_memory_format(channels_last, scale):
+    operator = BlockSampling(matrices.xavier(5, 64), 8).double()
+    plain = torch.randn(2, 8, 24, 16, dtype=torch.float64)
+    weight = torch.randn_like(plain)
+    kind = torch.channels_last if channels_last else torch.contiguous_format
+    results = []
+    for features in (plain, plain.to(memory_format=kind)):
+        features.requires_grad_()
+        gram = operator.gram(features, scale)
+        (gradient,) = torch.autograd.grad((gram * weight).sum(), features)
+        results.append((gram, gradient))
+    for result, expected in zip(results[1], results[0], strict=True):
+        torch.testing.assert_close(result, expected)
+        assert result.is_contiguous(memory_format=kind)
+
+
 def test_features_that_are_not_in_whole_blocks_are_refused():
     operator = BlockSampling(torch.randn(5, 64), 8)
     with pytest.raises(ValueError, match="multiple of 4, multiple of 4. at scale 2"):

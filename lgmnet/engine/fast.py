@@ -22,6 +22,7 @@ from lgmnet.models import LoRun, SensingModel, UnfoldingNetwork
 from lgmnet.operators import BlockSampling
 from lgmnet.unfolding.blocks import ResidualBlock
 from lgmnet.unfolding.checks import require_choice
+from lgmnet.unfolding.layout import as_channels_last
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -194,14 +195,6 @@ class PackedResidualBlock(ResidualBlock):
     def forward(self, features: Tensor) -> Tensor:
         first, _, second = self.body
         return second(first(features, relu=True), plus=features)
-
-
-def as_channels_last(features: Tensor) -> Tensor:
-    if features.shape[1] > 1:
-        return features.contiguous(memory_format=torch.channels_last)
-    # One channel fits both formats; only its stride tells oneDNN which one is meant.
-    n, c, h, w = features.shape
-    return features.contiguous().as_strided((n, c, h, w), (h * w, 1, w, 1))
 
 
 def pack_convolutions(network: nn.Module) -> None:

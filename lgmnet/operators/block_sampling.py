@@ -197,9 +197,11 @@ def gram_of_blocks(features: Tensor, matrix: Tensor, side: int, scale: int) -> T
 
 def by_block(features: Tensor, side: int, scale: int) -> Tensor:
     """A view of features whose last four axes are the pixels of one block of one channel."""
-    return rearrange(
-        features, "n (c i j) (h p) (w q) -> n h w c i j p q", i=scale, j=scale, p=side, q=side
-    )
+    sides = {"i": scale, "j": scale, "p": side, "q": side}
+    if features.stride(1) == 1:  # channels_last; written so, the gradient is in that format, too
+        last = rearrange(features, "n c h w -> n h w c")
+        return rearrange(last, "n (h p) (w q) (c i j) -> n h w c i j p q", **sides)
+    return rearrange(features, "n (c i j) (h p) (w q) -> n h w c i j p q", **sides)
 
 
 def check_matrix(matrix: Tensor, block_size: int) -> None:
