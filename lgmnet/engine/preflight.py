@@ -35,7 +35,7 @@ def preflight(config: Config, here: Runtime) -> int:
     Returns:
         0, or 1 if the run could not start.
     """
-    check_run(config, here.processes)
+    check_run(config, here)
     asked = config.training.precision
     config = resolve_precision(config, here)
     show = print if here.is_main else _silent

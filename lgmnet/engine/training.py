@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -49,7 +50,7 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
         ConfigError, ImageError, CheckpointError: something the user can mend.
         NonFiniteLoss: the run diverged.
     """
-    check_run(config, here.processes)
+    check_run(config, here)
     state = checkpoint.load_training_state(folder / "last.pt", config) if resume else None
     config = checkpoint.resolve_precision(config, here, state)
     settings = config.training
@@ -180,7 +181,11 @@ def prepare(model: SensingModel, settings: TrainingConfig, here: Runtime) -> nn.
     if settings.recompute:
         runtime.recompute_stages(model.network)
     if settings.compile:
-        model.network.compile(mode="reduce-overhead" if settings.cuda_graphs else "default")
+        mode = "reduce-overhead" if settings.cuda_graphs else "default"
+        # Every batch has one size; halved by want of memory, the next has another one, for good.
+        model.network.compile(mode=mode, dynamic=False)
+        # einops keeps a list of types. One that it first sees in a graph would void that graph.
+        rearrange(nn.Parameter(torch.zeros(1)), "one -> one")
     if here.processes == 1:
         return model
     return DistributedDataParallel(
