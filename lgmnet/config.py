@@ -208,8 +208,9 @@ class TrainingConfig:
     recompute: bool = False
     """Recompute every iteration in the backward pass: less memory, more time."""
     compile: bool = False
+    """Compile the network for the crops of training. Validation runs without."""
     cuda_graphs: bool = False
-    """With ``compile``: replay the network as CUDA graphs (mode reduce-overhead)."""
+    """With ``compile``, on a GPU: replay the network as CUDA graphs (mode reduce-overhead)."""
     seed: int = 2023
     log_every: int = 50
     """Steps between lines of the log."""
@@ -234,6 +235,11 @@ class TrainingConfig:
             not (self.cuda_graphs and self.accumulate > 1),
             "training.cuda_graphs overwrite the gradients of the parts before; where memory asks "
             "for parts (training.accumulate above 1), set cuda_graphs=false",
+        )
+        require(
+            self.compile or not self.cuda_graphs,
+            "training.cuda_graphs replays what training.compile makes; set training.compile=true, "
+            "or cuda_graphs=false",
         )
         require(0 < self.rate < math.inf, f"training.rate is {self.rate}, expected > 0")
         require(

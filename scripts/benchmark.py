@@ -41,6 +41,7 @@ PLAIN: dict[str, Any] = {
     "precision": "fp32",
     "channels_last": False,
     "compile": False,
+    "cuda_graphs": False,
     "recompute": False,
 }
 

@@ -9,6 +9,7 @@ import torch
 from lgmnet import complexity
 from lgmnet.config import load_config
 from lgmnet.engine.building import build_model, check_run, measurements, start_model
+from lgmnet.engine.runtime import Runtime
 from lgmnet.losses import total_loss
 from tests.conftest import smooth_image
 
@@ -106,7 +107,7 @@ def test_every_network_has_a_budget_run(name, images, monkeypatch):
     monkeypatch.setattr("lgmnet.engine.building.START_BLOCKS", 500)
     overrides = [*NARROW[name], *UNDER_BUDGET.get(name, [])]
     config = load_config(FOLDER / f"{name}.yaml", overrides, [FOLDER / "budget.yaml"])
-    check_run(config, 1)
+    check_run(config, Runtime(torch.device("cpu")))
     assert (config.training.minutes, config.sampling.phi, config.evaluation.protocol) == (
         25, "learned", "paper",
     )  # fmt: skip

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 from scipy.io import savemat
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lgmnet.models import LGMNet, SensingModel
+from lgmnet.models.fista_net import AlistaAdjoint
 from lgmnet.operators import OPERATORS, BlockSampling, matrices
 from lgmnet.operators.noise import add_noise
+from lgmnet.unfolding.starts import LinearStart
 
-SETTINGS = {
-    name: {"matrix": matrices.xavier(5, 16), "block_size": 4}
-    for name in ("block_sampling", "gemm_block_sampling")
-}
+SETTINGS = {"block_sampling": {"matrix": matrices.xavier(5, 16), "block_size": 4}}
 
 
 def small_operator(name):
@@ -25,9 +25,13 @@ def image_for(operator, channels=1, batch=2):
     return torch.randn(batch, channels, *sides, dtype=torch.float64)
 
 
-@pytest.fixture(params=OPERATORS.names())
+@pytest.fixture(params=[(name, gathers) for name in OPERATORS.names() for gathers in (True, False)])
 def operator(request):
-    return small_operator(request.param).double()
+    """Every operator, by matrix products and by strided convolutions."""
+    name, gathers = request.param
+    operator = small_operator(name).double()
+    operator.gathers = gathers
+    return operator
 
 
 def test_adjoint_is_the_transpose(operator):
@@ -61,20 +65,102 @@ def test_gram_of_features_is_the_gram_of_each_image(operator, scale):
 
 
 @pytest.mark.parametrize(("side", "scale"), [(8, 1), (8, 2), (8, 4), (9, 3), (9, 2)])
-def test_both_forms_of_gram_agree_with_their_gradients(side, scale):
+def test_both_forms_agree_with_their_gradients(side, scale):
     """Gathered blocks against strided convolutions; a block of 9 has no half."""
-    features = torch.randn(1, 2 * scale**2, 72, 144, dtype=torch.float64, requires_grad=True)
-    weight = torch.randn_like(features)
-    results = []
-    for gathers in (True, False):
-        torch.manual_seed(1)
-        operator = BlockSampling(torch.randn(5, side**2, dtype=torch.float64), side)
+    features = torch.randn(1, 2 * scale**2, 72, 144, dtype=torch.float64)
+    image = torch.randn(2, 1, 72, 144, dtype=torch.float64)
+    measurement = torch.randn(2, 5, 72 // side, 144 // side, dtype=torch.float64)
+    phi = torch.randn(5, side**2, dtype=torch.float64)
+    calls = {
+        "gram": (features, lambda operator, tensor: operator.gram(tensor, scale)),
+        "forward": (image, lambda operator, tensor: operator(tensor)),
+        "adjoint": (measurement, lambda operator, tensor: operator.adjoint(tensor)),
+    }
+    for name, (tensor, call) in calls.items():
+        results = []
+        for gathers in (True, False):
+            operator = BlockSampling(phi, side)
+            operator.gathers = gathers
+            result = call(operator, tensor.requires_grad_())
+            weight = torch.cos(torch.arange(result.numel()).double()).view(result.shape)
+            sources = [tensor, operator.matrix]
+            results.append((result, *torch.autograd.grad((result * weight).sum(), sources)))
+        for gathered, convolved in zip(*results, strict=True):
+            torch.testing.assert_close(
+                gathered, convolved, rtol=1e-10, atol=1e-10, msg=lambda m, n=name: f"{n}: {m}"
+            )
+
+
+class Convolutions(TorchDispatchMode):
+    """Counts convolutions, which may round to TF32 on a GPU."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function is torch.ops.aten.convolution.default
+        return function(*args, **(kwargs or {}))
+
+
+def test_phi_is_never_a_convolution_unless_asked_for():
+    operator = BlockSampling(matrices.xavier(5, 16), 4)
+    start = LinearStart(5, 4, "adjoint")
+    alista = AlistaAdjoint(5, 4)
+    for part in (start, alista):
+        part.fit(operator.matrix)
+    for gathers, expected in ((True, 0), (False, 6)):
         operator.gathers = gathers
+        with torch.no_grad(), Convolutions() as found:
+            y = operator(torch.rand(1, 1, 8, 12))
+            back = operator.adjoint(y)
+            assert start(y).shape == alista(y).shape == back.shape
+            operator.gram(torch.rand(1, 3, 8, 12))
+            operator.first(2).gram(torch.rand(1, 16, 2, 3), 4)
+        assert found.count == expected
+    # A fitted start is no part of the operator, and never a convolution.
+    torch.testing.assert_close(start(y), back)
+
+
+def test_the_reduced_gram_multiplies_in_bf16():
+    operator = BlockSampling(matrices.orthonormal(40, 64), 8).requires_grad_(False)
+    features = torch.randn(1, 8, 32, 32, dtype=torch.bfloat16)
+    full = operator.gram(features, 2)
+    operator.reduced_gram = True
+    reduced = operator.gram(features, 2)
+    assert full.dtype == reduced.dtype == torch.bfloat16
+    assert not torch.equal(full, reduced)
+    torch.testing.assert_close(full, reduced, rtol=0.05, atol=0.05)
+    assert operator.first(3).reduced_gram
+    single = operator.gram(features.float(), 2)
+    assert single.dtype == torch.float32
+    assert torch.equal(single.bfloat16(), full)
+
+
+def test_a_system_without_solution_is_nan_in_solve_and_an_error_in_project():
+    operator = BlockSampling(torch.ones(2, 16), 4)  # the same row twice
+    image = torch.rand(1, 1, 8, 8)
+    # Far below the rounding of ΦΦᵀ, whose entries are 16.
+    assert operator.solve(image, 1e-12, image).isnan().all()
+    assert operator.solve(image, torch.zeros(()), image).isnan().any()
+    with pytest.raises(ValueError, match="linearly dependent"):
+        operator.project(image, operator(image))
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("scale", [1, 2])
+def test_gram_and_its_gradient_keep_the_memory_format(channels_last, scale):
+    operator = BlockSampling(matrices.xavier(5, 64), 8).double()
+    plain = torch.randn(2, 8, 24, 16, dtype=torch.float64)
+    weight = torch.randn_like(plain)
+    kind = torch.channels_last if channels_last else torch.contiguous_format
+    results = []
+    for features in (plain, plain.to(memory_format=kind)):
+        features.requires_grad_()
         gram = operator.gram(features, scale)
-        gradients = torch.autograd.grad((gram * weight).sum(), [features, operator.matrix])
-        results.append((gram, *gradients))
-    for gathered, convolved in zip(*results, strict=True):
-        torch.testing.assert_close(gathered, convolved, rtol=1e-10, atol=1e-10)
+        (gradient,) = torch.autograd.grad((gram * weight).sum(), features)
+        results.append((gram, gradient))
+    for result, expected in zip(results[1], results[0], strict=True):
+        torch.testing.assert_close(result, expected)
+        assert result.is_contiguous(memory_format=kind)
 
 
 def test_features_that_are_not_in_whole_blocks_are_refused():

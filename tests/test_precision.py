@@ -17,7 +17,7 @@ from lgmnet import metrics
 from lgmnet.data import builtin
 from lgmnet.data.color import luma
 from lgmnet.data.images import read_pixels
-from lgmnet.engine import checkpoint, fast, precision, training
+from lgmnet.engine import checkpoint, fast, learner, precision, training
 from lgmnet.engine.checkpoint import save_weights
 from lgmnet.engine.precision import computed_precision, convolutions, precision_note
 from lgmnet.engine.runtime import Runtime
@@ -105,7 +105,7 @@ def test_steps_and_validation_of_a_run_have_their_own_flags(
 ):
     """Also the backward pass, which reads them when it runs."""
     seen: dict[str, set] = {"forward": set(), "backward": set(), "validation": set()}
-    prepare, reconstruct = training.prepare, SensingModel.reconstruct
+    prepare, reconstruct = learner.prepare, SensingModel.reconstruct
 
     def watched(model, settings, here):
         def forward(*_):
@@ -123,7 +123,7 @@ def test_steps_and_validation_of_a_run_have_their_own_flags(
         seen["validation"].add(flags())
         return reconstruct(self, measurement)
 
-    monkeypatch.setattr(training, "prepare", watched)
+    monkeypatch.setattr(learner, "prepare", watched)
     monkeypatch.setattr(SensingModel, "reconstruct", validated)
     held = tmp_path / "held"
     held.mkdir()

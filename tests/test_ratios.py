@@ -98,9 +98,10 @@ def test_a_network_with_a_linear_start_cannot_serve_a_range(name):
 
 
 def test_a_graph_for_every_number_of_measurements_is_refused():
-    config = tiny_config(sampling=RANGE, training={"compile": True})
-    with pytest.raises(ConfigError, match="set training.compile=false"):
-        check_run(config, 1)
+    for settings in ({"compile": True}, {"compile": True, "cuda_graphs": True}):
+        config = tiny_config(sampling=RANGE, training=settings)
+        with pytest.raises(ConfigError, match="set training.compile=false"):
+            check_run(config, Runtime(torch.device("cuda")))
 
 
 def test_stopped_and_resumed_draws_the_same_ratios(image_folder, tmp_path, monkeypatch):

@@ -14,12 +14,14 @@ from lgmnet.config import ConfigError
 from lgmnet.data.images import ImageError
 from lgmnet.data.packed import pack
 from lgmnet.engine import checkpoint, runtime
-from lgmnet.engine.building import open_data
+from lgmnet.engine.building import build_model, check_run, open_data
+from lgmnet.engine.gradients import Gradients
 from lgmnet.engine.preflight import preflight
 from lgmnet.engine.runtime import Runtime
 from lgmnet.engine.schedule import Position, rate_factor
 from lgmnet.engine.training import NonFiniteLoss, train
 from lgmnet.models import SensingModel
+from lgmnet.operators.matrices import orthonormal
 from tests.conftest import smooth_image, tiny_config, torchrun
 
 CPU = Runtime(torch.device("cpu"))
@@ -210,7 +212,7 @@ def test_a_failed_compilation_goes_on_without(image_folder, tmp_path, monkeypatc
 
     compiled = torch.nn.Module.compile
     monkeypatch.setattr(
-        torch.nn.Module, "compile", lambda self, mode: compiled(self, backend=no_compiler)
+        torch.nn.Module, "compile", lambda self, mode, dynamic: compiled(self, backend=no_compiler)
     )
     train(tiny_config(image_folder), tmp_path / "eager", CPU)
     config = tiny_config(image_folder, training={"compile": True})
@@ -546,6 +548,59 @@ def test_training_runs_on_the_gpu(image_folder, tmp_path):
     assert train(config, tmp_path / "run", Runtime(torch.device("cuda"))) == 0
 
 
-def test_cuda_graphs_need_one_part():
-    with pytest.raises(ConfigError, match="set cuda_graphs=false"):
-        tiny_config(training={"cuda_graphs": True, "accumulate": 2})
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"compile": True, "accumulate": 2}, "overwrite the gradients .* set cuda_graphs=false"),
+        ({"compile": False}, "replays what training.compile makes; set training.compile=true"),
+    ],
+)
+def test_cuda_graphs_need_one_part_that_is_compiled(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        tiny_config(training={"cuda_graphs": True, **settings})
+
+
+def test_cuda_graphs_need_a_gpu(image_folder, tmp_path):
+    config = tiny_config(image_folder, training={"cuda_graphs": True, "compile": True})
+    for run in (lambda: train(config, tmp_path / "run", CPU), lambda: preflight(config, CPU)):
+        with pytest.raises(ConfigError, match="needs a GPU, and this run is on cpu"):
+            run()
+    assert not (tmp_path / "run").exists()
+    check_run(config, Runtime(torch.device("cuda")))
+
+
+def gradients_of_tiny_model(notes, **settings):
+    """`Gradients` of a model and settings whose check of the device is passed over."""
+    config = tiny_config(training=settings)
+    model = build_model(config, orthonormal(103, 1024))
+    return Gradients(model, model, config.training, CPU, lambda step, text: notes.append(text))
+
+
+def test_cuda_graphs_are_not_halved(monkeypatch):
+    run_out_of_memory_above(2, monkeypatch)
+    gradients = gradients_of_tiny_model([], compile=True, cuda_graphs=True)
+    with pytest.raises(ConfigError, match=r"step 8, and with training\.cuda_graphs a batch cannot"):
+        gradients(torch.zeros(4, 1, 32, 32, dtype=torch.uint8), 7)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_halved_batch_is_compiled_again_and_it_is_said(monkeypatch, compiled):
+    run_out_of_memory_above(2, monkeypatch)
+    notes = []
+    gradients = gradients_of_tiny_model(notes, compile=compiled)
+    gradients(torch.zeros(4, 1, 32, 32, dtype=torch.uint8), 0)
+    assert len(notes) == 1
+    assert ("the network is compiled again" in notes[0]) == compiled
+
+
+def test_where_compiling_fails_there_are_no_graphs_to_replay_either():
+    def no_compiler(graph, inputs):
+        raise RuntimeError("no compiler here")
+
+    notes = []
+    gradients = gradients_of_tiny_model(notes, compile=True, cuda_graphs=True)
+    gradients.model.network.compile(backend=no_compiler)
+    gradients(torch.zeros(4, 1, 32, 32, dtype=torch.uint8), 0)
+    assert "going on without" in notes[0]
+    assert not gradients.settings.compile
+    assert not gradients.settings.cuda_graphs

@@ -30,7 +30,7 @@ from lgmnet.data.datasets import (
 )
 from lgmnet.data.images import list_images, printable, scan
 from lgmnet.engine.ratios import measurements
-from lgmnet.engine.runtime import data_roots
+from lgmnet.engine.runtime import Runtime, data_roots
 from lgmnet.models import MODELS, SensingModel, UnfoldingNetwork, create_network
 from lgmnet.operators import BlockSampling, matrices
 from lgmnet.project import find_file
@@ -272,8 +272,8 @@ def check_trainable(model: nn.Module) -> None:
         )
 
 
-def check_run(config: Config, processes: int) -> None:
-    """Raise ConfigError unless crops fit the model, and the batch the processes."""
+def check_run(config: Config, here: Runtime) -> None:
+    """Raise ConfigError unless crops fit the model, and the rest what this process runs on."""
     block = config.sampling.block_size
     with torch.device("meta"):
         network = build_network(config, measurements(config.sampling))
@@ -291,8 +291,13 @@ def check_run(config: Config, processes: int) -> None:
             "training.compile makes a graph for every number of measurements, which a range of "
             "sampling.ratio draws anew in every step; set training.compile=false"
         )
-    if settings.batch_size % (processes * settings.accumulate):
+    if settings.cuda_graphs and here.device.type != "cuda":
+        raise ConfigError(
+            f"training.cuda_graphs needs a GPU, and this run is on {here.device}; set "
+            "training.cuda_graphs=false"
+        )
+    if settings.batch_size % (here.processes * settings.accumulate):
         raise ConfigError(
             f"training.batch_size {settings.batch_size} is not a multiple of "
-            f"{processes} processes x {settings.accumulate} parts"
+            f"{here.processes} processes x {settings.accumulate} parts"
         )

@@ -12,7 +12,7 @@ from lgmnet import metrics
 from lgmnet.data import color
 from lgmnet.data.datasets import NamedImage, TrainingImages
 from lgmnet.data.transforms import crop_back, pad_to_block
-from lgmnet.engine.runtime import Runtime
+from lgmnet.engine.runtime import Runtime, without_compilation
 from lgmnet.metrics import Protocol, Score
 from lgmnet.models import SensingModel
 
@@ -155,7 +155,7 @@ def validate(
     limit: int,
     show: Callable[[int, Tensor | np.ndarray], None] | None = None,
 ) -> Score:
-    """Mean score of validation images, protocol ``paper``.
+    """Mean score of validation images, protocol ``paper``; a compiled network runs uncompiled.
 
     Args:
         limit: at most so many images.
@@ -166,9 +166,10 @@ def validate(
     count = min(limit, len(images.names))
     samples = (NamedImage(images.names[k], np.array(images.read(k))) for k in range(count))
     scores = []
-    for k, result in enumerate(evaluate(model, samples, runtime)):
-        scores.append(result.score)
-        if show is not None:
-            show(k, result.pixels / 255)
+    with without_compilation(model.network):
+        for k, result in enumerate(evaluate(model, samples, runtime)):
+            scores.append(result.score)
+            if show is not None:
+                show(k, result.pixels / 255)
     model.train(was_training)
     return metrics.summarise(scores)

@@ -1,8 +1,7 @@
 """A network rewritten for inference: the same numbers, sooner.
 
-Everything is applied from outside, to a copy: the plain path (float32, NCHW, Φ as strided
-convolutions) stays what it is, and what this one is compared with. docs/performance.md says what
-each rewrite brings.
+Everything is applied from outside, to a copy: the plain path (float32, NCHW) stays what it is, and
+what this one is compared with. docs/performance.md says what each rewrite brings.
 """
 
 import copy
@@ -19,9 +18,10 @@ from lgmnet.engine.precision import computed_precision, has_bf16_arithmetic, pre
 from lgmnet.engine.runtime import device_of, use_channels_last
 from lgmnet.engine.strips import InStrips, parse_size
 from lgmnet.models import LoRun, SensingModel, UnfoldingNetwork
-from lgmnet.operators import BlockSampling, GemmBlockSampling
+from lgmnet.operators import BlockSampling
 from lgmnet.unfolding.blocks import ResidualBlock
 from lgmnet.unfolding.checks import require_choice
+from lgmnet.unfolding.layout import as_channels_last
 
 
 def optimize_for_inference(
@@ -29,11 +29,11 @@ def optimize_for_inference(
 ) -> SensingModel:
     """A copy of ``model`` that rebuilds faster; the original is not touched.
 
-    Φ becomes one matrix product, linear layers with nothing between them become one layer, the
-    memory format becomes channels_last (not in ``fp32`` on a GPU, whose fast kernels for it need
-    TF32 or bf16), and on a CPU the convolutions call oneDNN with weights in its own layout and
-    with ReLU and residual sum in the same pass (bf16 only where the CPU has bf16 arithmetic;
-    elsewhere a warning says that it is slow). Exact to rounding in ``fp32``.
+    Linear layers with nothing between them become one layer, the memory format becomes
+    channels_last (not in ``fp32`` on a GPU, whose fast kernels for it need TF32 or bf16), and on a
+    CPU the convolutions call oneDNN with weights in its own layout and with ReLU and residual sum
+    in the same pass (bf16 only where the CPU has bf16 arithmetic; elsewhere a warning says that it
+    is slow). Exact to rounding in ``fp32``.
     Adapters of LoRun are merged into one denoiser per stage. Optimise on the device
     where the model is to run; it cannot be trained any more.
 
@@ -53,12 +53,8 @@ def optimize_for_inference(
     if isinstance(fast.network, LoRun) and fast.network.sharing == "lora":
         fast.network = fast.network.merged()  # packed weights cannot change from stage to stage
     fast.requires_grad_(False)
-    if type(fast.operator) is BlockSampling:
-        operator = fast.operator
-        learned = isinstance(operator.matrix, nn.Parameter)
-        reduced = precision == "bf16"
-        gemm = GemmBlockSampling(operator.matrix, operator.block_size, learned, reduced)
-        fast.operator = gemm.requires_grad_(False)
+    if isinstance(fast.operator, BlockSampling):
+        fast.operator.gathers, fast.operator.reduced_gram = True, precision == "bf16"
     merge_linear_pairs(fast.network)
     device = device_of(fast)
     if note := precision_note(precision, device):
@@ -205,14 +201,6 @@ class PackedResidualBlock(ResidualBlock):
     def forward(self, features: Tensor) -> Tensor:
         first, _, second = self.body
         return second(first(features, relu=True), plus=features)
-
-
-def as_channels_last(features: Tensor) -> Tensor:
-    if features.shape[1] > 1:
-        return features.contiguous(memory_format=torch.channels_last)
-    # One channel fits both formats; only its stride tells oneDNN which one is meant.
-    n, c, h, w = features.shape
-    return features.contiguous().as_strided((n, c, h, w), (h * w, 1, w, 1))
 
 
 def pack_convolutions(network: nn.Module) -> None:

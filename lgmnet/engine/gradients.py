@@ -41,7 +41,8 @@ class Gradients:
         """The loss, its terms, and the gradients of ``(b, 1, size, size)`` uint8 crops.
 
         Raises:
-            ConfigError: a single crop does not fit into memory.
+            ConfigError: a single crop does not fit into memory, or the batch does not and may not
+                be computed in parts.
         """
         if self.here.processes == 1:
             return self._until_it_fits(batch, step)
@@ -74,7 +75,7 @@ class Gradients:
                 raise
             reason = str(error).strip().splitlines()[0]
         self.note(step, f"training.compile failed, going on without: {reason}")
-        self.settings = replace(self.settings, compile=False)
+        self.settings = replace(self.settings, compile=False, cuda_graphs=False)
         runtime.undo_compilation(self.model.network)
         self.model.zero_grad(set_to_none=True)
         return self._attempt(batch, step)
@@ -87,11 +88,19 @@ class Gradients:
                 "the memory does not hold a single crop; lower data.patch_size, or set "
                 "training.recompute=true and training.precision=bf16"
             )
+        if self.settings.cuda_graphs:
+            raise ConfigError(
+                f"out of memory at step {step + 1}, and with training.cuda_graphs a batch cannot "
+                "be computed in parts; lower training.batch_size, set training.recompute=true, or "
+                "training.cuda_graphs=false"
+            )
         more = next(k for k in range(2 * parts, share + 1) if share % k == 0)
         self.note(
             step,
             f"out of memory at step {step + 1}: the batch of {self.settings.batch_size} is kept, "
-            f"now in {more} parts of {share // more} crops each per process, not {parts}",
+            f"now in {more} parts of {share // more} crops each per process, not {parts}"
+            + self.settings.compile
+            * "; the network is compiled again",
         )
         self.settings = replace(self.settings, accumulate=more)
 

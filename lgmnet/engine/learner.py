@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -91,7 +92,11 @@ def prepare(model: SensingModel, settings: TrainingConfig, here: Runtime) -> nn.
     if settings.recompute:
         runtime.recompute_stages(model.network)
     if settings.compile:
-        model.network.compile(mode="reduce-overhead" if settings.cuda_graphs else "default")
+        mode = "reduce-overhead" if settings.cuda_graphs else "default"
+        # Every batch has one size; halved by want of memory, the next has another one, for good.
+        model.network.compile(mode=mode, dynamic=False)
+        # einops keeps a list of types. One that it first sees in a graph would void that graph.
+        rearrange(nn.Parameter(torch.zeros(1)), "one -> one")
     if here.processes == 1:
         return model
     for buffer in model.buffers():

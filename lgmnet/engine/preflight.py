@@ -37,7 +37,7 @@ def preflight(config: Config, here: Runtime) -> int:
     Returns:
         0, or 1 if the run could not start.
     """
-    check_run(config, here.processes)
+    check_run(config, here)
     asked = config.training.precision
     config = resolve_precision(config, here)
     show = here.say

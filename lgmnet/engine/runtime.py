@@ -273,6 +273,17 @@ def device_of(module: nn.Module) -> torch.device:
     return next(tensors, torch.empty(0)).device
 
 
+@contextmanager
+def without_compilation(module: nn.Module) -> Iterator[None]:
+    """Let the module run as if it was not compiled: images of many sizes would be, one by one."""
+    compiled = module._compiled_call_impl
+    undo_compilation(module)
+    try:
+        yield
+    finally:
+        module._compiled_call_impl = compiled
+
+
 def use_channels_last(module: nn.Module) -> None:
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

@@ -26,6 +26,7 @@ from lgmnet.models.lgm_net import FDIM, Chain
 from lgmnet.models.lgm_net_options import AEGR, FeatureGradient, GradientInformed
 from lgmnet.operators import LinearOperator
 from lgmnet.unfolding.blocks import radius
+from lgmnet.unfolding.layout import in_format_of
 
 Rows = list[Tensor]
 UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -266,7 +267,7 @@ def lgm_net(network: LGMNet, operator: LinearOperator, measured: Rows, strips: S
 def iteration(
     stage: FDIM, operator: LinearOperator, scale: int, x: Tensor, z: Tensor, start: Tensor
 ) -> tuple[Tensor, Tensor]:
-    return stage(x, z, operator, F.pixel_unshuffle(start.type_as(x), scale))
+    return stage(x, z, operator, in_format_of(x, F.pixel_unshuffle(start, scale)))
 
 
 def gram_comes_first(stage: FDIM) -> bool:

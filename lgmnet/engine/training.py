@@ -47,7 +47,7 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
         ConfigError, ImageError, CheckpointError: something the user can mend.
         NonFiniteLoss: the run diverged.
     """
-    check_run(config, here.processes)
+    check_run(config, here)
     state = checkpoint.load_training_state(folder / "last.pt", config) if resume else None
     config = checkpoint.resolve_precision(config, here, state)
     settings = config.training

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from lgmnet.models.base import (
@@ -18,6 +17,7 @@ from lgmnet.models.base import (
 )
 from lgmnet.operators import LinearOperator
 from lgmnet.operators.base import in_full_precision
+from lgmnet.operators.block_sampling import make_blocks
 from lgmnet.unfolding.blocks import blocks_beyond, join_blocks, soft_threshold, split_measurement
 from lgmnet.unfolding.checks import require_choice, require_positive
 from lgmnet.unfolding.fitted import Fitted
@@ -130,8 +130,7 @@ class AlistaAdjoint(Fitted):
 
     @in_full_precision
     def forward(self, measurement: Tensor) -> Tensor:
-        kernel = rearrange(self.matrix, "m (h w) -> m 1 h w", h=self.block_size)
-        return F.conv_transpose2d(measurement, kernel, stride=self.block_size)
+        return make_blocks(measurement, self.matrix, self.block_size)
 
 
 @MODELS.register("fista_net")

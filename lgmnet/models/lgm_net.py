@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterable, Mapping
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -27,6 +26,7 @@ from lgmnet.models.lgm_net_options import (
 from lgmnet.operators import LinearOperator
 from lgmnet.unfolding.blocks import ResidualBlock, bottleneck, conv3x3
 from lgmnet.unfolding.checks import require_choice, require_positive
+from lgmnet.unfolding.layout import convolve_together, in_format_of
 
 
 class FDIM(nn.Module):
@@ -219,9 +219,9 @@ class LGMNet(UnfoldingNetwork):
         start = operator.adjoint(measurement)
         x, z = self.open(start)
         x_first = x
-        # At every scale, in the number format of the features.
+        # At every scale, in the form of the features.
         back_projections = [
-            F.pixel_unshuffle(start.type_as(x), 2**level)
+            in_format_of(x, F.pixel_unshuffle(start, 2**level))
             for level in range(len(self.down_chains) + 1)
         ]
 
@@ -247,7 +247,7 @@ class LGMNet(UnfoldingNetwork):
 
     def open(self, start: Tensor) -> tuple[Tensor, Tensor]:
         """The first pair (X, Z), of Φᵀy."""
-        return self._pair(self.lift(torch.cat([start, self.start_z(start)], dim=1)))
+        return self._pair(convolve_together(self.lift, [start, self.start_z(start)]))
 
     def cross(self, fuse: nn.Module, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """The pair at the next scale, by one of the fusions."""

@@ -15,6 +15,7 @@ from lgmnet.operators import LinearOperator
 from lgmnet.unfolding.blocks import ResidualBlock, conv1x1, conv3x3
 from lgmnet.unfolding.checks import require_choice
 from lgmnet.unfolding.data_steps import SigmoidRange
+from lgmnet.unfolding.layout import convolve_together, in_format_of
 
 AEGR_INPUTS = ("x", "gram", "z", "phity")
 AVF_BRANCHES = ("pool", "2", "4", "8")
@@ -51,7 +52,12 @@ class AEGR(nn.Module):
         parts = {"x": x, "z": z, "phity": back_projection}
         if "gram" in self.inputs:
             parts["gram"] = operator.gram(x, self.scale)
-        return self.fuse(torch.cat([parts[n] for n in AEGR_INPUTS if n in self.inputs], dim=1))
+        first, *rest = self.fuse
+        assert isinstance(first, nn.Conv2d)
+        features = convolve_together(first, [parts[n] for n in AEGR_INPUTS if n in self.inputs])
+        for layer in rest:  # merged with the first for inference
+            features = layer(features)
+        return features
 
 
 class FeatureGradient(nn.Module):
@@ -138,7 +144,8 @@ class QuadraticStep(nn.Module):
 
         target = images(back_projection.repeat(1, self.images, 1, 1))
         solution = operator.solve(images(z), F.softplus(self.weight), target)
-        return F.pixel_unshuffle(solution.unflatten(0, (len(x), -1)).squeeze(2), self.scale)
+        result = F.pixel_unshuffle(solution.unflatten(0, (len(x), -1)).squeeze(2), self.scale)
+        return in_format_of(x, result)
 
 
 class MultiKernelDown(nn.Module):

@@ -18,6 +18,7 @@ from lgmnet.operators import LinearOperator
 from lgmnet.unfolding.blocks import bottleneck, conv3x3
 from lgmnet.unfolding.checks import require_positive
 from lgmnet.unfolding.data_steps import SigmoidRange
+from lgmnet.unfolding.layout import in_format_of
 
 
 class Iteration(nn.Module):
@@ -54,7 +55,7 @@ class Chain(nn.Module):
         self, features: Tensor, operator: LinearOperator, back_projection: Tensor
     ) -> Tensor:
         # Features may be in a reduced number format, Φᵀy never is.
-        prior = F.pixel_unshuffle(back_projection.type_as(features), self.scale)
+        prior = in_format_of(features, F.pixel_unshuffle(back_projection, self.scale))
         for iteration in self.iterations:
             features = iteration(features, operator, prior)
         return features

@@ -2,6 +2,5 @@
 
 from lgmnet.operators.base import OPERATORS, LinearOperator
 from lgmnet.operators.block_sampling import BlockSampling
-from lgmnet.operators.gemm import GemmBlockSampling
 
-__all__ = ["OPERATORS", "BlockSampling", "GemmBlockSampling", "LinearOperator"]
+__all__ = ["OPERATORS", "BlockSampling", "LinearOperator"]

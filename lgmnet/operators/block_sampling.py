@@ -13,9 +13,9 @@ from lgmnet.operators.matrices import fingerprint
 class BlockSampling(LinearOperator):
     """Measure every ``B x B`` block of an image with the same matrix Φ.
 
-    Φ has shape ``(m, B²)``, its columns in row-major pixel order. It is applied as ``m``
-    filters with stride ``B``, so blocks are never cut out and an image of any size in whole
-    blocks is measured at once.
+    Φ has shape ``(m, B²)``, its columns in row-major pixel order. Blocks become the rows of one
+    matrix, so an image of any size in whole blocks is measured by one matrix product. A product
+    keeps full precision on a GPU; a convolution would not, as PyTorch allows TF32 there.
 
     Shapes:
         image:        ``(batch, 1, H, W)``, luma in [0, 1]; H and W are multiples of B.
@@ -36,7 +36,10 @@ class BlockSampling(LinearOperator):
 
     matrix: Tensor
     gathers: bool = True
-    """How `gram` is computed: gather and matrix products, or strided convolutions as published."""
+    """Whether Φ multiplies gathered blocks; if not, it is a strided convolution, as published."""
+    reduced_gram: bool = False
+    """Apply ΦᵀΦ to bf16 features as bf16 products, whose sums are float32. The result is bf16 in
+    any case. Images keep full precision."""
 
     def __init__(self, matrix: Tensor, block_size: int = 32, learned: bool = True) -> None:
         super().__init__()
@@ -65,7 +68,9 @@ class BlockSampling(LinearOperator):
         """The operator of the first ``rows`` rows of Φ; gradients reach this operator's Φ."""
         if not 1 <= rows <= self.measurements:
             raise ValueError(f"Φ has {self.measurements} rows; {rows} were asked for")
-        return BlockSampling(self.matrix[:rows], self.block_size, learned=False)
+        part = BlockSampling(self.matrix[:rows], self.block_size, learned=False)
+        part.gathers, part.reduced_gram = self.gathers, self.reduced_gram
+        return part
 
     def measurement_shape(self, height: int, width: int) -> tuple[int, int, int]:
         return self.measurements, height // self.block_size, width // self.block_size
@@ -73,11 +78,15 @@ class BlockSampling(LinearOperator):
     @in_full_precision
     def forward(self, image: Tensor) -> Tensor:
         check_image(image, self.block_size)
+        if self.gathers:
+            return measure_blocks(image, self.matrix, self.block_size)
         return F.conv2d(image, self.kernel, stride=self.block_size)
 
     @in_full_precision
     def adjoint(self, measurement: Tensor) -> Tensor:
         self.check_measurement(measurement)
+        if self.gathers:
+            return make_blocks(measurement, self.matrix, self.block_size)
         return F.conv_transpose2d(measurement, self.kernel, stride=self.block_size)
 
     def check_measurement(self, measurement: Tensor) -> None:
@@ -88,7 +97,6 @@ class BlockSampling(LinearOperator):
                 f"(batch, {self.measurements}, H/{self.block_size}, W/{self.block_size})"
             )
 
-    @in_full_precision
     def gram(self, features: Tensor, scale: int = 1) -> Tensor:
         """See `LinearOperator.gram`: blocks gathered to rows, then two matrix products.
 
@@ -98,33 +106,44 @@ class BlockSampling(LinearOperator):
         if rest or not self.gathers:
             return super().gram(features, scale)
         check_features(features, scale, side)
+        if self.reduced_gram and features.dtype == torch.bfloat16:
+            return gram_of_blocks(features, self.matrix.type_as(features), side, scale)
+        return self._full_gram(features, side, scale)
+
+    @in_full_precision
+    def _full_gram(self, features: Tensor, side: int, scale: int) -> Tensor:
         return gram_of_blocks(features, self.matrix, side, scale)
 
     @in_full_precision
     def solve(self, image: Tensor, weight: Tensor | float, back_projection: Tensor) -> Tensor:
-        """See `LinearOperator.solve`; by the matrix inversion lemma, one m x m system per Φ."""
+        """See `LinearOperator.solve`; by the matrix inversion lemma, one m x m system per Φ.
+
+        The system is positive definite, so nothing is checked and no GPU is waited for. If a
+        trained weight falls to zero in float32, the result is NaN: the run stops and says so.
+        """
         if not isinstance(weight, Tensor) and not weight > 0:
             raise ValueError(f"the weight of a quadratic step is {weight}, expected > 0")
         target = back_projection + weight * image
-        return (target - self.adjoint(self._solve_gram(self(target), weight))) / weight
+        factor, failed = self._factor(weight)
+        factor = factor.masked_fill(failed.bool(), torch.nan)
+        return (target - self.adjoint(_solve_blocks(factor, self(target)))) / weight
 
     @in_full_precision
     def project(self, image: Tensor, measurement: Tensor) -> Tensor:
         """See `LinearOperator.project`: x + Φᵀ(ΦΦᵀ)⁻¹(y − Φx). The rows of Φ are independent."""
-        return image + self.adjoint(self._solve_gram(measurement - self(image), 0.0))
-
-    def _solve_gram(self, measurement: Tensor, weight: Tensor | float) -> Tensor:
-        """(ΦΦᵀ + weight·I)⁻¹ of every block's measurement."""
-        gram = self.matrix @ self.matrix.T
-        factor, failed = torch.linalg.cholesky_ex(gram + weight * torch.eye(len(gram)).to(gram))
-        if gram.device.type != "meta" and failed:
+        factor, failed = self._factor(0.0)
+        if failed.device.type != "meta" and failed:
             raise ValueError(
                 "the rows of Φ are linearly dependent; no image fits every measurement"
             )
-        columns = rearrange(measurement, "b m h w -> m (b h w)")
-        solution = torch.cholesky_solve(columns, factor)
-        batch, rows = measurement.shape[0], measurement.shape[2]
-        return rearrange(solution, "m (b h w) -> b m h w", b=batch, h=rows)
+        return image + self.adjoint(_solve_blocks(factor, measurement - self(image)))
+
+    def _factor(self, weight: Tensor | float) -> tuple[Tensor, Tensor]:
+        """Cholesky factor of ΦΦᵀ + weight·I, and whether there is none."""
+        gram = self.matrix @ self.matrix.T
+        one = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+        factor, failed = torch.linalg.cholesky_ex(gram + weight * one)
+        return factor, failed
 
     def lipschitz(self) -> float:
         return float(torch.linalg.matrix_norm(self.matrix.detach().double(), 2) ** 2)
@@ -138,6 +157,28 @@ class BlockSampling(LinearOperator):
         b = self.block_size
         kind = "learned" if isinstance(self.matrix, nn.Parameter) else "fixed"
         return f"{kind} Φ ({m}, {n}): (batch, 1, H, W) -> (batch, {m}, H/{b}, W/{b})"
+
+
+def measure_blocks(image: Tensor, matrix: Tensor, side: int) -> Tensor:
+    """A matrix ``(m, side²)`` times every block: ``(n, 1, H, W)`` -> ``(n, m, H/side, W/side)``."""
+    blocks = rearrange(image, "n 1 (h p) (w q) -> (n h w) (p q)", p=side, q=side)
+    height, width = image.shape[2] // side, image.shape[3] // side
+    return rearrange(blocks @ matrix.T, "(n h w) m -> n m h w", h=height, w=width)
+
+
+def make_blocks(measurement: Tensor, matrix: Tensor, side: int) -> Tensor:
+    """The transpose of `measure_blocks`: ``(n, m, h, w)`` -> ``(n, 1, h side, w side)``."""
+    blocks = rearrange(measurement, "n m h w -> (n h w) m") @ matrix
+    height, width = measurement.shape[2:]
+    return rearrange(blocks, "(n h w) (p q) -> n 1 (h p) (w q)", h=height, w=width, p=side, q=side)
+
+
+def _solve_blocks(factor: Tensor, measurement: Tensor) -> Tensor:
+    """(LLᵀ)⁻¹ of every block's measurement, for the factor L."""
+    columns = rearrange(measurement, "n m h w -> m (n h w)")
+    height, width = measurement.shape[2:]
+    solution = torch.cholesky_solve(columns, factor)
+    return rearrange(solution, "m (n h w) -> n m h w", h=height, w=width)
 
 
 def gram_of_blocks(features: Tensor, matrix: Tensor, side: int, scale: int) -> Tensor:
@@ -156,9 +197,11 @@ def gram_of_blocks(features: Tensor, matrix: Tensor, side: int, scale: int) -> T
 
 def by_block(features: Tensor, side: int, scale: int) -> Tensor:
     """A view of features whose last four axes are the pixels of one block of one channel."""
-    return rearrange(
-        features, "n (c i j) (h p) (w q) -> n h w c i j p q", i=scale, j=scale, p=side, q=side
-    )
+    sides = {"i": scale, "j": scale, "p": side, "q": side}
+    if features.stride(1) == 1:  # channels_last; written so, the gradient is in that format, too
+        last = rearrange(features, "n c h w -> n h w c")
+        return rearrange(last, "n (h p) (w q) (c i j) -> n h w c i j p q", **sides)
+    return rearrange(features, "n (c i j) (h p) (w q) -> n h w c i j p q", **sides)
 
 
 def check_matrix(matrix: Tensor, block_size: int) -> None:

@@ -19,7 +19,10 @@ def add_noise(measurement: Tensor, std: float, name: str | None = None) -> Tenso
     if std == 0:
         return measurement
     if name is None:
-        return measurement + std * torch.randn_like(measurement)
+        # Not randn_like, whose numbers would depend on the memory format.
+        return measurement + std * torch.randn(
+            measurement.shape, dtype=measurement.dtype, device=measurement.device
+        )
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(measurement.shape, generator=generator)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lgmnet.operators import LinearOperator
 from lgmnet.unfolding.blocks import conv3x3
+from lgmnet.unfolding.layout import convolve_together
 
 
 class GradientStep(nn.Module):
@@ -61,4 +62,4 @@ class SigmoidRange(nn.Module):
         self, features: Tensor, operator: LinearOperator, back_projection: Tensor
     ) -> Tensor:
         parts = [features, operator.gram(features, self.scale), back_projection]
-        return features - torch.sigmoid(self.fuse(torch.cat(parts, dim=1)))
+        return features - torch.sigmoid(convolve_together(self.fuse, parts))

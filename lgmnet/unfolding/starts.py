@@ -1,11 +1,10 @@
 """The first estimate x⁰ as a learned or fitted linear map of y."""
 
 import torch
-import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from lgmnet.operators.base import in_full_precision
+from lgmnet.operators.block_sampling import make_blocks
 from lgmnet.unfolding.checks import require_choice
 from lgmnet.unfolding.fitted import Fitted
 
@@ -75,8 +74,7 @@ class LinearStart(Fitted):
 
     @in_full_precision
     def forward(self, measurement: Tensor) -> Tensor:
-        kernel = rearrange(self.matrix, "(h w) m -> m 1 h w", h=self.block_size)
-        return F.conv_transpose2d(measurement, kernel, stride=self.block_size)
+        return make_blocks(measurement, self.matrix.T, self.block_size)
 
 
 def regression(phi: Tensor, blocks: Tensor) -> Tensor:

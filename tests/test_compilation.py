@@ -1,0 +1,114 @@
+"""torch.compile makes one graph of a network, for the crops of training alone. Nothing is compiled
+here: a backend counts the graphs, and runs them as they are.
+"""
+
+import einops
+import numpy as np
+import pytest
+import torch
+
+from lgmnet.engine import learner, runtime
+from lgmnet.engine.evaluation import validate
+from lgmnet.engine.runtime import Runtime
+from lgmnet.models import MODELS, LGMNet, LoRun, SensingModel
+from lgmnet.operators import BlockSampling, matrices
+from tests.conftest import tiny_config
+from tests.test_models import small_model
+
+CPU = Runtime(torch.device("cpu"))
+# Classical algorithms have nothing to train, and stop by what they see.
+TRAINED = sorted(set(MODELS.names()) - {"ista", "fista"})
+
+
+class Counter:
+    """A backend of torch.compile: the graphs it was given, and how often they ran."""
+
+    def __init__(self):
+        self.graphs = self.runs = 0
+        torch._dynamo.reset()
+
+    def __call__(self, graph, inputs):
+        self.graphs += 1
+
+        def run(*arguments):
+            self.runs += 1
+            return graph(*arguments)
+
+        return run
+
+
+def with_network(network):
+    return SensingModel(BlockSampling(matrices.orthonormal(20, 1024)), network).train()
+
+
+def graphs_of(model):
+    """One training step, which fails where a graph would end before the network does."""
+    counter = Counter()
+    model.network.compile(backend=counter, fullgraph=True, dynamic=False)
+    image = torch.rand(1, 1, 64, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        result = model(image).image
+    result.float().mean().backward()
+    assert counter.runs == counter.graphs
+    return counter.graphs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRAINED)
+def test_every_network_is_one_graph(name):
+    assert graphs_of(small_model(name).train()) == 1
+
+
+def test_half_quadratic_splitting_is_one_graph():
+    small = {"D": 1, "dim": 2, "dimf": 2, "scales": 1}
+    assert graphs_of(with_network(LGMNet(data_step="hqs", **small))) == 1
+    assert graphs_of(with_network(LoRun(stages=1, denoiser="unet", algorithm="hqs"))) == 1
+
+
+class Images:
+    """Grey validation images of different sizes."""
+
+    names, sizes = ["a", "b", "c"], [(32, 32), (64, 40), (33, 70)]
+
+    def read(self, index):
+        return np.full(self.sizes[index], 60 * index, np.uint8)
+
+
+@pytest.fixture
+def counter(monkeypatch):
+    """What `learner.prepare` compiles, in a process where nobody has used einops before."""
+    counter, real = Counter(), torch.compile
+    monkeypatch.setattr(einops._backends, "_type2backend", {})
+
+    def counting(function, mode, dynamic):
+        counter.mode = mode
+        return real(function, backend=counter, dynamic=dynamic)
+
+    monkeypatch.setattr(torch, "compile", counting)
+    return counter
+
+
+def prepared():
+    model = with_network(LGMNet(D=1, dim=2, dimf=2, scales=1))
+    settings = tiny_config(training={"compile": True}).training
+    assert learner.prepare(model, settings, CPU) is model
+    return model
+
+
+def test_validation_compiles_nothing(counter):
+    model, crops = prepared(), torch.rand(2, 1, 32, 32)
+    model(crops)
+    score = validate(model, Images(), CPU, 3)
+    model(crops)
+    assert (counter.graphs, counter.runs) == (1, 2)
+    runtime.undo_compilation(model.network)
+    assert validate(model, Images(), CPU, 3) == score
+
+
+def test_a_graph_is_made_for_each_size_of_a_batch(counter):
+    """Sizes are never made variables of a graph, which would be slower for all of them."""
+    model = prepared()
+    for batch in (4, 4, 2, 1, 2, 4):
+        model(torch.rand(batch, 1, 32, 32))
+    assert counter.mode == "default"
+    assert (counter.graphs, counter.runs) == (3, 6)
