@@ -12,6 +12,7 @@ from lgmnet.engine.evaluation import validate
 from lgmnet.engine.runtime import Runtime
 from lgmnet.models import MODELS, LGMNet, LoRun, SensingModel
 from lgmnet.operators import BlockSampling, matrices
+from lgmnet.unfolding import layout
 from tests.conftest import tiny_config
 from tests.test_models import small_model
 
@@ -72,6 +73,21 @@ class Images:
 
     def read(self, index):
         return np.full(self.sizes[index], 60 * index, np.uint8)
+
+
+def test_completed_channels_are_part_of_the_graph(monkeypatch):
+    monkeypatch.setattr(layout, "on_tensor_cores", lambda features: True)
+    assert graphs_of(with_network(LGMNet(D=1, dim=2, dimf=3, scales=1))) == 1
+
+
+def test_the_question_for_tensor_cores_ends_no_graph():
+    """On "cuda" it reads more than here, where there is none."""
+
+    def read(features):
+        return features + torch.is_autocast_enabled("cuda") + (features.dtype == torch.bfloat16)
+
+    compiled = torch.compile(read, backend=Counter(), fullgraph=True)
+    assert torch.equal(compiled(torch.zeros(2)), torch.zeros(2))
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from lgmnet.engine.fast import PackedConv2d, merge_linear_pairs, optimize_for_in
 from lgmnet.engine.precision import has_bf16_arithmetic
 from lgmnet.models import MODELS, LGMNet, SensingModel
 from lgmnet.operators import BlockSampling, matrices
+from lgmnet.unfolding import layout
 from lgmnet.unfolding.blocks import conv1x1, conv3x3
 from tests.conftest import assert_same_image, without_bf16
 from tests.test_models import small_model
@@ -108,6 +109,22 @@ def test_lgm_net_is_rewritten_where_it_counts():
     assert len(stage.data_step.fuse) == 1
     assert stage.data_step.fuse[0].weight.dtype == torch.bfloat16
     assert model.network.project.weight.dtype == model.operator.matrix.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", ["lgm_net", "prl"])
+def test_channels_are_completed_in_the_fast_network_too(name, monkeypatch):
+    """As on a GPU: no oneDNN, and bf16 weights that zero channels complete at the call."""
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    with pytest.warns(UserWarning, match="no oneDNN"):
+        model = optimize_for_inference(small_model(name).eval(), "bf16")
+    image = torch.rand(1, 1, 64, 64)
+    asked = []
+    expected = model(image).image
+    monkeypatch.setattr(layout, "on_tensor_cores", lambda features: not asked.append(features))
+    result = model(image).image
+    assert len(asked) > 3
+    assert {features.dtype for features in asked} >= {torch.bfloat16}
+    assert float((result - expected).abs().max()) < BF16_TOLERANCE * float(expected.abs().max())
 
 
 def test_fast_models_can_be_copied_and_pickled():

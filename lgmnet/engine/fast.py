@@ -153,9 +153,9 @@ def reduce_precision(network: nn.Module) -> None:
             module.register_forward_pre_hook(enter_own_format)
 
 
-def enter_own_format(layer: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def enter_own_format(layer: nn.Conv2d, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """The first tensor in the number format of the layer's weights."""
-    return arguments[0].type_as(layer.get_parameter("weight")), *arguments[1:]
+    return arguments[0].type_as(layer.weight), *arguments[1:]
 
 
 def enter_channels_last(stage: nn.Module, arguments: tuple[object, ...]) -> tuple[object, ...]:
