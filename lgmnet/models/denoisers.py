@@ -89,10 +89,11 @@ class ChannelAttention(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         height = features.shape[2]
         q, k, v = rearrange(self.qkv(features), "b (n c) h w -> n b c (h w)", n=3)
-        # Cosines: dividing the few products is cheaper than dividing the pixels.
+        # Cosines: dividing the few products is cheaper than dividing the pixels. By bmm, not @:
+        # with that, torch.export makes a program that refuses a single image.
         lengths = q.norm(dim=-1, keepdim=True) * k.norm(dim=-1)[:, None]
-        cosines = q @ k.transpose(-2, -1) / lengths.clamp_min(1e-12)
-        mixed = (cosines * self.temperature).softmax(dim=-1).type_as(v) @ v
+        cosines = torch.bmm(q, k.transpose(-2, -1)) / lengths.clamp_min(1e-12)
+        mixed = torch.bmm((cosines * self.temperature).softmax(dim=-1).type_as(v), v)
         return self.project(rearrange(mixed, "b c (h w) -> b c h w", h=height))
 
 
