@@ -10,6 +10,7 @@ from lgmnet.engine import runtime
 from lgmnet.engine.memory import out_of_memory, release_memory
 from lgmnet.engine.precision import autocast, convolutions
 from lgmnet.engine.ratios import row_share
+from lgmnet.engine.reduced import ReducedWeights
 from lgmnet.engine.runtime import Runtime
 from lgmnet.losses import total_loss
 from lgmnet.models import SensingModel
@@ -35,6 +36,7 @@ class Gradients:
     settings: TrainingConfig
     here: Runtime
     note: Callable[[int, str], None]
+    reduced: ReducedWeights | None = None
     rehearsals: int = REHEARSALS
 
     def __call__(self, batch: Tensor, step: int) -> Terms:
@@ -67,7 +69,7 @@ class Gradients:
         """Gradients of this process alone; None when memory ran out."""
         runtime.seed_step(self.settings.seed, step, self.here)
         try:
-            return backward(self.model, self.model, batch, self.settings, self.here)
+            return backward(self.model, self.model, batch, self.settings, self.here, self.reduced)
         except (RuntimeError, MemoryError) as error:
             if out_of_memory(error):
                 return None
@@ -106,13 +108,22 @@ class Gradients:
 
 
 def backward(
-    wrapped: nn.Module, model: SensingModel, batch: Tensor, settings: TrainingConfig, here: Runtime
+    wrapped: nn.Module,
+    model: SensingModel,
+    batch: Tensor,
+    settings: TrainingConfig,
+    here: Runtime,
+    reduced: ReducedWeights | None = None,
 ) -> Terms:
     """Gradients of one batch ``(b, 1, size, size)`` uint8, in parts; the loss and its terms.
 
     Args:
         wrapped: the model, or what exchanges its gradients with other processes.
+        reduced: computes in place of both.
     """
+    if reduced is not None:
+        reduced.load()
+        wrapped = reduced.model
     means: Terms = {}
     parts = batch.chunk(settings.accumulate)
     weight = row_share(model) ** settings.ratio_exponent / len(parts)
@@ -120,7 +131,7 @@ def backward(
         for k, part in enumerate(parts):
             target = part.float() / 255
             # Processes exchange gradients once per batch, with its last part.
-            module = wrapped if k + 1 == len(parts) else model
+            module = wrapped if reduced or k + 1 == len(parts) else model
             with autocast(here.device, settings.precision):
                 reconstruction = module(target)
             loss, terms = total_loss(
@@ -133,6 +144,8 @@ def backward(
                 settings.l1_weight,
             )
             (weight * loss).backward()
+            if reduced is not None:
+                reduced.collect()
             for name, term in {"loss": loss, **terms}.items():
                 means[name] = means.get(name, 0) + term.detach() / len(parts)
     return means

@@ -15,6 +15,7 @@ from lgmnet.engine.ema import WeightAverage
 from lgmnet.engine.gradients import Gradients, Terms
 from lgmnet.engine.muon import Muon
 from lgmnet.engine.ratios import draw_rows
+from lgmnet.engine.reduced import ReducedWeights
 from lgmnet.engine.runtime import Runtime
 from lgmnet.models import SensingModel
 
@@ -34,8 +35,12 @@ class Learner:
         self.average = WeightAverage(model, settings.ema) if settings.ema else None
         self.optimizer = make_optimizer(model, settings)
         self._parameters = list(model.parameters())  # collecting them anew takes a millisecond
+        # A compiled network casts its weights in its own kernels; several processes exchange
+        # gradients in float32.
+        alone = here.processes == 1 and not settings.compile
+        reduced = ReducedWeights(model) if alone and settings.precision == "bf16" else None
         self._gradients = Gradients(
-            wrapped, model, settings, here, lambda step, text: self.note(step, text)
+            wrapped, model, settings, here, lambda step, text: self.note(step, text), reduced
         )
 
     def derive(self, batch: Tensor, step: int) -> Terms:

@@ -1,0 +1,63 @@
+"""Weights in bf16 that are cast all at once: what autocast casts one by one."""
+
+import copy
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+from lgmnet.models import SensingModel
+
+# What autocast runs in bf16, where it is a layer of its own.
+CAST = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+
+
+class ReducedWeights:
+    """A second model whose layers have bf16 weights; all else is shared with the first.
+
+    Under autocast it computes what the first does, to the bit. Autocast launches two casts for each
+    layer and two for their gradients: 1,400 of the 3,800 operations of a training step of LGM-Net.
+    Here all are cast by one call before the step, and their gradients by one after it.
+
+    Args:
+        model: of float32, on its device and in its memory format.
+    """
+
+    def __init__(self, model: SensingModel) -> None:
+        self._source = model
+        shared = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
+        self.model: SensingModel = copy.deepcopy(model, shared)
+        pairs: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}
+        for layer in self.model.modules():
+            for name, full in layer._parameters.items() if type(layer) in CAST else ():
+                if full is not None and full.requires_grad:
+                    reduced = nn.Parameter(full.detach().bfloat16())
+                    layer._parameters[name] = pairs.setdefault(id(full), (full, reduced))[1]
+        self._full: list[Tensor] = [full for full, _ in pairs.values()]
+        self._reduced: list[Tensor] = [reduced for _, reduced in pairs.values()]
+        self._gradients = [torch.empty_like(full) for full in self._full]
+
+    @torch.no_grad()
+    def load(self) -> None:
+        """Take over the weights, and the settings of a step, of the first model."""
+        self.model.rows, self.model.noise_std = self._source.rows, self._source.noise_std
+        for reduced in self._reduced:
+            reduced.grad = None
+        if self._full:
+            torch._foreach_copy_(self._reduced, self._full)
+
+    @torch.no_grad()
+    def collect(self) -> None:
+        """Add the gradients of a backward pass to those of the first model."""
+        new: tuple[list[Tensor], list[Tensor]] = [], []
+        more: tuple[list[Tensor], list[Tensor]] = [], []
+        for full, reduced, buffer in zip(self._full, self._reduced, self._gradients, strict=True):
+            if reduced.grad is not None:
+                lists = new if full.grad is None else more
+                lists[0].append(buffer)
+                lists[1].append(reduced.grad)
+                full.grad, reduced.grad = buffer, None
+        if new[0]:
+            torch._foreach_copy_(*new)
+        if more[0]:
+            torch._foreach_add_(*more)
