@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -373,3 +374,22 @@ def test_verify_passes_and_notices_a_wrong_value(monkeypatch, capsys):
     assert len(failed) == 1
     assert "border4" in failed[0]
     assert sum("pass" in line for line in lines) == 8
+
+
+@pytest.mark.slow
+def test_the_first_run_on_a_gpu_is_rehearsed_on_a_cpu(tmp_path):
+    done = subprocess.run(
+        ["bash", "scripts/first_gpu_run.sh"], cwd=PROJECT, capture_output=True, text=True,
+        timeout=600, check=False,
+        env={**os.environ, "DEVICE": "cpu", "OUT": str(tmp_path), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    report = (tmp_path / "report.md").read_text()
+    assert done.returncode == 0, done.stderr
+    sections = re.split(r"\n### .*\n", report)[1:]
+    assert len(sections) == 8
+    assert all(section.strip().startswith("Expected: ") for section in sections)
+    assert "exit status 143" in report
+    assert "stopped by signal 15" in report
+    assert "Error" not in report
+    whole, parts = re.findall(r"^(?:whole|parts)\n((?: +step.*\n)+)", report, re.M)
+    assert whole.split("loss")[-1][:5] == parts.split("loss")[-1][:5]
