@@ -15,10 +15,9 @@ from lgmnet.data.crops import DeviceCrops, Plan, TrainingCrops, loaded_batches
 from lgmnet.engine import runtime
 from lgmnet.engine.batches import crop_rule, open_batches
 from lgmnet.engine.building import build_model, open_data
-from lgmnet.engine.gradients import backward
-from lgmnet.engine.learner import make_optimizer, prepare
+from lgmnet.engine.learner import Learner
 from lgmnet.engine.log import provenance
-from lgmnet.engine.precision import autocast, convolutions
+from lgmnet.engine.precision import autocast, convolutions, resolve_precision
 from lgmnet.engine.runtime import Runtime
 from lgmnet.models import SensingModel
 from lgmnet.operators import BlockSampling
@@ -150,29 +149,32 @@ class TrainingStep:
         operator = subject.model.operator
         assert isinstance(operator, BlockSampling)
         config = with_images(subject.config, images)
-        training = dataclasses.replace(config.training, batch_size=batch, accumulate=1)
+        training = dataclasses.replace(
+            config.training,
+            batch_size=batch,
+            accumulate=1,
+            precision=resolve_precision(config.training.precision, here.device),
+        )
         self.config = dataclasses.replace(config, training=training)
-        self.model = build_model(self.config, operator.matrix.detach()).to(here.device).train()
-        self.model.operator.gathers = operator.gathers  # type: ignore[assignment]
-        self.optimizer = make_optimizer(self.model, training)
-        self.wrapped = prepare(self.model, training, here)
+        model = build_model(self.config, operator.matrix.detach())
+        model.operator.gathers = operator.gathers  # type: ignore[assignment]
+        self.learner = Learner(model, self.config, here)
         data = open_data(self.config)
         self.batches = open_batches(self.config, data.train, here, 0)[1]
         self.here, self.read = here, complexity.clock(here.device)
         self.parts = dict.fromkeys(("data", "forward", "backward", "optimizer"), 0.0)
         self.began = 0.0
-        self.model.register_forward_pre_hook(self._begin_forward)
-        self.model.register_forward_hook(self._end_forward)
+        self.learner.computing.register_forward_pre_hook(self._begin_forward)
+        self.learner.computing.register_forward_hook(self._end_forward)
 
     def __call__(self) -> None:
         start = self.read()
         batch = next(self.batches)
         loaded = self.read()
         forward = self.parts["forward"]
-        self.optimizer.zero_grad(set_to_none=True)
-        backward(self.wrapped, self.model, batch, self.config.training, self.here)
+        self.learner.derive(batch, 0)
         derived = self.read()
-        self.optimizer.step()
+        self.learner.move(0, self.config.training.rate)
         self.parts["data"] += loaded - start
         self.parts["backward"] += derived - loaded - (self.parts["forward"] - forward)
         self.parts["optimizer"] += self.read() - derived
@@ -180,9 +182,8 @@ class TrainingStep:
     def forward(self) -> object:
         """One forward pass, whose result holds what the backward pass needs."""
         target = next(self.batches).float() / 255
-        precision = self.config.training.precision
-        with convolutions(precision), autocast(self.here.device, precision):
-            return self.wrapped(target)
+        with autocast(self.here.device, self.config.training.precision):
+            return self.learner.computing(target)
 
     def _begin_forward(self, *_: object) -> None:
         self.began = self.read()
@@ -256,7 +257,7 @@ def roofline(subjects: list[Subject], rule: Conditions, here: Runtime) -> dict[s
     for s in subjects:
         if not isinstance(s.model, SensingModel):
             continue
-        reduced = s.settings.precision == "bf16"
+        reduced = resolve_precision(s.settings.precision, here.device) == "bf16"
         if s.settings.channels_last:
             runtime.use_channels_last(s.model.network)
         rate, share = (machine.bf16, 0.5) if reduced else (machine.fp32, 1.0)

@@ -23,7 +23,8 @@ from lgmnet.models import SensingModel
 class Learner:
     """A model on its device, and all that a training step needs beside a batch.
 
-    ``note`` hears of what a step does by itself, with its number.
+    ``note`` hears of what a step does by itself, with its number; ``computing`` is the module that
+    computes the steps.
     """
 
     def __init__(self, model: SensingModel, config: Config, here: Runtime) -> None:
@@ -42,6 +43,7 @@ class Learner:
         self._gradients = Gradients(
             wrapped, model, settings, here, lambda step, text: self.note(step, text), reduced
         )
+        self.computing: nn.Module = reduced.model if reduced else wrapped
 
     def derive(self, batch: Tensor, step: int) -> Terms:
         """The gradients of a batch ``(b, 1, size, size)`` of uint8 crops; the loss and its terms.
