@@ -10,7 +10,7 @@ import torch
 import lgmnet
 from lgmnet.config import ConfigError, config_from_dict, load_config
 from lgmnet.data.crops import sample_blocks
-from lgmnet.engine import gradients, training
+from lgmnet.engine import gradients, runtime, training
 from lgmnet.engine.building import build_model, check_run, initial_matrix, open_data
 from lgmnet.engine.checkpoint import save_weights
 from lgmnet.engine.ratios import at_ratio, draw_rows, measurements, row_share
@@ -59,7 +59,7 @@ def test_a_network_at_one_ratio_can_be_optimized(phi):
 def test_gradients_reach_the_rows_that_were_used_and_no_other(config, recompute):
     model = build_model(config)
     if recompute:
-        training.runtime.recompute_stages(model.network)
+        runtime.recompute_stages(model.network)
     model.rows = 20
     model(torch.rand(1, 1, 32, 32)).image.square().mean().backward()
     gradient = model.operator.matrix.grad

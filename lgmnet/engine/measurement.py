@@ -42,7 +42,8 @@ def measure_image(model: SensingModel, luma: np.ndarray, name: str) -> Measureme
     padded = pad_to_block(image, model.multiple)
     with torch.inference_mode():
         values = model.measure(padded, name)
-    return Measurement(values.cpu(), luma.shape[0], luma.shape[1], model.operator.fingerprint())
+    values = values.cpu().contiguous()  # safetensors takes no other
+    return Measurement(values, luma.shape[0], luma.shape[1], model.operator.fingerprint())
 
 
 def reconstruct_image(model: SensingModel, measurement: Measurement) -> np.ndarray:
