@@ -1,7 +1,7 @@
 """Muon: steps of equal size in all directions of a kernel."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -41,14 +41,19 @@ class Muon(torch.optim.AdamW):
                 self._move(group)
         return super().step(closure)
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state; the kept views are of the one before."""
+        super().load_state_dict(state_dict)
+        self._views().clear()
+
     def _move(self, group: dict[str, Any]) -> None:
         """Step with the kernels of a group, and leave no gradient of them to Adam."""
         kernels = [kernel for kernel in group["params"] if kernel.grad is not None]
         if not kernels:
             return
-        axes = [memory_order(kernel) for kernel in kernels]
-        matrices = [as_matrix(kernel, order) for kernel, order in zip(kernels, axes, strict=True)]
-        directions = self._directions(kernels, axes)
+        views = [self._view(kernel) for kernel in kernels]
+        matrices = [view.matrix for view in views]
+        directions = _directions(kernels, views)
         if group["weight_decay"]:
             torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
         dtype = iteration_type(matrices[0])
@@ -59,15 +64,18 @@ class Muon(torch.optim.AdamW):
         for kernel in kernels:
             kernel.grad = None
 
-    def _directions(self, kernels: list[nn.Parameter], axes: list[list[int]]) -> list[Tensor]:
-        """Nesterov momentum of the gradients, as matrices."""
-        averages, gradients = [], []
-        for kernel, order in zip(kernels, axes, strict=True):
-            averages.append(as_matrix(self._average(kernel), order))
-            # A gradient may lie in memory otherwise than its kernel; then this is a copy.
-            gradients.append(kernel.grad.permute(order).reshape(len(kernel), -1))  # type: ignore[union-attr]
-        torch._foreach_lerp_(averages, gradients, 1 - MOMENTUM)
-        return list(torch._foreach_lerp(gradients, averages, MOMENTUM))
+    def _views(self) -> dict[nn.Parameter, "View"]:
+        return self.__dict__.setdefault("_kept_views", {})  # not of the state, so never saved
+
+    def _view(self, kernel: nn.Parameter) -> "View":
+        """Kernel and momentum as matrices. Making these anew took half of a step's host time."""
+        view = self._views().get(kernel)
+        if view is None or view.strides != kernel.stride():
+            axes = memory_order(kernel)
+            averages = as_matrix(self._average(kernel), axes)
+            view = View(kernel.stride(), axes, as_matrix(kernel, axes), averages)
+            self._views()[kernel] = view
+        return view
 
     def _average(self, kernel: nn.Parameter) -> Tensor:
         state = self.state[kernel]
@@ -75,6 +83,27 @@ class Muon(torch.optim.AdamW):
             # Adam, which loads the state, looks for a step.
             state |= {"average": torch.zeros_like(kernel), "step": torch.zeros(())}
         return state["average"]
+
+
+class View(NamedTuple):
+    """A kernel and the average of its gradients as matrices: views with axes in this order."""
+
+    strides: tuple[int, ...]
+    axes: list[int]
+    matrix: Tensor
+    average: Tensor
+
+
+def _directions(kernels: list[nn.Parameter], views: list[View]) -> list[Tensor]:
+    """Nesterov momentum of the gradients, as matrices."""
+    averages = [view.average for view in views]
+    # A gradient may lie in memory otherwise than its kernel; then this is a copy.
+    gradients = [
+        kernel.grad.permute(view.axes).reshape(view.matrix.shape)  # type: ignore[union-attr]
+        for kernel, view in zip(kernels, views, strict=True)
+    ]
+    torch._foreach_lerp_(averages, gradients, 1 - MOMENTUM)
+    return list(torch._foreach_lerp(gradients, averages, MOMENTUM))
 
 
 def memory_order(kernel: Tensor) -> list[int]:
@@ -87,7 +116,7 @@ def memory_order(kernel: Tensor) -> list[int]:
 
 def as_matrix(tensor: Tensor, axes: list[int]) -> Tensor:
     """A view ``(rows, columns)`` of a tensor whose axes are put in this order before."""
-    return tensor.permute(axes).view(len(tensor), -1)
+    return tensor.permute(axes).view(tensor.shape[0], -1)
 
 
 def alike(matrices: list[Tensor]) -> list[list[int]]:
