@@ -11,19 +11,19 @@ import itertools
 import sys
 from pathlib import Path
 
-from lgmnet import report
+from lgmnet import report, runtime
 from lgmnet.config import EvaluationConfig
 from lgmnet.data.datasets import TestSet, open_test_sets
 from lgmnet.data.images import ImageError, printable, to_uint8, write_image
-from lgmnet.engine import fast, memory, runtime
-from lgmnet.engine.adapters import Adapted
-from lgmnet.engine.checkpoint import Weights, find_weights
-from lgmnet.engine.evaluation import Result
-from lgmnet.engine.precision import computed_precision, convolutions
-from lgmnet.engine.runtime import Runtime
-from lgmnet.engine.scoring import results_folder, score_sets
-from lgmnet.engine.untrained import Untrained
+from lgmnet.evaluation.rebuild import Result
+from lgmnet.evaluation.scoring import results_folder, score_sets
 from lgmnet.metrics import PROTOCOLS, find_protocol
+from lgmnet.runtime import Runtime
+from lgmnet.speed import inference, memory
+from lgmnet.speed.precision import computed_precision, convolutions
+from lgmnet.weights.adapters import Adapted
+from lgmnet.weights.loadable import Loadable
+from lgmnet.weights.saved import find_weights
 
 EXAMPLES = """examples:
   python test.py
@@ -52,7 +52,7 @@ def main() -> int:
 
 def score_weights(arguments: argparse.Namespace) -> int:
     """All that was asked for; the exit code is 1 if an image could not be scored."""
-    weights: Weights | Untrained | Adapted
+    weights: Loadable
     weights = find_weights(arguments.weights, arguments.overrides)
     if arguments.adapters:
         weights = Adapted(weights, arguments.adapters, arguments.merge or "on_the_fly")
@@ -109,7 +109,7 @@ def file_identity(path: Path) -> tuple[int, int]:
 
 
 def score(
-    weights: Weights | Untrained | Adapted,
+    weights: Loadable,
     ratio: float,
     sets: list[TestSet],
     settings: list[EvaluationConfig],
@@ -136,7 +136,7 @@ def score(
         arguments.consistency,
         save if arguments.save_images else None,
         ratio,
-        lambda model: fast.prepare(
+        lambda model: inference.prepare(
             model, arguments.fast, arguments.precision, arguments.max_memory
         ),
     )

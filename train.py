@@ -8,18 +8,18 @@ import signal
 import sys
 from pathlib import Path
 
-from lgmnet import report
+from lgmnet import report, runtime
 from lgmnet.config import Config, load_config
+from lgmnet.costs.preflight import preflight
 from lgmnet.data.datasets import TestSet, open_test_set
 from lgmnet.data.images import ImageError
-from lgmnet.engine import memory, runtime
-from lgmnet.engine.checkpoint import Weights, find_weights
-from lgmnet.engine.phases import phases, train_phases
-from lgmnet.engine.preflight import preflight
-from lgmnet.engine.runtime import Runtime
-from lgmnet.engine.saver import NonFiniteLoss
-from lgmnet.engine.scoring import results_folder, score_sets
+from lgmnet.evaluation.scoring import results_folder, score_sets
 from lgmnet.metrics import find_protocol
+from lgmnet.runtime import Runtime
+from lgmnet.speed import memory
+from lgmnet.training.phases import phases, train_phases
+from lgmnet.training.saver import NonFiniteLoss
+from lgmnet.weights.saved import Weights, find_weights
 
 EXAMPLES = """examples:
   python train.py configs/quickstart.yaml

@@ -9,10 +9,10 @@
 >>> fast = lgmnet.optimize_for_inference(model, "bf16")
 """
 
-from lgmnet.engine.adapters import load_adapted
-from lgmnet.engine.checkpoint import load
-from lgmnet.engine.fast import optimize_for_inference
-from lgmnet.engine.shipped import available
+from lgmnet.speed.inference import optimize_for_inference
+from lgmnet.weights.adapters import load_adapted
+from lgmnet.weights.saved import load
+from lgmnet.weights.shipped import available
 
 __version__ = "0.1.0"
 __all__ = ["available", "load", "load_adapted", "optimize_for_inference"]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
 
-from lgmnet.engine.adapters import Adapted
-from lgmnet.engine.checkpoint import find_weights
+from lgmnet.weights.adapters import Adapted
+from lgmnet.weights.saved import find_weights
 
 
 def main() -> int:

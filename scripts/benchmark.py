@@ -21,13 +21,12 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
 
-from lgmnet import report
+from lgmnet import report, runtime
+from lgmnet.build import build_model
 from lgmnet.config import load_config
-from lgmnet.engine import runtime
-from lgmnet.engine.benchmark import Conditions, Subject, benchmark, inference
-from lgmnet.engine.building import build_model
-from lgmnet.engine.checkpoint import find_weights
-from lgmnet.engine.runtime import Runtime
+from lgmnet.costs.benchmark import Conditions, Subject, benchmark, inference
+from lgmnet.runtime import Runtime
+from lgmnet.weights.saved import find_weights
 
 EXAMPLES = """examples:
   python scripts/benchmark.py configs/lgm_net.yaml configs/ista_net_plus.yaml

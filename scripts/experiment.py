@@ -24,16 +24,15 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
 
-from lgmnet import complexity, report
+from lgmnet import complexity, report, runtime
 from lgmnet.config import ConfigError, SamplingConfig, load_config
 from lgmnet.conversion import read_yaml
 from lgmnet.data.datasets import open_test_sets
-from lgmnet.engine import runtime
-from lgmnet.engine.checkpoint import find_weights
-from lgmnet.engine.fast import optimize_for_inference
-from lgmnet.engine.precision import convolutions
-from lgmnet.engine.scoring import score_sets
+from lgmnet.evaluation.scoring import score_sets
 from lgmnet.project import PROJECT
+from lgmnet.speed.inference import optimize_for_inference
+from lgmnet.speed.precision import convolutions
+from lgmnet.weights.saved import find_weights
 
 EXAMPLES = """examples:
   python scripts/experiment.py configs/experiments/gin.yaml

@@ -11,8 +11,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
 
 from lgmnet.data.images import printable
-from lgmnet.engine.checkpoint import Weights, find_weights
-from lgmnet.engine.export import export_model
+from lgmnet.weights.export import export_model
+from lgmnet.weights.saved import Weights, find_weights
 
 
 def main() -> int:

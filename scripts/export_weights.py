@@ -15,7 +15,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
 
-from lgmnet.engine.checkpoint import SUMS, Weights, find_weights, read_sums, save_weights
+from lgmnet.weights.files import SUMS, read_sums
+from lgmnet.weights.saved import Weights, find_weights, save_weights
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # What a weights file says by itself and what is written anew.

@@ -10,8 +10,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
 
-from lgmnet.engine import hub
-from lgmnet.engine.checkpoint import find_weights
+from lgmnet.weights import hub
+from lgmnet.weights.saved import find_weights
 
 EXAMPLES = """examples:
   python scripts/hub.py push checkpoints/lgm_net_tiny_r0.10 you/lgm-net-tiny

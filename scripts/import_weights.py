@@ -13,12 +13,14 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
 
+from lgmnet.build import build_model
 from lgmnet.config import Config, EvaluationConfig, ModelConfig, SamplingConfig
-from lgmnet.engine.building import build_model
-from lgmnet.engine.checkpoint import load_foreign, load_state, save_weights
 from lgmnet.models import amp_net_tip, fista_net, ista_net, lgm_net, prl
 from lgmnet.models.base import OtherNetwork
 from lgmnet.operators.matrices import load_matrix, measurement_count
+from lgmnet.weights.foreign import load_foreign
+from lgmnet.weights.saved import save_weights
+from lgmnet.weights.tensor_files import load_state
 
 # Network -> function that translates (the authors' state, Φ, start); None where not given.
 IMPORTERS = {

@@ -14,10 +14,10 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
 
+from lgmnet import runtime
 from lgmnet.data.crops import sample_blocks
 from lgmnet.data.datasets import open_training_images
 from lgmnet.data.images import ImageError
-from lgmnet.engine import runtime
 from lgmnet.models.lista import LISTA, SparseCoding, TanhEncoder
 from lgmnet.report import markdown
 

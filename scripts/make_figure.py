@@ -13,15 +13,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
 
-from lgmnet import metrics
+from lgmnet import metrics, runtime
 from lgmnet.data import builtin
 from lgmnet.data.color import luma
 from lgmnet.data.images import read_pixels
 from lgmnet.data.transforms import crop_back, pad_to_block
-from lgmnet.engine import runtime
-from lgmnet.engine.checkpoint import find_weights
-from lgmnet.engine.runtime import device_of
 from lgmnet.models import SensingModel
+from lgmnet.runtime import device_of
+from lgmnet.weights.saved import find_weights
 
 # Name and the part that is shown: top, left, side in pixels.
 SHOWN = (("astronaut.png", 0, 96, 256), ("coffee.png", 90, 170, 256))

@@ -6,11 +6,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
 
+from lgmnet import runtime
 from lgmnet.data.color import luma
 from lgmnet.data.images import printable, read_pixels
-from lgmnet.engine import runtime
-from lgmnet.engine.checkpoint import load
-from lgmnet.engine.measurement import measure_image, save_measurement
+from lgmnet.weights.measurement import measure_image, save_measurement
+from lgmnet.weights.saved import load
 
 
 def main() -> int:

@@ -19,15 +19,16 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
 
+from lgmnet import runtime
+from lgmnet.build import build_model
 from lgmnet.config import load_config
-from lgmnet.engine import runtime
-from lgmnet.engine.batches import open_batches
-from lgmnet.engine.building import build_model, open_data
-from lgmnet.engine.checkpoint import resolve_precision
-from lgmnet.engine.learner import Learner
-from lgmnet.engine.runtime import Runtime
 from lgmnet.operators import BlockSampling
 from lgmnet.operators.matrices import orthonormal
+from lgmnet.runtime import Runtime
+from lgmnet.training.batches import open_batches
+from lgmnet.training.images import open_data
+from lgmnet.training.learner import Learner
+from lgmnet.training.states import resolve_precision
 
 EXAMPLES = """examples:
   python scripts/measure_gpu.py configs/lgm_net_budget.yaml training.compile=false

@@ -19,13 +19,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
 
 from lgmnet import complexity
+from lgmnet.build import build_model
 from lgmnet.config import load_config
-from lgmnet.engine.building import build_model
-from lgmnet.engine.checkpoint import find_weights
-from lgmnet.engine.fast import optimize_for_inference, prepare
-from lgmnet.engine.ratios import measurements
 from lgmnet.models import SensingModel
 from lgmnet.operators.matrices import orthonormal
+from lgmnet.ratios import measurements
+from lgmnet.speed.inference import optimize_for_inference, prepare
+from lgmnet.weights.saved import find_weights
 
 EXAMPLES = """examples:
   python scripts/measure_inference.py configs/lgm_net.yaml

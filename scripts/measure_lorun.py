@@ -16,12 +16,11 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
 
-from lgmnet import complexity
+from lgmnet import complexity, runtime
 from lgmnet.config import PRECISIONS
-from lgmnet.engine import runtime
-from lgmnet.engine.precision import autocast, convolutions
 from lgmnet.models import LoRun, SensingModel
 from lgmnet.operators import BlockSampling, matrices
+from lgmnet.speed.precision import autocast, convolutions
 
 BLOCK_SIZE = 32
 MIB = 2**20

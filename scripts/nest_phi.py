@@ -13,12 +13,13 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
 
+from lgmnet.build import start_blocks
 from lgmnet.config import ConfigError, load_config
-from lgmnet.engine.building import open_data, start_blocks
-from lgmnet.engine.checkpoint import Weights, find_weights
-from lgmnet.engine.ratios import measurements
 from lgmnet.operators import BlockSampling
 from lgmnet.operators.matrices import nested
+from lgmnet.ratios import measurements
+from lgmnet.training.images import open_data
+from lgmnet.weights.saved import Weights, find_weights
 
 EXAMPLES = """example:
   python scripts/nest_phi.py configs/lgm_net_tiny_all_ratios.yaml data.train=BSDS500,extra \\

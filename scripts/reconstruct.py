@@ -6,13 +6,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
 
+from lgmnet import runtime
 from lgmnet.data.images import printable, to_uint8, write_image
-from lgmnet.engine import runtime
-from lgmnet.engine.checkpoint import find_weights
-from lgmnet.engine.fast import prepare
-from lgmnet.engine.measurement import load_measurement, reconstruct_image
-from lgmnet.engine.memory import OUT_OF_MEMORY, out_of_memory
-from lgmnet.engine.precision import convolutions
+from lgmnet.speed.inference import prepare
+from lgmnet.speed.memory import OUT_OF_MEMORY, out_of_memory
+from lgmnet.speed.precision import convolutions
+from lgmnet.weights.measurement import load_measurement, reconstruct_image
+from lgmnet.weights.saved import find_weights
 
 
 def main() -> int:

@@ -14,15 +14,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no
 
 from import_weights import import_weights
 
+from lgmnet import runtime
 from lgmnet.data.color import luma
 from lgmnet.data.datasets import TestSet, open_test_set
 from lgmnet.data.images import ImageError
-from lgmnet.engine import runtime
-from lgmnet.engine.checkpoint import find_weights
-from lgmnet.engine.evaluation import Result, Rules, evaluate
-from lgmnet.engine.runtime import Runtime
+from lgmnet.evaluation.rebuild import Result, Rules, evaluate
 from lgmnet.metrics import PROTOCOLS, score, summarise
 from lgmnet.operators.matrices import load_matrix
+from lgmnet.runtime import Runtime
+from lgmnet.weights.saved import find_weights
 
 # The authors' script pads by a whole block even where none is missing; all rows below do.
 GOLDEN_PSNR = {

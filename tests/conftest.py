@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from lgmnet.config import Config, config_from_dict
-from lgmnet.engine.precision import convolutions
+from lgmnet.speed.precision import convolutions
 
 PROJECT = Path(__file__).parents[1]
 

@@ -7,11 +7,11 @@ from scipy.signal import correlate2d
 
 from lgmnet import complexity
 from lgmnet.config import load_config
-from lgmnet.engine.building import measurements
-from lgmnet.engine.checkpoint import Weights
 from lgmnet.models import AMPNetTIP, SensingModel
 from lgmnet.models.amp_net_tip import from_published
 from lgmnet.operators import BlockSampling, matrices
+from lgmnet.ratios import measurements
+from lgmnet.weights.saved import Weights
 from scripts.import_weights import import_weights, likely_ratio
 from tests.test_configs import FOLDER
 

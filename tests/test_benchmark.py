@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from lgmnet import complexity, report
-from lgmnet.engine.building import build_model
-from lgmnet.engine.checkpoint import save_weights
+from lgmnet.build import build_model
 from lgmnet.models import SensingModel, create_network
 from lgmnet.operators import BlockSampling
+from lgmnet.weights.saved import save_weights
 from tests.conftest import tiny_config, without_device
 from tests.test_scripts import run_main
 

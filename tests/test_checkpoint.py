@@ -7,20 +7,18 @@ import torch
 from safetensors.torch import save_file
 
 import lgmnet
+from lgmnet import runtime
+from lgmnet.build import build_model, initial_matrix
 from lgmnet.config import config_from_dict
-from lgmnet.engine import checkpoint, runtime
-from lgmnet.engine.building import build_model, initial_matrix
-from lgmnet.engine.checkpoint import (
-    CheckpointError,
-    adopt_weights,
-    find_weights,
-    save_state,
-    save_weights,
-)
-from lgmnet.engine.shipped import describe
 from lgmnet.models import MODELS
 from lgmnet.models.base import strip_prefix
 from lgmnet.operators import BlockSampling, matrices
+from lgmnet.training import states
+from lgmnet.training.states import save_state
+from lgmnet.weights import foreign, tensor_files
+from lgmnet.weights.files import CheckpointError
+from lgmnet.weights.saved import Weights, adopt_weights, find_weights, save_weights
+from lgmnet.weights.shipped import describe
 from tests.conftest import tiny_config
 from tests.test_models import SMALL
 
@@ -62,7 +60,7 @@ def test_weights_are_found_by_folder_file_and_name(saved, monkeypatch):
 
 def test_metadata_say_what_the_weights_are(saved):
     model, path = saved
-    metadata = checkpoint.Weights(path).metadata
+    metadata = Weights(path).metadata
     assert metadata["step"] == "7"
     assert metadata["phi_sha256"] == model.operator.fingerprint()
     assert json.loads(metadata["config"])["sampling"]["ratio"] == 0.1
@@ -72,7 +70,7 @@ def test_the_hash_of_phi_belongs_to_the_stored_precision(tmp_path):
     config = tiny_config()
     path = tmp_path / "model.safetensors"
     save_weights(path, build_model(config), config, precision=torch.bfloat16)
-    weights = checkpoint.Weights(path)
+    weights = Weights(path)
     assert weights.load().operator.fingerprint() == weights.metadata["phi_sha256"]
 
 
@@ -145,7 +143,7 @@ def test_the_shadow_of_a_model_has_its_tensors(name, tmp_path):
     for tensor in model.state_dict().values():
         tensor.nan_to_num_()  # what training would fit
     save_weights(tmp_path / "w.safetensors", model, config)
-    shadow = checkpoint.Weights(tmp_path / "w.safetensors").shadow()
+    shadow = Weights(tmp_path / "w.safetensors").shadow()
     shapes = {key: value.shape for key, value in model.state_dict().items()}
     assert {key: value.shape for key, value in shadow.state_dict().items()} == shapes
     assert all(value.is_meta for value in shadow.state_dict().values())
@@ -160,8 +158,8 @@ def test_a_config_that_cannot_be_read_is_explained(config, declare):
 @pytest.mark.parametrize("dtype", [torch.bool, torch.int8, torch.complex64])
 def test_tensors_of_another_type_are_refused(dtype, declare):
     path = declare()
-    metadata = checkpoint.read_metadata(path)
-    state = checkpoint.read_tensors(path)
+    metadata = tensor_files.read_metadata(path)
+    state = tensor_files.read_tensors(path)
     state["network.lift.bias"] = state["network.lift.bias"].to(dtype)
     save_file(state, path, metadata)
     with pytest.raises(CheckpointError, match=rf"network.lift.bias in .* is of {dtype}"):
@@ -212,14 +210,14 @@ def test_a_tensor_that_does_not_fit_is_named(change, message):
     state = model.state_dict()
     change(state)
     with pytest.raises(CheckpointError, match=message):
-        checkpoint.load_state(model, state, "file")
+        tensor_files.load_state(model, state, "file")
 
 
 def test_weights_of_another_ratio_are_refused():
     model = build_model(tiny_config())
     other = build_model(tiny_config(sampling={"ratio": 0.25}))
     with pytest.raises(CheckpointError, match="another network, ratio or block"):
-        checkpoint.load_state(model, other.state_dict(), "file")
+        tensor_files.load_state(model, other.state_dict(), "file")
 
 
 def test_a_pickle_that_runs_code_is_never_run(tmp_path):
@@ -233,16 +231,16 @@ def test_a_pickle_that_runs_code_is_never_run(tmp_path):
     torch.save({"a": Evil()}, tmp_path / "evil.pt")
     for name in ("evil.pkl", "evil.pt"):
         with pytest.raises(CheckpointError, match="never loaded"):
-            checkpoint.load_foreign(tmp_path / name)
+            foreign.load_foreign(tmp_path / name)
     assert not marker.exists()
 
 
 def test_foreign_files_must_hold_tensors(tmp_path):
     torch.save([torch.zeros(1)], tmp_path / "list.pt")
     with pytest.raises(CheckpointError, match="expected a dict of tensors"):
-        checkpoint.load_foreign(tmp_path / "list.pt")
+        foreign.load_foreign(tmp_path / "list.pt")
     with pytest.raises(CheckpointError, match="there is no file"):
-        checkpoint.load_foreign(tmp_path / "none.pt")
+        foreign.load_foreign(tmp_path / "none.pt")
 
 
 @pytest.mark.parametrize(
@@ -259,7 +257,7 @@ def test_foreign_files_must_hold_tensors(tmp_path):
 )
 def test_what_wrappers_add_to_foreign_tensors_is_removed(wrap, tmp_path):
     torch.save(wrap({"a.weight": torch.ones(2), "b": torch.zeros(1)}), tmp_path / "x.pt")
-    found = strip_prefix(checkpoint.load_foreign(tmp_path / "x.pt"))
+    found = strip_prefix(foreign.load_foreign(tmp_path / "x.pt"))
     assert list(found) == ["a.weight", "b"]
     assert found["a.weight"].tolist() == [1, 1]
 
@@ -268,16 +266,16 @@ def test_of_several_states_in_a_foreign_file_none_is_guessed(tmp_path):
     state = {"a": torch.zeros(1)}
     torch.save({"params": state, "params_ema": state}, tmp_path / "x.pt")
     with pytest.raises(CheckpointError, match="holds params, params_ema, .*; it has 2 of them"):
-        checkpoint.load_foreign(tmp_path / "x.pt")
+        foreign.load_foreign(tmp_path / "x.pt")
     torch.save({"epoch": 3, "best": 0.1}, tmp_path / "x.pt")
     with pytest.raises(CheckpointError, match="holds epoch, best, expected a dict of tensors$"):
-        checkpoint.load_foreign(tmp_path / "x.pt")
+        foreign.load_foreign(tmp_path / "x.pt")
 
 
 def test_a_damaged_state_is_refused(tmp_path):
     (tmp_path / "last.pt").write_bytes(b"PK\x03\x04 cut")
     with pytest.raises(CheckpointError, match="damaged or cut short"):
-        checkpoint.load_training_state(tmp_path / "last.pt", tiny_config())
+        states.load_training_state(tmp_path / "last.pt", tiny_config())
 
 
 def test_a_full_disk_leaves_the_previous_state(tmp_path, monkeypatch):
@@ -288,7 +286,7 @@ def test_a_full_disk_leaves_the_previous_state(tmp_path, monkeypatch):
         arguments[1].write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint.torch, "save", full)
+    monkeypatch.setattr(torch, "save", full)
     with pytest.raises(CheckpointError, match="previous file is untouched; is the disk full"):
         save_state(path, {"step": 2})
     assert torch.load(path, weights_only=True) == {"step": 1}
@@ -311,7 +309,7 @@ def test_a_matrix_file_of_another_ratio_names_its_own(tmp_path):
 def test_pca_is_the_start_that_best_keeps_images():
     """Φᵀ Φx of unseen blocks is closer to x from the PCA of images than from random rows."""
     from lgmnet.data.crops import sample_blocks
-    from lgmnet.engine.building import open_data
+    from lgmnet.training.images import open_data
 
     config = tiny_config(data={"exclude": ["moon.png"]})
     images = open_data(config).train

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from lgmnet.engine import learner, runtime
-from lgmnet.engine.evaluation import validate
-from lgmnet.engine.runtime import Runtime
+from lgmnet import runtime
+from lgmnet.evaluation.rebuild import validate
 from lgmnet.models import MODELS, LGMNet, LoRun, SensingModel
 from lgmnet.operators import BlockSampling, matrices
+from lgmnet.runtime import Runtime
+from lgmnet.training import learner
 from lgmnet.unfolding import layout
 from tests.conftest import tiny_config
 from tests.test_models import small_model

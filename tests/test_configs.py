@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from lgmnet import complexity
+from lgmnet.build import build_model, start_model
 from lgmnet.config import load_config
-from lgmnet.engine.building import build_model, check_run, measurements, start_model
-from lgmnet.engine.runtime import Runtime
 from lgmnet.losses import total_loss
+from lgmnet.ratios import measurements
+from lgmnet.runtime import Runtime
+from lgmnet.training.checks import check_run
 from tests.conftest import smooth_image
 
 FOLDER = Path(__file__).parents[1] / "configs"
@@ -53,7 +55,7 @@ def images():
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(FOLDER)))
 def test_a_config_builds_and_trains_one_step(path, images, monkeypatch):
-    monkeypatch.setattr("lgmnet.engine.building.START_BLOCKS", 500)
+    monkeypatch.setattr("lgmnet.build.START_BLOCKS", 500)
     config = load_config(path)
     config = load_config(path, NARROW[config.model.name])
     model = start_model(config, images)
@@ -104,7 +106,7 @@ TRAINED = sorted(path.stem for path in FILES if path.stem in NARROW.keys() - {"i
 @pytest.mark.parametrize("name", TRAINED)
 def test_every_network_has_a_budget_run(name, images, monkeypatch):
     """configs/budget.yaml gives all of them the same terms."""
-    monkeypatch.setattr("lgmnet.engine.building.START_BLOCKS", 500)
+    monkeypatch.setattr("lgmnet.build.START_BLOCKS", 500)
     overrides = [*NARROW[name], *UNDER_BUDGET.get(name, [])]
     config = load_config(FOLDER / f"{name}.yaml", overrides, [FOLDER / "budget.yaml"])
     check_run(config, Runtime(torch.device("cpu")))

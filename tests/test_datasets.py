@@ -13,7 +13,7 @@ from lgmnet.config import ConfigError
 from lgmnet.data.datasets import FileImages, open_test_set, open_training_images
 from lgmnet.data.images import ImageError, list_images, scan, write_image
 from lgmnet.data.packed import pack
-from lgmnet.engine.building import open_data
+from lgmnet.training.images import open_data
 from tests.conftest import PROJECT, smooth_image, tiny_config
 
 # Copies of validation images.

@@ -11,17 +11,20 @@ import numpy as np
 import pytest
 import torch
 
+from lgmnet import runtime
+from lgmnet.build import build_model
 from lgmnet.config import DataConfig, EvaluationConfig, SamplingConfig, TrainingConfig
 from lgmnet.data.crops import CropRule, DeviceCrops
 from lgmnet.data.datasets import open_test_set
-from lgmnet.engine import checkpoint, gradients, runtime
-from lgmnet.engine.batches import open_batches
-from lgmnet.engine.building import build_model, open_data
-from lgmnet.engine.evaluation import validate
-from lgmnet.engine.ratios import draw_rows
-from lgmnet.engine.runtime import Runtime
-from lgmnet.engine.scoring import score_sets
-from lgmnet.engine.training import train
+from lgmnet.evaluation.rebuild import validate
+from lgmnet.evaluation.scoring import score_sets
+from lgmnet.ratios import draw_rows
+from lgmnet.runtime import Runtime
+from lgmnet.training import gradients, states
+from lgmnet.training.batches import open_batches
+from lgmnet.training.images import open_data
+from lgmnet.training.loop import train
+from lgmnet.weights import saved
 from tests.conftest import smooth_image, tiny_config
 from tests.test_training import final, records, train_steps
 
@@ -123,7 +126,7 @@ def test_the_average_is_what_is_validated_and_kept(images, tmp_path):
     one_step = dataclasses.replace(config.training, steps_per_epoch=1)
     first = learned(tmp_path / "first", dataclasses.replace(config, training=one_step))
     last = learned(tmp_path, config)
-    best, ema = (checkpoint.Weights(tmp_path / f"{n}.safetensors") for n in ("best", "ema"))
+    best, ema = (saved.Weights(tmp_path / f"{n}.safetensors") for n in ("best", "ema"))
     average = ema.load().state_dict()
     for key in last:
         torch.testing.assert_close(average[key], first[key].lerp(last[key], 0.75))
@@ -131,7 +134,7 @@ def test_the_average_is_what_is_validated_and_kept(images, tmp_path):
     score = json.loads(best.metadata["metrics"])["validation_psnr"]
     held = open_data(config).validation
     assert score == pytest.approx(validate(best.load(), held, CPU, 1).psnr)
-    raw = checkpoint.Weights(tmp_path / "last.safetensors").load()
+    raw = saved.Weights(tmp_path / "last.safetensors").load()
     assert abs(score - validate(raw, held, CPU, 1).psnr) > 0.01
 
 
@@ -148,14 +151,14 @@ def test_the_best_weights_outlive_worse_ones_and_a_resumption(images, tmp_path, 
     folder = tmp_path / "run"
     train_steps(config, folder, 2, monkeypatch)
     state = torch.load(folder / "last.pt", weights_only=True)
-    checkpoint.save_state(folder / "last.pt", {**state, "elapsed": 1000.0})
+    states.save_state(folder / "last.pt", {**state, "elapsed": 1000.0})
     train(config, folder, CPU, resume=True)
     scores = [line["psnr"] for line in records(folder, "validation")]
-    best = checkpoint.Weights(folder / "best.safetensors").metadata
+    best = saved.Weights(folder / "best.safetensors").metadata
     assert (len(scores), best["step"]) == (4, "1")
     assert json.loads(best["metrics"])["validation_psnr"] == scores[0] > max(scores[1:])
     assert torch.load(folder / "last.pt", weights_only=True)["elapsed"] > 1000
-    last = checkpoint.Weights(folder / "last.safetensors").metadata
+    last = saved.Weights(folder / "last.safetensors").metadata
     assert float(last["minutes"]) == pytest.approx(1000 / 60, abs=1)
 
 
@@ -255,13 +258,13 @@ def scored(tmp_path):
     """Scores weights that return Φᵀy on a colour image that is not in whole blocks."""
     sampling = {"ratio": 0.9, "block_size": 8, "phi_init": "orthonormal", "noise_std": 0.3}
     config = tiny_config(model={"phity_skip": True}, sampling=sampling)
-    checkpoint.save_weights(tmp_path / "w.safetensors", build_model(config), config)
+    saved.save_weights(tmp_path / "w.safetensors", build_model(config), config)
     pixels = np.dstack([smooth_image(40, 70, k) for k in range(3)])
     cv2.imwrite(str(tmp_path / "a.png"), pixels)
 
     def score(noise_std=None, **settings):
         changed = dataclasses.replace(config.evaluation, **settings)
-        weights = checkpoint.Weights(tmp_path / "w.safetensors")
+        weights = saved.Weights(tmp_path / "w.safetensors")
         sets = [open_test_set(str(tmp_path / "a.png"), [])]
         [scores] = score_sets(weights, sets, [changed], CPU, noise_std)
         return scores["datasets"]["a"]["psnr"]

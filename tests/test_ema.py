@@ -6,11 +6,11 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from lgmnet.engine import runtime
-from lgmnet.engine.building import build_model
-from lgmnet.engine.ema import WeightAverage
-from lgmnet.engine.runtime import Runtime
-from lgmnet.engine.training import train
+from lgmnet import runtime
+from lgmnet.build import build_model
+from lgmnet.runtime import Runtime
+from lgmnet.training.ema import WeightAverage
+from lgmnet.training.loop import train
 from tests.conftest import tiny_config
 from tests.test_training import train_steps
 

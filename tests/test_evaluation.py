@@ -11,17 +11,17 @@ import torch
 import yaml
 
 from lgmnet import report
+from lgmnet.build import build_model, chosen_options
 from lgmnet.config import EvaluationConfig, load_config
 from lgmnet.data.datasets import FileImages, NamedImage, open_test_set
 from lgmnet.data.images import ImageError, list_images, scan
-from lgmnet.engine.building import build_model, chosen_options
-from lgmnet.engine.evaluation import Rules, evaluate, validate
-from lgmnet.engine.runtime import Runtime
-from lgmnet.engine.scoring import score_set, score_sets
+from lgmnet.evaluation.rebuild import Rules, evaluate, validate
+from lgmnet.evaluation.scoring import score_set, score_sets
 from lgmnet.metrics import PROTOCOLS
 from lgmnet.models import Reconstruction, SensingModel, UnfoldingNetwork
 from lgmnet.operators import BlockSampling
 from lgmnet.operators.matrices import orthonormal
+from lgmnet.runtime import Runtime
 from tests.conftest import PROJECT, smooth_image, tiny_config
 
 CPU = Runtime(torch.device("cpu"))

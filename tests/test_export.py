@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch.export import Dim
 
-from lgmnet.engine import export
-from lgmnet.engine.building import build_model
-from lgmnet.engine.checkpoint import save_weights
-from lgmnet.engine.export import ExportError, export_model
+from lgmnet.build import build_model
 from lgmnet.models import Reconstruction
+from lgmnet.weights import export
+from lgmnet.weights.export import ExportError, export_model
+from lgmnet.weights.saved import save_weights
 from tests.conftest import tiny_config
 from tests.test_models import SMALL, small_model
 from tests.test_scripts import run_main

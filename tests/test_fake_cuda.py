@@ -12,8 +12,8 @@ from tests.fake_cuda import library
 
 # Where the CPU waits for the GPU while an image is rebuilt: each line is a debt.
 KNOWN = {
-    "engine/evaluation.py reconstruct_plane reads a value",  # is y zero? the residual
-    "engine/measurement.py measure_image copies cpu to cuda",
+    "evaluation/rebuild.py reconstruct_plane reads a value",  # is y zero? the residual
+    "weights/measurement.py measure_image copies cpu to cuda",
     "operators/block_sampling.py project reads a value",  # are the rows of Φ independent?
 }
 # Operations of one training step of the full LGM-Net in eager mode; 6,877 and 707 for the average

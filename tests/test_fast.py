@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 import lgmnet
-from lgmnet.engine import fast
-from lgmnet.engine.fast import PackedConv2d, merge_linear_pairs, optimize_for_inference
-from lgmnet.engine.precision import has_bf16_arithmetic
 from lgmnet.models import MODELS, LGMNet, SensingModel
 from lgmnet.operators import BlockSampling, matrices
+from lgmnet.speed import inference
+from lgmnet.speed.inference import PackedConv2d, merge_linear_pairs, optimize_for_inference
+from lgmnet.speed.precision import has_bf16_arithmetic
 from lgmnet.unfolding import layout
 from lgmnet.unfolding.blocks import conv1x1, conv3x3
 from tests.conftest import assert_same_image, without_bf16
@@ -197,7 +197,7 @@ def test_an_unknown_precision_is_refused():
     with pytest.raises(ValueError, match="precision is 'fp16', expected one of fp32, tf32, bf16"):
         lgmnet.optimize_for_inference(small_model("prl"), "fp16")
     with pytest.raises(ValueError, match="needs --fast"):
-        fast.prepare(small_model("prl"), False, "bf16", None)
+        inference.prepare(small_model("prl"), False, "bf16", None)
 
 
 @pytest.mark.gpu

@@ -3,11 +3,11 @@ import pytest
 import torch
 
 from lgmnet import complexity
-from lgmnet.engine.checkpoint import load_foreign
 from lgmnet.models import FISTANet
 from lgmnet.models.fista_net import Schedule, alista_matrix, from_published
 from lgmnet.operators import BlockSampling, matrices
 from lgmnet.unfolding.fitted import Fitted
+from lgmnet.weights.foreign import load_foreign
 
 
 def fitted(operator, **options):

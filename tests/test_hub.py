@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import lgmnet
-from lgmnet.engine import hub
-from lgmnet.engine.building import build_model
-from lgmnet.engine.checkpoint import find_weights, save_weights
+from lgmnet.build import build_model
+from lgmnet.weights import hub
+from lgmnet.weights.saved import find_weights, save_weights
 from tests.conftest import tiny_config
 from tests.test_scripts import run_main
 

@@ -11,9 +11,9 @@ import pytest
 
 import lgmnet
 from lgmnet.config import ConfigError, load_config
-from lgmnet.engine.building import open_data
-from lgmnet.engine.checkpoint import SUMS, read_sums
-from lgmnet.engine.log import provenance
+from lgmnet.project import provenance
+from lgmnet.training.images import open_data
+from lgmnet.weights.files import SUMS, read_sums
 from tests.conftest import PROJECT
 
 BUILD = "import sys; from setuptools import build_meta; build_meta.build_{}(sys.argv[1])"
@@ -21,8 +21,8 @@ USE = """
 import json, torch, lgmnet
 from pathlib import Path
 from lgmnet.config import load_config
-from lgmnet.engine.building import open_data
-from lgmnet.engine.log import provenance
+from lgmnet.training.images import open_data
+from lgmnet.project import provenance
 image = torch.rand(1, 1, 32, 64)
 quickstart = load_config(Path("configs/quickstart.yaml"), ["training.rate=1e-3"],
                          [Path("configs/budget.yaml")])

@@ -6,13 +6,14 @@ import torch
 from scipy.fft import dctn
 
 from lgmnet import complexity
+from lgmnet.build import build_model
 from lgmnet.config import ConfigError
 from lgmnet.data.images import read_training_luma
-from lgmnet.engine.building import build_model, check_trainable
-from lgmnet.engine.checkpoint import find_weights
 from lgmnet.models import FISTA, ISTA
 from lgmnet.models.ista_transforms import SCALING_FILTERS, BlockDCT, SparsePrior, Wavelet
 from lgmnet.operators import BlockSampling, matrices
+from lgmnet.training.checks import check_trainable
+from lgmnet.weights.saved import find_weights
 from tests.conftest import smooth_image, tiny_config
 
 CONFIGS = Path(__file__).parents[1] / "configs"

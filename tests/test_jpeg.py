@@ -15,8 +15,8 @@ from lgmnet.data import jpeg
 from lgmnet.data.crops import CropRule, Plan, TrainingCrops, loaded_batches
 from lgmnet.data.datasets import open_training_images, split
 from lgmnet.data.packed import pack
-from lgmnet.engine.batches import open_batches
-from lgmnet.engine.runtime import Runtime
+from lgmnet.runtime import Runtime
+from lgmnet.training.batches import open_batches
 from tests.conftest import smooth_image, tiny_config
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

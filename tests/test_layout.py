@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lgmnet.engine.runtime import use_channels_last
 from lgmnet.models import PRL, LGMNet, SensingModel
 from lgmnet.operators import BlockSampling, matrices
+from lgmnet.runtime import use_channels_last
 from lgmnet.unfolding import layout
 
 aten = torch.ops.aten

@@ -8,8 +8,7 @@ import torch
 from scipy.signal import correlate2d
 from torch import nn
 
-from lgmnet import complexity
-from lgmnet.engine import runtime
+from lgmnet import complexity, runtime
 from lgmnet.models import LoRun, SensingModel
 from lgmnet.models.lorun import Stage
 from lgmnet.operators import BlockSampling, matrices

@@ -5,9 +5,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lgmnet.engine.building import build_model
-from lgmnet.engine.checkpoint import CheckpointError
-from lgmnet.engine.measurement import (
+from lgmnet.build import build_model
+from lgmnet.weights.files import CheckpointError
+from lgmnet.weights.measurement import (
     load_measurement,
     measure_image,
     reconstruct_image,

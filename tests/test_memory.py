@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lgmnet.engine import memory
+from lgmnet.speed import memory
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,7 @@ import pytest
 import torch
 from scipy.fft import dct
 
-from lgmnet import complexity
-from lgmnet.engine import runtime
+from lgmnet import complexity, runtime
 from lgmnet.models import MODELS, SensingModel, create_network
 from lgmnet.operators import BlockSampling, matrices
 from lgmnet.unfolding.fitted import Fitted

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lgmnet.engine import checkpoint
-from lgmnet.engine.building import build_model, initial_matrix
-from lgmnet.engine.learner import make_optimizer
-from lgmnet.engine.muon import Muon, orthogonalise
-from lgmnet.engine.runtime import Runtime
-from lgmnet.engine.training import train
+from lgmnet.build import build_model, initial_matrix
+from lgmnet.runtime import Runtime
+from lgmnet.training.learner import make_optimizer
+from lgmnet.training.loop import train
+from lgmnet.training.muon import Muon, orthogonalise
+from lgmnet.weights import files
 from tests.conftest import tiny_config
 from tests.test_training import final, records, train_steps
 
@@ -183,7 +183,7 @@ def test_stopped_and_resumed_equals_uninterrupted(image_folder, tmp_path, monkey
     train(config, tmp_path / "whole", CPU)
     train_steps(config, tmp_path / "parts", 3, monkeypatch)
     plain = tiny_config(image_folder)
-    with pytest.raises(checkpoint.CheckpointError, match=r"training\.optimizer"):
+    with pytest.raises(files.CheckpointError, match=r"training\.optimizer"):
         train(plain, tmp_path / "parts", CPU, resume=True)
     train(config, tmp_path / "parts", CPU, resume=True)
     whole, parts = final(tmp_path / "whole"), final(tmp_path / "parts")

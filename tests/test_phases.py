@@ -11,13 +11,15 @@ import torch
 from safetensors.torch import save_file
 
 import lgmnet
+from lgmnet.build import build_model
 from lgmnet.config import ConfigError, config_from_dict
-from lgmnet.engine import checkpoint, gradients, training
-from lgmnet.engine.adapters import Adapted
-from lgmnet.engine.building import build_model
-from lgmnet.engine.checkpoint import CheckpointError, find_weights
-from lgmnet.engine.phases import phases, train_phases
-from lgmnet.engine.runtime import Runtime
+from lgmnet.runtime import Runtime
+from lgmnet.training import gradients, loop
+from lgmnet.training.phases import phases, train_phases
+from lgmnet.weights import saved, tensor_files
+from lgmnet.weights.adapters import Adapted
+from lgmnet.weights.files import CheckpointError
+from lgmnet.weights.saved import find_weights
 from tests.conftest import smooth_image, tiny_config
 
 CPU = Runtime(torch.device("cpu"))
@@ -33,7 +35,7 @@ def lorun_config(folder, model=(), **changes):
 
 
 def tensors(path):
-    return checkpoint.read_tensors(path)
+    return tensor_files.read_tensors(path)
 
 
 def backbone_of(state):
@@ -127,7 +129,7 @@ def test_a_run_stopped_between_its_phases_goes_on_with_the_second(
     run, images, tmp_path, monkeypatch
 ):
     parts = tmp_path / "parts"
-    training.train(phases(lorun_config(images), parts)[0].config, parts / "backbone", CPU)
+    loop.train(phases(lorun_config(images), parts)[0].config, parts / "backbone", CPU)
     assert train_phases(lorun_config(images), parts, CPU, resume=True) == 0
     whole, again = (tensors(f / "last.safetensors") for f in (run, parts))
     assert all(torch.equal(whole[key], again[key]) for key in whole)
@@ -194,7 +196,7 @@ def test_a_backbone_of_another_denoiser_is_refused(run, images, tmp_path, model,
 def test_a_backbone_of_another_network_is_refused(images, tmp_path):
     config = tiny_config()
     path = tmp_path / "w.safetensors"
-    checkpoint.save_weights(path, build_model(config), config)
+    saved.save_weights(path, build_model(config), config)
     config = lorun_config(images, lora={**LORA, "backbone": str(path)})
     with pytest.raises(CheckpointError, match="LGMNet has no backbone"):
         train_phases(config, tmp_path / "other", CPU)
@@ -255,7 +257,7 @@ def test_the_adapters_file_is_small_and_says_what_it_is(run):
     state = tensors(path)
     assert not backbone_of(state)
     assert state["operator.matrix"].shape == (103, 1024)
-    metadata = checkpoint.read_metadata(path, "lgmnet-adapters/1")
+    metadata = tensor_files.read_metadata(path, "lgmnet-adapters/1")
     assert json.loads(metadata["config"])["model"]["name"] == "lorun"
     assert path.stat().st_size < (run / "last.safetensors").stat().st_size
 
@@ -263,7 +265,7 @@ def test_the_adapters_file_is_small_and_says_what_it_is(run):
 def test_adapters_of_another_backbone_are_refused(run, tmp_path):
     config = find_weights(run / "backbone").config
     other = tmp_path / "other" / "model.safetensors"
-    checkpoint.save_weights(other, build_model(config), config)
+    saved.save_weights(other, build_model(config), config)
     with pytest.raises(CheckpointError, match="trained on another backbone than that of other"):
         lgmnet.load_adapted(other, run / "adapters.safetensors")
 
@@ -279,7 +281,7 @@ def test_adapters_of_another_backbone_are_refused(run, tmp_path):
 )
 def test_what_an_adapters_file_declares_is_not_believed(run, tmp_path, change, message):
     path = run / "adapters.safetensors"
-    metadata = checkpoint.read_metadata(path, "lgmnet-adapters/1")
+    metadata = tensor_files.read_metadata(path, "lgmnet-adapters/1")
     tree = json.loads(metadata["config"])
     change(metadata, tree)
     metadata["config"] = json.dumps(tree)

@@ -17,11 +17,13 @@ from lgmnet import metrics
 from lgmnet.data import builtin
 from lgmnet.data.color import luma
 from lgmnet.data.images import read_pixels
-from lgmnet.engine import checkpoint, fast, learner, precision, training
-from lgmnet.engine.checkpoint import save_weights
-from lgmnet.engine.precision import computed_precision, convolutions, precision_note
-from lgmnet.engine.runtime import Runtime
 from lgmnet.models import SensingModel
+from lgmnet.runtime import Runtime
+from lgmnet.speed import inference, precision
+from lgmnet.speed.precision import computed_precision, convolutions, precision_note
+from lgmnet.training import learner, loop, states
+from lgmnet.weights import saved
+from lgmnet.weights.saved import save_weights
 from tests.conftest import PROJECT, assert_same_image, smooth_image, tiny_config
 from tests.test_models import small_model
 from tests.test_scripts import run_main
@@ -133,7 +135,7 @@ def test_steps_and_validation_of_a_run_have_their_own_flags(
         image_folder, data={"validation": str(held)}, training={"precision": asked}
     )
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # as runtime.start does
-    training.train(config, tmp_path / "run", Runtime(CPU))
+    loop.train(config, tmp_path / "run", Runtime(CPU))
     step = {(asked == "tf32", True)}
     assert seen == {"forward": step, "backward": step, "validation": {(False, False)}}
     assert flags() == (False, False)
@@ -143,8 +145,8 @@ def test_a_run_in_tf32_on_a_cpu_learns_as_in_fp32_and_says_so(image_folder, tmp_
     learned = []
     for asked in ("fp32", "tf32"):
         config = tiny_config(image_folder, training={"precision": asked, "steps_per_epoch": 2})
-        training.train(config, tmp_path / asked, Runtime(CPU))
-        learned.append(checkpoint.Weights(tmp_path / asked / "last.safetensors").load())
+        loop.train(config, tmp_path / asked, Runtime(CPU))
+        learned.append(saved.Weights(tmp_path / asked / "last.safetensors").load())
     one, two = (model.state_dict() for model in learned)
     assert all(torch.equal(one[key], two[key]) for key in one)
     assert "precision: tf32" in (tmp_path / "tf32" / "config.yaml").read_text()
@@ -171,14 +173,14 @@ def test_processes_agree_on_what_the_main_one_finds(asked, capable, expected, mo
 
     for process, here in ((Main(CPU), capable), (Other(CPU), not capable)):
         monkeypatch.setattr(precision, "has_bf16_arithmetic", lambda device, here=here: here)
-        resolved = checkpoint.resolve_precision(config, process)
+        resolved = states.resolve_precision(config, process)
         assert resolved.training.precision == expected
 
 
 @pytest.fixture
 def weights(tmp_path):
     config = tiny_config(model={"phity_skip": True}, sampling={"phi_init": "orthonormal"})
-    save_weights(tmp_path / "w" / "model.safetensors", training.build_model(config), config)
+    save_weights(tmp_path / "w" / "model.safetensors", loop.build_model(config), config)
     return tmp_path / "w"
 
 
@@ -226,10 +228,10 @@ def test_a_fast_model_for_a_gpu_is_channels_last_where_that_is_faster(asked, gpu
     """Made on the CPU as if it were on a GPU. In float32 without TF32 its kernels want NCHW."""
 
     def layout(device):
-        monkeypatch.setattr(fast, "device_of", lambda model: device)
+        monkeypatch.setattr(inference, "device_of", lambda model: device)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            made = fast.optimize_for_inference(model, asked)
+            made = inference.optimize_for_inference(model, asked)
         kernels = [p for p in made.network.parameters() if p.ndim == 4 and min(p.shape[1:3]) > 1]
         assert_same_image(made(image).image, model(image).image)
         return {k.is_contiguous(memory_format=torch.channels_last) for k in kernels}
@@ -247,8 +249,8 @@ def cut_out(name: str) -> np.ndarray:
 
 def test_tf32_in_convolutions_moves_psnr_by_less_than_a_hundredth():
     """Emulated; and Φ, a matrix product, does not change at all. Two bits would be too few."""
-    model = checkpoint.load("lgm_net_tiny_r0.25")
-    model.operator = fast.optimize_for_inference(model).operator
+    model = saved.load("lgm_net_tiny_r0.25")
+    model.operator = inference.optimize_for_inference(model).operator
     changes = []
     for name in ("astronaut.png", "coffee.png"):
         pixels = cut_out(name)

@@ -8,14 +8,17 @@ import pytest
 import torch
 
 import lgmnet
+from lgmnet import runtime
+from lgmnet.build import build_model, initial_matrix
 from lgmnet.config import ConfigError, config_from_dict, load_config
 from lgmnet.data.crops import sample_blocks
-from lgmnet.engine import gradients, runtime, training
-from lgmnet.engine.building import build_model, check_run, initial_matrix, open_data
-from lgmnet.engine.checkpoint import save_weights
-from lgmnet.engine.ratios import at_ratio, draw_rows, measurements, row_share
-from lgmnet.engine.runtime import Runtime
 from lgmnet.operators import matrices
+from lgmnet.ratios import at_ratio, draw_rows, measurements, row_share
+from lgmnet.runtime import Runtime
+from lgmnet.training import gradients, loop
+from lgmnet.training.checks import check_run
+from lgmnet.training.images import open_data
+from lgmnet.weights.saved import save_weights
 from tests.conftest import PROJECT, smooth_image, tiny_config
 from tests.test_operators import span
 from tests.test_scripts import run_main
@@ -106,9 +109,9 @@ def test_a_graph_for_every_number_of_measurements_is_refused():
 
 def test_stopped_and_resumed_draws_the_same_ratios(image_folder, tmp_path, monkeypatch):
     config = tiny_config(image_folder, sampling=RANGE, training={"ema": 0.9})
-    training.train(config, tmp_path / "whole", CPU)
+    loop.train(config, tmp_path / "whole", CPU)
     train_steps(config, tmp_path / "parts", 3, monkeypatch)
-    training.train(config, tmp_path / "parts", CPU, resume=True)
+    loop.train(config, tmp_path / "parts", CPU, resume=True)
     whole, parts = final(tmp_path / "whole"), final(tmp_path / "parts")
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
 
@@ -119,7 +122,7 @@ def test_validation_is_the_mean_over_the_published_ratios(image_folder, tmp_path
     start = {"model": {"phity_skip": True}, "training": {"rate": 1e-9}}
     config = tiny_config(image_folder, sampling=RANGE, data={"validation": str(held)}, **start)
     assert len(open_data(config).train.names) == 5
-    training.train(config, tmp_path / "run", CPU)
+    loop.train(config, tmp_path / "run", CPU)
     line = records(tmp_path / "run", "validation")[0]
     each = [line[f"psnr_{label}"] for label in ("r0.01", "r0.04", "r0.10", "r0.25", "r0.50")]
     assert line["psnr"] == pytest.approx(np.mean(each))
@@ -174,7 +177,7 @@ def weights(config, model, tmp_path):
 def test_a_range_begins_with_what_single_ratios_have_learned(
     image_folder, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr("lgmnet.engine.building.START_BLOCKS", 2048)
+    monkeypatch.setattr("lgmnet.build.START_BLOCKS", 2048)
     single, learned, output = tiny_config(), tmp_path / "w.safetensors", tmp_path / "phi.npy"
     phi = torch.randn(103, 1024)
     save_weights(learned, build_model(single, phi), single)

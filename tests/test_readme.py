@@ -13,9 +13,9 @@ import cv2
 import pytest
 import yaml
 
+from lgmnet import build
 from lgmnet.conversion import merge, read_with_bases
 from lgmnet.data.packed import pack
-from lgmnet.engine import building
 from tests.conftest import PROJECT, smooth_image
 from tests.test_scripts import run_main
 
@@ -103,7 +103,7 @@ def test_a_command_runs(command, folder, monkeypatch):
     assert launcher == "python", "a new kind of command: run it here, or add it to SKIPPED"
     monkeypatch.chdir(folder)
     monkeypatch.delenv("LGMNET_DATA", raising=False)
-    monkeypatch.setattr(building, "START_BLOCKS", 2048)
+    monkeypatch.setattr(build, "START_BLOCKS", 2048)
     if arguments[0] == "train.py":
         shutil.rmtree("runs", ignore_errors=True)  # a reader trains one of them, not all
     assert run_main(arguments[0], [*arguments[1:], *ADDED.get(command, [])], monkeypatch) == 0

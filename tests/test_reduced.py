@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from lgmnet.config import TrainingConfig
-from lgmnet.engine import gradients, learner
-from lgmnet.engine.reduced import ReducedWeights
-from lgmnet.engine.runtime import Runtime
-from lgmnet.engine.training import train
 from lgmnet.models import MODELS
+from lgmnet.runtime import Runtime
+from lgmnet.training import gradients, learner
+from lgmnet.training.loop import train
+from lgmnet.training.reduced import ReducedWeights
 from tests.conftest import tiny_config
 from tests.test_models import small_model
 

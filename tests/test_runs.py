@@ -10,13 +10,16 @@ import cv2
 import pytest
 import torch
 
+from lgmnet import runtime
 from lgmnet.config import ConfigError, config_from_dict
+from lgmnet.costs.preflight import preflight
 from lgmnet.data.crops import DeviceCrops
-from lgmnet.engine import checkpoint, gradients, memory, precision, runtime, saver
-from lgmnet.engine.preflight import preflight
-from lgmnet.engine.runtime import Runtime
-from lgmnet.engine.saver import NonFiniteLoss
-from lgmnet.engine.training import train
+from lgmnet.runtime import Runtime
+from lgmnet.speed import memory, precision
+from lgmnet.training import gradients, saver, states
+from lgmnet.training.loop import train
+from lgmnet.training.saver import NonFiniteLoss
+from lgmnet.weights import files, saved
 from tests.conftest import smooth_image, tiny_config
 from tests.test_training import final, records, train_steps
 
@@ -54,7 +57,7 @@ def test_a_run_stopped_in_its_last_step_is_finished_by_resuming(
     assert train(config, tmp_path / "run", CPU, resume=True) == 0
     whole, run = final(tmp_path / "whole"), final(tmp_path / "run")
     assert all(torch.equal(whole[key], run[key]) for key in whole)
-    with pytest.raises(checkpoint.CheckpointError, match=r"nothing to resume.*python test\.py"):
+    with pytest.raises(files.CheckpointError, match=r"nothing to resume.*python test\.py"):
         train(config, tmp_path / "run", CPU, resume=True)
 
 
@@ -73,7 +76,7 @@ def test_a_run_stopped_in_its_last_validation_is_finished_by_resuming(
     steps = [record["step"] for record in records(tmp_path / "run", "validation")]
     assert steps == ([3, 6] if every else [6])
     assert (tmp_path / "run" / "best.safetensors").exists()
-    assert checkpoint.finished_step(tmp_path / "run") == 6
+    assert states.finished_step(tmp_path / "run") == 6
 
 
 def test_a_run_stopped_in_a_validation_on_the_way_repeats_it(
@@ -105,16 +108,16 @@ def test_a_signal_while_the_last_files_are_written_is_not_swallowed(
     image_folder, tmp_path, monkeypatch
 ):
     config = tiny_config(image_folder, training={"ema": 0.9})
-    stop_in(checkpoint, "save_weights", monkeypatch)
+    stop_in(saved, "save_weights", monkeypatch)
     assert train(config, tmp_path / "run", CPU) == signal.SIGTERM
-    assert checkpoint.finished_step(tmp_path / "run") == 6
+    assert states.finished_step(tmp_path / "run") == 6
 
 
 def test_a_run_killed_before_its_last_file_is_finished_by_resuming(
     image_folder, tmp_path, monkeypatch
 ):
     config = tiny_config(image_folder, training={"ema": 0.9})
-    original = checkpoint.save_weights
+    original = saved.save_weights
 
     def killed(path, *arguments):
         if path.name == "last.safetensors":
@@ -122,11 +125,11 @@ def test_a_run_killed_before_its_last_file_is_finished_by_resuming(
         original(path, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save_weights", killed)
+        patch.setattr(saved, "save_weights", killed)
         with pytest.raises(KeyboardInterrupt):
             train(config, tmp_path / "run", CPU)
     assert train(config, tmp_path / "run", CPU, resume=True) == 0
-    assert checkpoint.finished_step(tmp_path / "run") == 6
+    assert states.finished_step(tmp_path / "run") == 6
 
 
 def test_a_longer_run_killed_at_its_end_is_not_taken_for_the_shorter_one(
@@ -138,9 +141,9 @@ def test_a_longer_run_killed_at_its_end_is_not_taken_for_the_shorter_one(
         stop_in(gradients, "backward", patch)
         train(longer, tmp_path / "run", CPU, resume=True)
     assert train_steps(longer, tmp_path / "run", 5, monkeypatch, resume=True) == signal.SIGTERM
-    assert checkpoint.finished_step(tmp_path / "run") == 6  # of the shorter run
+    assert states.finished_step(tmp_path / "run") == 6  # of the shorter run
     assert train(longer, tmp_path / "run", CPU, resume=True) == 0
-    assert checkpoint.finished_step(tmp_path / "run") == 12
+    assert states.finished_step(tmp_path / "run") == 12
 
 
 def test_weights_without_numbers_are_never_written(image_folder, held, tmp_path):
@@ -180,12 +183,12 @@ def test_weights_files_refuse_what_is_no_number(tmp_path):
     from tests.test_models import small_model
 
     config, model = tiny_config(), small_model("lgm_net")
-    checkpoint.save_weights(tmp_path / "x.safetensors", model, config)
+    saved.save_weights(tmp_path / "x.safetensors", model, config)
     before = (tmp_path / "x.safetensors").read_bytes()
     with torch.no_grad():
         next(model.network.parameters()).view(-1)[0] = torch.inf
-    with pytest.raises(checkpoint.CheckpointError, match=r"network\..* holds NaN or infinity"):
-        checkpoint.save_weights(tmp_path / "x.safetensors", model, config)
+    with pytest.raises(files.CheckpointError, match=r"network\..* holds NaN or infinity"):
+        saved.save_weights(tmp_path / "x.safetensors", model, config)
     assert (tmp_path / "x.safetensors").read_bytes() == before
 
 
@@ -200,7 +203,7 @@ def test_another_validation_set_begins_its_own_best(image_folder, held, tmp_path
     config = tiny_config(image_folder, data={"validation": str(dark)}, training=settings)
     train(config, tmp_path / "run", CPU, resume=True)
     assert records(tmp_path / "run", "validation")[-1]["psnr"] < best
-    weights = checkpoint.Weights(tmp_path / "run" / "best.safetensors")
+    weights = saved.Weights(tmp_path / "run" / "best.safetensors")
     assert weights.config.data.validation == str(dark)
     assert "the best begins anew" in records(tmp_path / "run", "note")[0]["text"]
 
@@ -212,7 +215,7 @@ def test_images_without_a_psnr_choose_no_best(image_folder, held, tmp_path):
     config = config_from_dict({**tree, "model": {"name": "ista_net", "stages": 1}})
     train(config, tmp_path / "run", CPU)
     assert records(tmp_path / "run", "validation")[0]["psnr"] is None
-    assert checkpoint.find_weights(tmp_path / "run").path.name == "last.safetensors"
+    assert saved.find_weights(tmp_path / "run").path.name == "last.safetensors"
 
 
 def test_steps_after_the_state_are_logged_once(image_folder, tmp_path, monkeypatch):
@@ -312,13 +315,13 @@ def test_auto_precision_is_resolved_once(
 ):
     config = tiny_config(image_folder, training={"precision": "auto"})
     monkeypatch.setattr(precision, "has_bf16_arithmetic", lambda device: capable)
-    monkeypatch.setattr("lgmnet.engine.preflight.SPEED_SECONDS", 0.1)
+    monkeypatch.setattr("lgmnet.costs.preflight.SPEED_SECONDS", 0.1)
     preflight(config, CPU)
     assert f"precision         {expected} (auto, on this CPU)" in capsys.readouterr().out
     train_steps(config, tmp_path / "run", 2, monkeypatch)
     monkeypatch.setattr(precision, "has_bf16_arithmetic", lambda device: not capable)
     train(config, tmp_path / "run", CPU, resume=True)
-    assert checkpoint.find_weights(tmp_path / "run").config.training.precision == expected
+    assert saved.find_weights(tmp_path / "run").config.training.precision == expected
     assert f"precision: {expected}" in (tmp_path / "run" / "config.yaml").read_text()
     assert [r["precision"] for r in records(tmp_path / "run", "start")] == [expected] * 2
     assert "precision" not in json.dumps(records(tmp_path / "run", "resume"))

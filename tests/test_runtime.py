@@ -7,10 +7,10 @@ import cv2
 import pytest
 import torch
 
-from lgmnet.engine import runtime
-from lgmnet.engine.building import build_model
-from lgmnet.engine.checkpoint import save_weights
-from lgmnet.engine.runtime import Runtime
+from lgmnet import runtime
+from lgmnet.build import build_model
+from lgmnet.runtime import Runtime
+from lgmnet.weights.saved import save_weights
 from tests.conftest import PROJECT, smooth_image, tiny_config
 from tests.test_scripts import run_main
 
@@ -53,7 +53,7 @@ def test_every_command_that_runs_a_network_names_its_device_first(tmp_path, monk
     (tmp_path / "config.yaml").write_text(config.as_yaml())
     cv2.imwrite(str(tmp_path / "photo.png"), smooth_image(50, 70))
     weights, photo, y = tmp_path / "w", tmp_path / "photo.png", tmp_path / "y.safetensors"
-    monkeypatch.setattr("lgmnet.engine.preflight.SPEED_SECONDS", 0.1)
+    monkeypatch.setattr("lgmnet.costs.preflight.SPEED_SECONDS", 0.1)
     commands = {
         "train.py": [tmp_path / "config.yaml", "--dry-run"],
         "test.py": [weights, "--data", photo, "--output", tmp_path / "r"],

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import torch
 
+from lgmnet.build import build_model
 from lgmnet.config import load_config
-from lgmnet.engine.building import build_model
-from lgmnet.engine.checkpoint import Weights, save_weights
+from lgmnet.weights.saved import Weights, save_weights
 from tests.conftest import smooth_image, tiny_config, torchrun, without_device
 
 PROJECT = Path(__file__).parents[1]

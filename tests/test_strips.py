@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from lgmnet.engine import fast
-from lgmnet.engine.fast import optimize_for_inference
-from lgmnet.engine.strips import InStrips, Strips, measure_sizes, parse_size, rebuild
 from lgmnet.models import MODELS, LGMNet, SensingModel
 from lgmnet.operators import BlockSampling, matrices
+from lgmnet.speed import inference
+from lgmnet.speed.inference import optimize_for_inference
+from lgmnet.speed.strips import InStrips, Strips, measure_sizes, parse_size, rebuild
 from tests.conftest import assert_same_image
 from tests.test_models import SMALL, small_model
 
@@ -129,7 +129,7 @@ def test_sizes_are_read_with_their_unit():
 
 
 def test_flags_together():
-    model = fast.prepare(small_model("lgm_net"), True, "bf16", "1GiB")
+    model = inference.prepare(small_model("lgm_net"), True, "bf16", "1GiB")
     assert isinstance(model, InStrips)
     image = torch.rand(1, 1, 64, 64)
     plain = optimize_for_inference(small_model("lgm_net"), "bf16")

@@ -10,18 +10,21 @@ import cv2
 import pytest
 import torch
 
+from lgmnet import runtime
+from lgmnet.build import build_model
 from lgmnet.config import ConfigError
+from lgmnet.costs.preflight import preflight
 from lgmnet.data.images import ImageError
 from lgmnet.data.packed import pack
-from lgmnet.engine import checkpoint, runtime
-from lgmnet.engine.building import build_model, check_run, open_data
-from lgmnet.engine.gradients import Gradients
-from lgmnet.engine.preflight import preflight
-from lgmnet.engine.runtime import Runtime
-from lgmnet.engine.schedule import Position, rate_factor
-from lgmnet.engine.training import NonFiniteLoss, train
 from lgmnet.models import SensingModel
 from lgmnet.operators.matrices import orthonormal
+from lgmnet.runtime import Runtime
+from lgmnet.training.checks import check_run
+from lgmnet.training.gradients import Gradients
+from lgmnet.training.images import open_data
+from lgmnet.training.loop import NonFiniteLoss, train
+from lgmnet.training.schedule import Position, rate_factor
+from lgmnet.weights import files, saved, tensor_files
 from tests.conftest import smooth_image, tiny_config, torchrun
 
 CPU = Runtime(torch.device("cpu"))
@@ -38,12 +41,12 @@ def records(folder, kind):
 
 
 def final(folder):
-    return checkpoint.read_tensors(folder / "last.safetensors")
+    return tensor_files.read_tensors(folder / "last.safetensors")
 
 
 def train_steps(config, folder, last, monkeypatch, resume=False):
     """Run as a signal after step ``last`` would leave it."""
-    from lgmnet.engine import gradients
+    from lgmnet.training import gradients
 
     original = gradients.backward
 
@@ -72,7 +75,7 @@ def test_a_run_leaves_everything_that_repeats_it(image_folder, tmp_path):
     assert [line["step"] for line in lines] == [2, 4, 6]
     assert {"loss", "rate", "gradient_norm", "images_per_second", "memory_mib"} <= set(lines[0])
     assert {"commit", "torch", "images"} <= set(records(tmp_path / "run", "start")[0])
-    weights = checkpoint.find_weights(tmp_path / "run")
+    weights = saved.find_weights(tmp_path / "run")
     assert weights.config == config
     assert weights.metadata["step"] == "6"
 
@@ -97,7 +100,7 @@ def test_stopped_and_resumed_equals_uninterrupted(
     train(config, tmp_path / "parts", CPU, resume=True)
     for name in ("last", "ema"):
         whole, parts = (
-            checkpoint.read_tensors(tmp_path / run / f"{name}.safetensors")
+            tensor_files.read_tensors(tmp_path / run / f"{name}.safetensors")
             for run in ("whole", "parts")
         )
         assert all(torch.equal(whole[key], parts[key]) for key in whole)
@@ -125,7 +128,7 @@ def test_a_run_goes_on_in_another_memory_format(
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
     for name in ("last", "ema"):
         whole, parts = (
-            checkpoint.read_tensors(tmp_path / n / f"{name}.safetensors")
+            tensor_files.read_tensors(tmp_path / n / f"{name}.safetensors")
             for n in ("whole", "parts")
         )
         for key in whole:
@@ -245,7 +248,7 @@ def test_training_lowers_the_loss_and_keeps_the_best(image_folder, tmp_path):
     losses = [line["loss"] for line in records(tmp_path / "run", "train")]
     assert losses[-1] < 0.5 * losses[0]
     scores = [line["psnr"] for line in records(tmp_path / "run", "validation")]
-    best = checkpoint.Weights(tmp_path / "run" / "best.safetensors")
+    best = saved.Weights(tmp_path / "run" / "best.safetensors")
     assert json.loads(best.metadata["metrics"])["validation_psnr"] == max(scores)
 
 
@@ -306,7 +309,7 @@ def test_a_held_out_name_that_is_not_there_is_an_error(image_folder, tmp_path):
 def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_state(
     image_folder, tmp_path, monkeypatch
 ):
-    from lgmnet.engine import gradients
+    from lgmnet.training import gradients
 
     config = tiny_config(image_folder, training={"validate_every": 2})
     original = gradients.backward
@@ -335,7 +338,7 @@ def test_the_time_budget_begins_after_the_first_step_which_compiles(
     image_folder, tmp_path, monkeypatch
 ):
     """A first step of half the budget would take the warm-up away."""
-    from lgmnet.engine import gradients
+    from lgmnet.training import gradients
 
     original, slow = gradients.backward, [0.6]
 
@@ -379,7 +382,7 @@ def test_a_time_budget_drives_the_schedule():
 
 
 def test_resume_without_a_state_says_so(image_folder, tmp_path):
-    with pytest.raises(checkpoint.CheckpointError, match="start without --resume"):
+    with pytest.raises(files.CheckpointError, match="start without --resume"):
         train(tiny_config(image_folder), tmp_path / "new", CPU, resume=True)
 
 
@@ -392,7 +395,7 @@ def test_resuming_says_what_has_changed_and_a_finished_run_is_left_alone(
     train(changed, tmp_path / "run", CPU, resume=True)
     assert "resumed from step 2; changed: training.rate 0.001 -> 0.002" in capsys.readouterr().out
     before = (tmp_path / "run" / "log.jsonl").read_bytes()
-    with pytest.raises(checkpoint.CheckpointError, match="finished .step 6.; there is nothing"):
+    with pytest.raises(files.CheckpointError, match="finished .step 6.; there is nothing"):
         train(config, tmp_path / "run", CPU, resume=True)
     assert (tmp_path / "run" / "log.jsonl").read_bytes() == before
 
@@ -409,7 +412,7 @@ def test_resuming_follows_the_weight_decay_and_refuses_another_optimizer(
     image_folder, tmp_path, monkeypatch
 ):
     train_steps(tiny_config(image_folder), tmp_path / "run", 2, monkeypatch)
-    with pytest.raises(checkpoint.CheckpointError, match=r"training\.optimizer = adam, but"):
+    with pytest.raises(files.CheckpointError, match=r"training\.optimizer = adam, but"):
         train(
             tiny_config(image_folder, training={"optimizer": "muon"}), tmp_path / "run", CPU, True
         )
@@ -424,7 +427,7 @@ def test_resuming_follows_the_weight_decay_and_refuses_another_optimizer(
 def test_resume_with_another_network_is_refused(image_folder, tmp_path, monkeypatch):
     train_steps(tiny_config(image_folder), tmp_path / "run", 2, monkeypatch)
     with pytest.raises(
-        checkpoint.CheckpointError,
+        files.CheckpointError,
         match=r"model\.D = 1, but the config says 2; resume with the config",
     ):
         train(tiny_config(image_folder, model={"D": 2}), tmp_path / "run", CPU, resume=True)
@@ -436,7 +439,7 @@ def test_patches_must_be_in_whole_blocks(image_folder, tmp_path):
 
 
 def test_preflight_reports_images_size_and_speed(image_folder, capsys, monkeypatch):
-    monkeypatch.setattr("lgmnet.engine.preflight.SPEED_SECONDS", 0.1)
+    monkeypatch.setattr("lgmnet.costs.preflight.SPEED_SECONDS", 0.1)
     (image_folder / "broken.png").write_bytes(b"no image")
     (image_folder / "tall.png").write_bytes((image_folder / "image0.png").read_bytes())
     config = tiny_config(image_folder, data={"patch_size": 96})
@@ -471,7 +474,7 @@ def test_two_processes_give_the_result_of_one(image_folder, tmp_path):
     torchrun("train.py", tmp_path / "config.yaml", "--output", tmp_path / "two")
     for name in ("last", "ema"):
         one, two = (
-            checkpoint.read_tensors(tmp_path / n / f"{name}.safetensors") for n in ("one", "two")
+            tensor_files.read_tensors(tmp_path / n / f"{name}.safetensors") for n in ("one", "two")
         )
         for key in one:
             torch.testing.assert_close(one[key], two[key], rtol=0, atol=ROUNDING)
@@ -487,7 +490,8 @@ def test_two_processes_agree_on_signal_clock_and_buffers(tmp_path):
         "import json, sys, torch\n"
         f"sys.path.insert(0, {str(PROJECT)!r})\n"
         "from lgmnet.config import TrainingConfig\n"
-        "from lgmnet.engine import learner, runtime\n"
+        "from lgmnet import runtime\n"
+        "from lgmnet.training import learner\n"
         "with runtime.start('cpu') as here:\n"
         "    consensus, rank = runtime.Consensus(here, 7.0), here.rank\n"
         "    asked = [(0, 8.0 + rank), (15 * rank, 9.0 + rank)]\n"

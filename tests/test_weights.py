@@ -11,11 +11,12 @@ import torch
 import lgmnet
 from lgmnet.config import load_config
 from lgmnet.data.datasets import open_test_set
-from lgmnet.engine.checkpoint import CheckpointError, Weights
-from lgmnet.engine.evaluation import evaluate
-from lgmnet.engine.runtime import Runtime, data_roots
+from lgmnet.evaluation.rebuild import evaluate
 from lgmnet.metrics import summarise
 from lgmnet.operators.matrices import fingerprint
+from lgmnet.runtime import Runtime, data_roots
+from lgmnet.weights.files import CheckpointError
+from lgmnet.weights.saved import Weights
 from tests.test_scripts import run_main
 
 PROJECT = Path(__file__).parents[1]

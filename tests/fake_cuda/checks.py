@@ -17,19 +17,19 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from lgmnet.build import build_model
 from lgmnet.config import Config, load_config
 from lgmnet.data.crops import DeviceCrops, Plan
-from lgmnet.engine.batches import crop_rule
-from lgmnet.engine.building import build_model
-from lgmnet.engine.evaluation import Rules, reconstruct_plane
-from lgmnet.engine.fast import optimize_for_inference
-from lgmnet.engine.learner import Learner
-from lgmnet.engine.measurement import measure_image, reconstruct_image
-from lgmnet.engine.ratios import measurements
-from lgmnet.engine.runtime import Consensus, Runtime
-from lgmnet.engine.strips import Strips, rebuild
+from lgmnet.evaluation.rebuild import Rules, reconstruct_plane
 from lgmnet.operators.matrices import orthonormal
 from lgmnet.project import PROJECT
+from lgmnet.ratios import measurements
+from lgmnet.runtime import Consensus, Runtime
+from lgmnet.speed.inference import optimize_for_inference
+from lgmnet.speed.strips import Strips, rebuild
+from lgmnet.training.batches import crop_rule
+from lgmnet.training.learner import Learner
+from lgmnet.weights.measurement import measure_image, reconstruct_image
 from tests.test_models import small_model
 
 CUDA = torch.device("cuda", 0)

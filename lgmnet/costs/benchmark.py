@@ -9,18 +9,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from lgmnet import complexity
+from lgmnet import complexity, runtime
+from lgmnet.build import build_model
 from lgmnet.config import Config, TrainingConfig
 from lgmnet.data.crops import DeviceCrops, Plan, TrainingCrops, loaded_batches
-from lgmnet.engine import runtime
-from lgmnet.engine.batches import crop_rule, open_batches
-from lgmnet.engine.building import build_model, open_data
-from lgmnet.engine.learner import Learner
-from lgmnet.engine.log import provenance
-from lgmnet.engine.precision import autocast, convolutions, resolve_precision
-from lgmnet.engine.runtime import Runtime
 from lgmnet.models import SensingModel
 from lgmnet.operators import BlockSampling
+from lgmnet.project import provenance
+from lgmnet.runtime import Runtime
+from lgmnet.speed.precision import autocast, convolutions, resolve_precision
+from lgmnet.training.batches import crop_rule, open_batches
+from lgmnet.training.images import open_data
+from lgmnet.training.learner import Learner
 
 MIB = 2**20
 

@@ -5,15 +5,15 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
+from lgmnet import runtime
 from lgmnet.config import ConfigError, TrainingConfig
-from lgmnet.engine import runtime
-from lgmnet.engine.memory import out_of_memory, release_memory
-from lgmnet.engine.precision import autocast, convolutions
-from lgmnet.engine.ratios import row_share
-from lgmnet.engine.reduced import ReducedWeights
-from lgmnet.engine.runtime import Runtime
 from lgmnet.losses import total_loss
 from lgmnet.models import SensingModel
+from lgmnet.ratios import row_share
+from lgmnet.runtime import Runtime
+from lgmnet.speed.memory import out_of_memory, release_memory
+from lgmnet.speed.precision import autocast, convolutions
+from lgmnet.training.reduced import ReducedWeights
 
 # Several processes rehearse so many first steps: from the second on the optimizer has its memory.
 REHEARSALS = 2

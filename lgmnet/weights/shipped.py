@@ -7,10 +7,11 @@ from typing import Any
 
 from lgmnet import complexity
 from lgmnet.config import Config
-from lgmnet.engine.checkpoint import SUMS, CheckpointError, Weights, read_sums
-from lgmnet.engine.ratios import measurements
-from lgmnet.engine.runtime import checkpoint_roots
-from lgmnet.engine.scoring import settings_of
+from lgmnet.ratios import measurements
+from lgmnet.runtime import checkpoint_roots
+from lgmnet.weights.files import SUMS, CheckpointError, read_sums
+from lgmnet.weights.loadable import settings_of
+from lgmnet.weights.saved import Weights
 
 
 @dataclass(frozen=True)

@@ -13,17 +13,18 @@ import torch
 from torch import Tensor
 
 from lgmnet.config import Config, ratio_label
-from lgmnet.engine import checkpoint
-from lgmnet.engine.building import TrainingData
-from lgmnet.engine.checkpoint import CheckpointError
-from lgmnet.engine.evaluation import validate
-from lgmnet.engine.learner import Learner
-from lgmnet.engine.log import RunLog, phi_tiles
-from lgmnet.engine.ratios import at_ratio
-from lgmnet.engine.runtime import Runtime, StopSignal
-from lgmnet.engine.schedule import Position
+from lgmnet.evaluation.rebuild import validate
 from lgmnet.metrics import Score, summarise
 from lgmnet.models import SensingModel
+from lgmnet.ratios import at_ratio
+from lgmnet.runtime import Runtime, StopSignal
+from lgmnet.training import states
+from lgmnet.training.images import TrainingData
+from lgmnet.training.learner import Learner
+from lgmnet.training.log import RunLog, phi_tiles
+from lgmnet.training.schedule import Position
+from lgmnet.weights import files, saved, tensor_files
+from lgmnet.weights.files import CheckpointError
 
 
 class NonFiniteLoss(RuntimeError):
@@ -97,7 +98,7 @@ class Saver:
     def save_state(self, at: Position) -> None:
         self.require_finite(at)
         if self.here.is_main:
-            checkpoint.save_state(
+            states.save_state(
                 self.path,
                 {
                     "config": json.dumps(self.config.as_dict()),
@@ -122,7 +123,7 @@ class Saver:
 
     def require_finite(self, at: Position) -> None:
         """Raise NonFiniteLoss rather than write weights over better ones that hold no numbers."""
-        ruined = checkpoint.first_not_finite(self.learner.state_dict())
+        ruined = saved.first_not_finite(self.learner.state_dict())
         if ruined:
             raise NonFiniteLoss(
                 f"after step {at.step} {ruined} is not finite; {self.advice(at.step + 1)}"
@@ -180,7 +181,7 @@ class Saver:
         self, name: str, model: SensingModel, at: Position, score: Score | None
     ) -> None:
         metrics = {"validation_psnr": score.psnr, "validation_ssim": score.ssim} if score else {}
-        checkpoint.save_weights(
+        saved.save_weights(
             self.folder / f"{name}.safetensors",
             model,
             self.config,
@@ -198,10 +199,10 @@ class Saver:
 def restore(state: Mapping[str, Any], learner: Learner) -> Position:
     """Put a saved state back; returns where the run stood."""
     model, average, optimizer = learner.model, learner.average, learner.optimizer
-    checkpoint.load_state(model, state["model"], "the saved state")
+    tensor_files.load_state(model, state["model"], "the saved state")
     if average is not None:
         if state["average"] is None:
-            raise checkpoint.CheckpointError(
+            raise files.CheckpointError(
                 "the saved state has no weight average; set training.ema=0 or start again"
             )
         average.load_state_dict(state["average"])
@@ -209,7 +210,7 @@ def restore(state: Mapping[str, Any], learner: Learner) -> Position:
     try:
         optimizer.load_state_dict(state["optimizer"])
     except ValueError:
-        raise checkpoint.CheckpointError(
+        raise files.CheckpointError(
             "the saved state groups the parameters otherwise; resume with the training.optimizer "
             "and training.phi_rate of the run folder's config.yaml"
         ) from None

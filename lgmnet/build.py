@@ -1,94 +1,32 @@
 """From a config to the things it names: images, operator, network."""
 
 import inspect
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import get_ident
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.module import (
     register_module_buffer_registration_hook,
     register_module_module_registration_hook,
     register_module_parameter_registration_hook,
 )
 
-from lgmnet import complexity
 from lgmnet.config import Config, ConfigError, SamplingConfig, convert, plain
 from lgmnet.data.crops import sample_blocks
 from lgmnet.data.datasets import (
-    FileImages,
     TrainingImages,
-    find_folder,
-    open_training_images,
-    readable,
-    split,
-    without_copies,
 )
-from lgmnet.data.images import list_images, printable, scan
-from lgmnet.engine.ratios import measurements
-from lgmnet.engine.runtime import Runtime, data_roots
 from lgmnet.models import MODELS, SensingModel, UnfoldingNetwork, create_network
 from lgmnet.operators import BlockSampling, matrices
-from lgmnet.project import find_file
+from lgmnet.ratios import measurements
 from lgmnet.unfolding.fitted import Fitted
 
 # Training blocks for the PCA start of Φ and for fitted parts.
 START_BLOCKS = 60_000
-
-
-class TrainingData(NamedTuple):
-    """Images to train on and to validate on, and why files were left out, by path."""
-
-    train: TrainingImages
-    validation: TrainingImages | None
-    rejected: dict[str, str]
-
-
-def open_data(config: Config) -> TrainingData:
-    """Find the images of ``config.data``. Validation images are never trained on.
-
-    Raises:
-        ImageError: images are missing, or nothing usable is left.
-    """
-    data, roots = config.data, data_roots()
-    smallest = max(data.patch_size, config.sampling.block_size)
-    for name in data.train:
-        if name != "builtin":
-            find_folder(name, roots)  # said before validation images are missed
-    listed = data.validation.endswith(".txt")
-    folder = find_folder(data.validation, roots) if data.validation and not listed else None
-    reserved = list_images(folder) if folder else []
-    images, rejected = open_training_images(data.train, roots, smallest, reserved)
-    if data.exclude:
-        images, _ = split(images, data.exclude)
-    validation: TrainingImages | None = None
-    if listed:
-        images, validation = split(images, _read_list(data.validation))
-        images, copies = without_copies(images, validation)
-        rejected |= copies
-    elif reserved:
-        found = scan(reserved[: data.validation_images], config.sampling.block_size)
-        validation = FileImages(found.paths, found.sizes)
-        rejected |= {printable(path): reason for path, reason in found.rejected.items()}
-    if validation is not None:
-        validation, unreadable = readable(validation)
-        rejected |= unreadable
-    return TrainingData(images, validation, rejected)
-
-
-def _read_list(name: str) -> list[str]:
-    path = find_file(Path(name))
-    if not path.is_file():
-        raise ConfigError(
-            f"data.validation names {path}, which is not there; see configs/validation"
-        )
-    # Notepad begins a file with a mark; a name need not be UTF-8.
-    lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
-    return [printable(line.strip()) for line in lines if line.strip() and line[0] != "#"]
 
 
 def converted_options(config: Config) -> dict[str, Any]:
@@ -261,43 +199,3 @@ def _matrix_from_file(sampling: SamplingConfig, m: int) -> Tensor:
             "change the ratio, the rounding or the file"
         )
     return matrix
-
-
-def check_trainable(model: nn.Module) -> None:
-    """Classical algorithms have nothing to train."""
-    if not complexity.parameters(model):
-        raise ConfigError(
-            "this network and its Φ have no trained values; nothing has to be trained: "
-            "python test.py <this config>"
-        )
-
-
-def check_run(config: Config, here: Runtime) -> None:
-    """Raise ConfigError unless crops fit the model, and the rest what this process runs on."""
-    block = config.sampling.block_size
-    with torch.device("meta"):
-        network = build_network(config, measurements(config.sampling))
-    multiple = math.lcm(block, network.multiple)
-    patch = config.data.patch_size
-    following = multiple * math.ceil(patch / multiple)
-    if patch != following:
-        raise ConfigError(
-            f"data.patch_size {patch} is not a multiple of {multiple}, which blocks of {block} and "
-            f"{config.model.name} need; the next one is {following}"
-        )
-    settings = config.training
-    if settings.compile and config.sampling.is_range:
-        raise ConfigError(
-            "training.compile makes a graph for every number of measurements, which a range of "
-            "sampling.ratio draws anew in every step; set training.compile=false"
-        )
-    if settings.cuda_graphs and here.device.type != "cuda":
-        raise ConfigError(
-            f"training.cuda_graphs needs a GPU, and this run is on {here.device}; set "
-            "training.cuda_graphs=false"
-        )
-    if settings.batch_size % (here.processes * settings.accumulate):
-        raise ConfigError(
-            f"training.batch_size {settings.batch_size} is not a multiple of "
-            f"{here.processes} processes x {settings.accumulate} parts"
-        )

@@ -10,17 +10,14 @@ from tqdm import tqdm
 from lgmnet.config import EvaluationConfig, SamplingConfig, ratio_label
 from lgmnet.data.datasets import NamedImage, TestSet
 from lgmnet.data.images import read_pixels
-from lgmnet.engine.adapters import Adapted
-from lgmnet.engine.building import chosen_options
-from lgmnet.engine.checkpoint import Weights
-from lgmnet.engine.evaluation import Result, Rules, evaluate_image
-from lgmnet.engine.log import provenance
-from lgmnet.engine.memory import OUT_OF_MEMORY, out_of_memory, release_memory
-from lgmnet.engine.runtime import Runtime
-from lgmnet.engine.untrained import Untrained
+from lgmnet.evaluation.rebuild import Result, Rules, evaluate_image
 from lgmnet.metrics import find_protocol, mean_psnr, summarise
 from lgmnet.models import SensingModel
+from lgmnet.project import provenance
+from lgmnet.runtime import Runtime
+from lgmnet.speed.memory import OUT_OF_MEMORY, out_of_memory, release_memory
 from lgmnet.unfolding.low_rank import module_fingerprint
+from lgmnet.weights.loadable import Loadable, settings_of
 
 
 class Failure(NamedTuple):
@@ -31,7 +28,7 @@ class Failure(NamedTuple):
 
 
 def score_sets(
-    weights: Weights | Untrained | Adapted,
+    weights: Loadable,
     sets: Iterable[TestSet],
     settings: Sequence[EvaluationConfig],
     here: Runtime,
@@ -128,24 +125,6 @@ def _require_some(scored: Mapping[str, list[list[Result] | Failure]]) -> None:
         raise ValueError(
             f"none of the {len(outcomes)} images was scored; the first, {name}: {reason}"
         )
-
-
-def settings_of(weights: Weights | Untrained | Adapted) -> dict[str, Any]:
-    """What decides whether scores may be compared: network, and where it was trained Φ and data.
-
-    ``options`` are those that are not the defaults.
-    """
-    config = weights.config
-    found = {"network": config.model.name, "options": chosen_options(config)}
-    if "step" not in weights.metadata:  # imported or not trained: the config does not say how
-        return found
-    names = ("block_size", "phi", "phi_init")
-    sampling = {name: getattr(config.sampling, name) for name in names}
-    return {
-        **found,
-        "sampling": sampling,
-        "training_data": weights.metadata.get("training_data", ""),
-    }
 
 
 def results_folder(folder: Path, sampling: SamplingConfig, ratio: float) -> Path:

@@ -1,47 +1,38 @@
-"""Weights (safetensors, self-describing) and training states (one file, written atomically).
+"""Weights as safetensors files that describe themselves: found, loaded, written.
 
 A weights file holds the model's tensors and, as metadata, the full config, what it was trained
 on, its metrics and the hash of Φ: nothing else is needed to use it.
 """
 
-import hashlib
 import json
 import math
-import os
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lgmnet.config import PRECISIONS, Config, config_from_dict
-from lgmnet.engine import hub, runtime
-from lgmnet.engine.building import build_model
-from lgmnet.engine.precision import resolve_precision as precision_of
-from lgmnet.engine.ratios import at_ratio
-from lgmnet.engine.runtime import Runtime
-from lgmnet.engine.tensor_files import (
+from lgmnet import runtime
+from lgmnet.build import build_model
+from lgmnet.config import Config
+from lgmnet.models import SensingModel
+from lgmnet.operators.matrices import fingerprint
+from lgmnet.ratios import at_ratio
+from lgmnet.weights import hub
+from lgmnet.weights.files import SUMS, CheckpointError, read_sums, sha256, write_atomically
+from lgmnet.weights.tensor_files import (
     FORMAT,
     check_shapes,
-    damaged,
+    load_state,
     read_config,
     read_metadata,
     read_shapes,
     read_tensors,
 )
-from lgmnet.engine.tensor_files import CheckpointError as CheckpointError
-from lgmnet.engine.tensor_files import load_state as load_state
-from lgmnet.engine.untrained import Untrained
-from lgmnet.models import SensingModel
-from lgmnet.operators.matrices import fingerprint
+from lgmnet.weights.untrained import Untrained
 
-# Beside the folders of shipped weights: their hashes, as sha256sum writes them.
-SUMS = "SHA256SUMS"
 # The folder of the first phase of a LoRun.
 BACKBONE = "backbone"
 # In a folder of weights, the first of these that exists is loaded.
@@ -190,19 +181,6 @@ def save_weights(
     write_atomically(path, lambda temporary: save_file(state, temporary, full))
 
 
-def read_sums(path: Path) -> dict[str, str]:
-    """SHA-256 of each file that a list of ``<hash>  <folder>/<file>`` names; nothing without it."""
-    if not path.is_file():
-        return {}
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return {file: digest for digest, file in (line.split(maxsplit=1) for line in lines if line)}
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def verify(path: Path) -> None:
     """Compare shipped weights with their hash; others, such as those of a run, have none.
 
@@ -250,139 +228,3 @@ def first_not_finite(value: Any, name: str = "") -> str:
         return "" if value.isfinite().all() else name
     entries = value.items() if isinstance(value, Mapping) else ()
     return next(filter(None, (first_not_finite(v, f"{name} {k}".strip()) for k, v in entries)), "")
-
-
-def finished_step(folder: Path) -> int:
-    """The step of the final weights of a run; -1 where it has not written all of them."""
-    try:
-        return int(read_metadata(folder / "last.safetensors").get("step", -1))
-    except CheckpointError:
-        return -1
-
-
-def save_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a training state; the previous one stays until the new one is complete."""
-    write_atomically(path, lambda temporary: torch.save(dict(state), temporary))
-
-
-def load_training_state(path: Path, config: Config) -> dict[str, Any]:
-    """Read a training state made with the same network and sampling.
-
-    Raises:
-        CheckpointError: none there, damaged, or of another model.
-    """
-    if not path.is_file():
-        raise CheckpointError(
-            f"there is no state {path} to resume from; start without --resume, or name the run "
-            "folder with --output"
-        )
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types for a damaged file
-        raise CheckpointError(damaged(path, error)) from None
-    if not isinstance(state, dict) or not {"config", "model", "step"} <= state.keys():
-        raise CheckpointError(f"{path} is no training state of lgmnet; name a run folder")
-    saved = config_from_dict(json.loads(state["config"]))
-    theirs, ours = saved.as_dict(), config.as_dict()
-    for section in ("model", "sampling", "lora", "training"):
-        was_all, now_all = (tree.get(section, {}) for tree in (theirs, ours))
-        keys = {"optimizer"} if section == "training" else was_all.keys() | now_all.keys()
-        for key in sorted(keys):
-            was, now = (tree.get(key, "its default") for tree in (was_all, now_all))
-            if was != now:
-                raise CheckpointError(
-                    f"{path} was trained with {section}.{key} = {was}, but the config says {now}; "
-                    "resume with the config of the run folder, or choose another folder"
-                )
-    return state
-
-
-def resolve_precision(
-    config: Config, here: Runtime, state: Mapping[str, Any] | None = None
-) -> Config:
-    """``config`` with ``training.precision: auto`` as it was resolved in a state, or is here.
-
-    On several machines it is what the main process finds.
-    """
-    settings, precision = config.training, config.training.precision
-    if precision == "auto" and state:
-        precision = config_from_dict(json.loads(state["config"])).training.precision
-    precision = precision_of(precision, here.device)
-    precision = PRECISIONS[int(here.agree(PRECISIONS.index(precision)))]
-    return replace(config, training=replace(settings, precision=precision))
-
-
-def changed_settings(state: Mapping[str, Any], config: Config) -> list[str]:
-    """How ``training`` and ``data`` differ from those of a saved state, in words."""
-    theirs = config_from_dict(json.loads(state["config"])).as_dict()
-    ours = config.as_dict()
-    return [
-        f"{section}.{key} {theirs[section][key]} -> {value}"
-        for section in ("training", "data")
-        for key, value in ours[section].items()
-        if theirs[section][key] != value
-    ]
-
-
-def load_foreign(path: Path) -> dict[str, Tensor]:
-    """Tensors of somebody else's pickle, read without running anything it contains.
-
-    They may lie one level down, beside other things, as in ``{"params": …}`` of BasicSR and
-    ``{"state_dict": …, "epoch": …}`` of Lightning.
-
-    Raises:
-        CheckpointError: no file, damaged, or no single dict of tensors in it.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"there is no file {path}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(
-            f"{path} cannot be read as tensors only ({type(error).__name__}); it is damaged, or a "
-            "pickle that would run code, which is never loaded here"
-        ) from None
-    if _is_state(content):
-        return content
-    entries = content if isinstance(content, dict) else {}
-    found = [key for key, value in entries.items() if value and _is_state(value)]
-    if len(found) == 1:
-        return entries[found[0]]
-    holds = ", ".join(map(str, entries)) or type(content).__name__
-    several = f"; it has {len(found)} of them, save the one you mean by itself" if found else ""
-    raise CheckpointError(f"{path} holds {holds}, expected a dict of tensors{several}")
-
-
-def _is_state(content: object) -> bool:
-    """Whether it is a dict of tensors by name."""
-    return isinstance(content, dict) and all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
-    )
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a temporary file, then give it its name: never half a file.
-
-    Raises:
-        CheckpointError: it cannot be written; what was at ``path`` is still there.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    except OSError as error:
-        raise CheckpointError(f"cannot write {path} ({error}); choose another folder") from None
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
-        kept = "; the previous file is untouched" if path.exists() else ""
-        raise CheckpointError(f"cannot write {path} ({error}){kept}; is the disk full?") from None
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from lgmnet.config import PRECISIONS
-from lgmnet.engine.memory import release_freed_memory
-from lgmnet.engine.precision import computed_precision, has_bf16_arithmetic, precision_note
-from lgmnet.engine.runtime import device_of, use_channels_last
-from lgmnet.engine.strips import InStrips, parse_size
 from lgmnet.models import LoRun, SensingModel, UnfoldingNetwork
 from lgmnet.operators import BlockSampling
+from lgmnet.runtime import device_of, use_channels_last
+from lgmnet.speed.memory import release_freed_memory
+from lgmnet.speed.precision import computed_precision, has_bf16_arithmetic, precision_note
+from lgmnet.speed.strips import InStrips, parse_size
 from lgmnet.unfolding.blocks import ResidualBlock
 from lgmnet.unfolding.checks import require_choice
 from lgmnet.unfolding.layout import as_channels_last

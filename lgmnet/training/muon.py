@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lgmnet.engine.precision import has_bf16_arithmetic
+from lgmnet.speed.precision import has_bf16_arithmetic
 
 # Quintic Newton-Schulz iteration that drives singular values towards one (Jordan et al., 2024).
 COEFFICIENTS = 3.4445, -4.7750, 2.0315

@@ -8,8 +8,8 @@ from lgmnet.config import Config, ConfigError
 from lgmnet.data import jpeg
 from lgmnet.data.crops import CropRule, DeviceCrops, Plan, TrainingCrops, loaded_batches
 from lgmnet.data.datasets import TrainingImages
-from lgmnet.engine.memory import out_of_memory
-from lgmnet.engine.runtime import Runtime
+from lgmnet.runtime import Runtime
+from lgmnet.speed.memory import out_of_memory
 
 
 def crop_rule(config: Config) -> CropRule:

@@ -9,15 +9,15 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from lgmnet import runtime
 from lgmnet.config import Config, TrainingConfig
-from lgmnet.engine import runtime
-from lgmnet.engine.ema import WeightAverage
-from lgmnet.engine.gradients import Gradients, Terms
-from lgmnet.engine.muon import Muon
-from lgmnet.engine.ratios import draw_rows
-from lgmnet.engine.reduced import ReducedWeights
-from lgmnet.engine.runtime import Runtime
 from lgmnet.models import SensingModel
+from lgmnet.ratios import draw_rows
+from lgmnet.runtime import Runtime
+from lgmnet.training.ema import WeightAverage
+from lgmnet.training.gradients import Gradients, Terms
+from lgmnet.training.muon import Muon
+from lgmnet.training.reduced import ReducedWeights
 
 
 class Learner:

@@ -12,9 +12,9 @@ from lgmnet import metrics
 from lgmnet.data import color
 from lgmnet.data.datasets import NamedImage, TrainingImages
 from lgmnet.data.transforms import crop_back, pad_to_block
-from lgmnet.engine.runtime import Runtime, without_compilation
 from lgmnet.metrics import Protocol, Score
 from lgmnet.models import SensingModel
+from lgmnet.runtime import Runtime, without_compilation
 
 
 class Rules(NamedTuple):

@@ -10,20 +10,16 @@ from typing import NamedTuple
 import torch
 
 from lgmnet import complexity
+from lgmnet.build import build_model
 from lgmnet.config import Config
 from lgmnet.data.images import ImageError
-from lgmnet.engine.batches import open_batches
-from lgmnet.engine.building import (
-    TrainingData,
-    build_model,
-    check_run,
-    check_trainable,
-    open_data,
-)
-from lgmnet.engine.checkpoint import resolve_precision
-from lgmnet.engine.learner import Learner
-from lgmnet.engine.precision import kind_of, precision_note
-from lgmnet.engine.runtime import Runtime
+from lgmnet.runtime import Runtime
+from lgmnet.speed.precision import kind_of, precision_note
+from lgmnet.training.batches import open_batches
+from lgmnet.training.checks import check_run, check_trainable
+from lgmnet.training.images import TrainingData, open_data
+from lgmnet.training.learner import Learner
+from lgmnet.training.states import resolve_precision
 
 # Parameters, gradients and two moments of Adam, each in float32.
 BYTES_PER_PARAMETER = 16

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from lgmnet.engine.checkpoint import write_atomically
 from lgmnet.models import SensingModel
+from lgmnet.weights.files import write_atomically
 
 # Largest difference from the model, for images of the size of one.
 TOLERANCE = 1e-5

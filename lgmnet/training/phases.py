@@ -6,20 +6,16 @@ from typing import NamedTuple
 
 import torch
 
+from lgmnet.build import build_network
 from lgmnet.config import Config, ConfigError, LoraConfig, TrainingConfig
-from lgmnet.engine.adapters import save_adapters
-from lgmnet.engine.building import build_network, measurements
-from lgmnet.engine.checkpoint import (
-    BACKBONE,
-    CheckpointError,
-    Weights,
-    find_weights,
-    finished_step,
-    load_training_state,
-)
-from lgmnet.engine.runtime import Runtime
-from lgmnet.engine.training import is_finished, train
 from lgmnet.models import LoRun
+from lgmnet.ratios import measurements
+from lgmnet.runtime import Runtime
+from lgmnet.training.loop import is_finished, train
+from lgmnet.training.states import finished_step, load_training_state
+from lgmnet.weights.adapters import save_adapters
+from lgmnet.weights.files import CheckpointError
+from lgmnet.weights.saved import BACKBONE, Weights, find_weights
 
 # Seeds are below SEEDS; the second phase draws with one that is far from the first's.
 SEEDS, SEED_OFFSET = 2**22, 2**21
@@ -74,7 +70,7 @@ def phases(config: Config, folder: Path) -> list[Phase]:
 
 
 def train_phases(config: Config, folder: Path, here: Runtime, resume: bool = False) -> int:
-    """Train all phases of a run; see `lgmnet.engine.training.train`.
+    """Train all phases of a run; see `lgmnet.training.loop.train`.
 
     A LoRun also leaves adapters.safetensors, the adapters of the weights that are scored.
 

@@ -12,18 +12,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from lgmnet.build import shadow_model
 from lgmnet.config import Config, ConfigError, config_from_dict
-from lgmnet.engine.building import shadow_model
-from lgmnet.engine.ratios import measurements
 from lgmnet.models import SensingModel
+from lgmnet.ratios import measurements
+from lgmnet.weights.files import CheckpointError
 
 FORMAT = "lgmnet/1"
 # More modules and tensors than this for each tensor of its file, no network has; most have three.
 PARTS_PER_TENSOR = 10
-
-
-class CheckpointError(ValueError):
-    """A weights or state file that cannot be used; the message says why and what to do."""
 
 
 def read_metadata(path: Path, expected: str = FORMAT) -> dict[str, str]:

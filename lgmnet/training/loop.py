@@ -8,26 +8,22 @@ from typing import Any
 
 import torch
 
+from lgmnet.build import build_model, start_model
 from lgmnet.config import Config, TrainingConfig
-from lgmnet.engine import checkpoint
-from lgmnet.engine.adapters import adopt_backbone
-from lgmnet.engine.batches import open_batches
-from lgmnet.engine.building import (
-    TrainingData,
-    build_model,
-    check_run,
-    check_trainable,
-    open_data,
-    start_model,
-)
-from lgmnet.engine.gradients import Terms
-from lgmnet.engine.learner import Learner
-from lgmnet.engine.log import RunLog
-from lgmnet.engine.precision import precision_note
-from lgmnet.engine.runtime import Consensus, Runtime, StopSignal
-from lgmnet.engine.saver import NonFiniteLoss, Saver, restore
-from lgmnet.engine.schedule import Position, progress, rate_factor
 from lgmnet.models import SensingModel
+from lgmnet.runtime import Consensus, Runtime, StopSignal
+from lgmnet.speed.precision import precision_note
+from lgmnet.training import states
+from lgmnet.training.batches import open_batches
+from lgmnet.training.checks import check_run, check_trainable
+from lgmnet.training.gradients import Terms
+from lgmnet.training.images import TrainingData, open_data
+from lgmnet.training.learner import Learner
+from lgmnet.training.log import RunLog
+from lgmnet.training.saver import NonFiniteLoss, Saver, restore
+from lgmnet.training.schedule import Position, progress, rate_factor
+from lgmnet.weights import files, saved
+from lgmnet.weights.adapters import adopt_backbone
 
 
 def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> int:
@@ -48,11 +44,11 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
         NonFiniteLoss: the run diverged.
     """
     check_run(config, here)
-    state = checkpoint.load_training_state(folder / "last.pt", config) if resume else None
-    config = checkpoint.resolve_precision(config, here, state)
+    state = states.load_training_state(folder / "last.pt", config) if resume else None
+    config = states.resolve_precision(config, here, state)
     settings = config.training
     if state and is_finished(folder, state, settings):
-        raise checkpoint.CheckpointError(
+        raise files.CheckpointError(
             f"the run in {folder} is finished (step {state['step']}); there is nothing to resume. "
             f"A longer one needs more training.epochs or training.minutes; python test.py {folder} "
             "scores this one"
@@ -77,7 +73,7 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
             log.note(at.step, note)
         saver = Saver(folder, config, learner, data, here, log, stop)
         if state:
-            log.resumed(at.step, checkpoint.changed_settings(state, config))
+            log.resumed(at.step, states.changed_settings(state, config))
             saver.resume(at, state)
         learner.note = log.note
         consensus = Consensus(here, at.elapsed)
@@ -132,7 +128,7 @@ def first_model(
         return build_model(config, state["model"]["operator.matrix"])
     model = start_model(config, data.train)
     if config.training.start:
-        checkpoint.adopt_weights(model, config.training.start, config.training.start_phi)
+        saved.adopt_weights(model, config.training.start, config.training.start_phi)
     if config.lora:
         adopt_backbone(model, config.lora.backbone)
     check_trainable(model)
@@ -142,7 +138,7 @@ def first_model(
 def is_finished(folder: Path, state: Mapping[str, Any], settings: TrainingConfig) -> bool:
     """Whether a run has made all its steps, and written the final weights of the last one."""
     over = progress(Position(state["step"], state["elapsed"]), settings) >= 1
-    return over and checkpoint.finished_step(folder) == state["step"]
+    return over and states.finished_step(folder) == state["step"]
 
 
 def drain(

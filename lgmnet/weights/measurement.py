@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lgmnet.data.transforms import crop_back, pad_to_block
-from lgmnet.engine.checkpoint import CheckpointError, write_atomically
-from lgmnet.engine.runtime import device_of
 from lgmnet.models import SensingModel
+from lgmnet.runtime import device_of
+from lgmnet.weights.files import CheckpointError, write_atomically
 
 FORMAT = "lgmnet-measurement/1"
 

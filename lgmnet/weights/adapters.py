@@ -9,18 +9,16 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
+from lgmnet.build import build_model
 from lgmnet.config import Config
-from lgmnet.engine.building import build_model
-from lgmnet.engine.checkpoint import (
-    CheckpointError,
-    Weights,
-    adopt_matrix,
-    find_weights,
-    save_weights,
-    write_atomically,
-)
-from lgmnet.engine.ratios import at_ratio
-from lgmnet.engine.tensor_files import (
+from lgmnet.models import LoRun, SensingModel
+from lgmnet.ratios import at_ratio
+from lgmnet.unfolding.checks import require_choice
+from lgmnet.unfolding.low_rank import module_fingerprint
+from lgmnet.weights.files import CheckpointError, write_atomically
+from lgmnet.weights.loadable import Loadable
+from lgmnet.weights.saved import Weights, adopt_matrix, find_weights, save_weights
+from lgmnet.weights.tensor_files import (
     check_shapes,
     load_state,
     read_config,
@@ -28,10 +26,6 @@ from lgmnet.engine.tensor_files import (
     read_shapes,
     read_tensors,
 )
-from lgmnet.engine.untrained import Untrained
-from lgmnet.models import LoRun, SensingModel
-from lgmnet.unfolding.checks import require_choice
-from lgmnet.unfolding.low_rank import module_fingerprint
 
 FORMAT = "lgmnet-adapters/1"
 BACKBONE = "network.backbone."
@@ -80,9 +74,7 @@ class Adapted:
         CheckpointError: the file holds no adapters, or those of another backbone.
     """
 
-    def __init__(
-        self, backbone: Weights | Untrained, path: Path, merge: str = "on_the_fly"
-    ) -> None:
+    def __init__(self, backbone: Loadable, path: Path, merge: str = "on_the_fly") -> None:
         require_choice("merge", merge, MERGE)
         self.path = path
         self.metadata = read_metadata(path, FORMAT)

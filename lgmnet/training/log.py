@@ -1,26 +1,22 @@
 """What a run leaves behind to be read: console, log.jsonl, TensorBoard."""
 
 import json
-import platform
-import subprocess
 import time
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from einops import rearrange
 from torch import Tensor
 from tqdm import tqdm
 
-import lgmnet
-from lgmnet.engine.building import TrainingData
-from lgmnet.engine.checkpoint import write_atomically
-from lgmnet.engine.runtime import Runtime
-from lgmnet.engine.schedule import Position
 from lgmnet.operators import BlockSampling
-from lgmnet.project import PROJECT
+from lgmnet.project import provenance
+from lgmnet.runtime import Runtime
+from lgmnet.training.images import TrainingData
+from lgmnet.training.schedule import Position
+from lgmnet.weights.files import write_atomically
 
 # So many names of bad images appear on the console; the log holds all.
 SHOWN = 20
@@ -170,29 +166,3 @@ def phi_tiles(operator: BlockSampling, count: int = 64) -> Tensor:
     low, high = rows.amin(1, keepdim=True), rows.amax(1, keepdim=True)
     rows = (rows - low) / (high - low).clamp_min(1e-12)
     return rearrange(rows, "(r c) (h w) -> (r h) (c w)", r=side, h=operator.block_size)
-
-
-def provenance() -> dict[str, str]:
-    """Commit and versions, so that a number can be traced."""
-    return {
-        "commit": commit(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}",
-    }
-
-
-def commit() -> str:
-    """Of the clone that runs; the version of a package that is installed in whatever place.
-
-    Git is told which repository: by itself it takes that of a folder above, or of a variable.
-    """
-    own = PROJECT / ".git"
-    if not own.exists():
-        return lgmnet.__version__
-    git = ["git", f"--git-dir={own}", f"--work-tree={PROJECT}"]
-    describe = [*git, "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lgmnet import complexity
+from lgmnet.build import build_model, initial_matrix
 from lgmnet.config import ConfigError, load_config
-from lgmnet.engine.building import build_model, initial_matrix
-from lgmnet.engine.ratios import at_ratio
 from lgmnet.models import SensingModel
 from lgmnet.operators.matrices import fingerprint
+from lgmnet.ratios import at_ratio
 
 
 class Untrained:

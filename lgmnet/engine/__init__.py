@@ -1,1 +1,0 @@
-"""How a run proceeds: loop, evaluation, saving."""

@@ -1,0 +1,1 @@
+"""Test sets: images rebuilt and scored."""

@@ -1,0 +1,1 @@
+"""The same numbers sooner, or in less memory."""

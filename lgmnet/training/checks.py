@@ -1,0 +1,52 @@
+"""What makes a run impossible is said before it begins."""
+
+import math
+
+import torch
+from torch import nn
+
+from lgmnet import complexity
+from lgmnet.build import build_network
+from lgmnet.config import Config, ConfigError
+from lgmnet.ratios import measurements
+from lgmnet.runtime import Runtime
+
+
+def check_trainable(model: nn.Module) -> None:
+    """Classical algorithms have nothing to train."""
+    if not complexity.parameters(model):
+        raise ConfigError(
+            "this network and its Φ have no trained values; nothing has to be trained: "
+            "python test.py <this config>"
+        )
+
+
+def check_run(config: Config, here: Runtime) -> None:
+    """Raise ConfigError unless crops fit the model, and the rest what this process runs on."""
+    block = config.sampling.block_size
+    with torch.device("meta"):
+        network = build_network(config, measurements(config.sampling))
+    multiple = math.lcm(block, network.multiple)
+    patch = config.data.patch_size
+    following = multiple * math.ceil(patch / multiple)
+    if patch != following:
+        raise ConfigError(
+            f"data.patch_size {patch} is not a multiple of {multiple}, which blocks of {block} and "
+            f"{config.model.name} need; the next one is {following}"
+        )
+    settings = config.training
+    if settings.compile and config.sampling.is_range:
+        raise ConfigError(
+            "training.compile makes a graph for every number of measurements, which a range of "
+            "sampling.ratio draws anew in every step; set training.compile=false"
+        )
+    if settings.cuda_graphs and here.device.type != "cuda":
+        raise ConfigError(
+            f"training.cuda_graphs needs a GPU, and this run is on {here.device}; set "
+            "training.cuda_graphs=false"
+        )
+    if settings.batch_size % (here.processes * settings.accumulate):
+        raise ConfigError(
+            f"training.batch_size {settings.batch_size} is not a multiple of "
+            f"{here.processes} processes x {settings.accumulate} parts"
+        )

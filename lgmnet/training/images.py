@@ -1,0 +1,69 @@
+"""The images of a run: to train on, to validate on, and those left out."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from lgmnet.config import Config, ConfigError
+from lgmnet.data.datasets import (
+    FileImages,
+    TrainingImages,
+    find_folder,
+    open_training_images,
+    readable,
+    split,
+    without_copies,
+)
+from lgmnet.data.images import list_images, printable, scan
+from lgmnet.project import find_file
+from lgmnet.runtime import data_roots
+
+
+class TrainingData(NamedTuple):
+    """Images to train on and to validate on, and why files were left out, by path."""
+
+    train: TrainingImages
+    validation: TrainingImages | None
+    rejected: dict[str, str]
+
+
+def open_data(config: Config) -> TrainingData:
+    """Find the images of ``config.data``. Validation images are never trained on.
+
+    Raises:
+        ImageError: images are missing, or nothing usable is left.
+    """
+    data, roots = config.data, data_roots()
+    smallest = max(data.patch_size, config.sampling.block_size)
+    for name in data.train:
+        if name != "builtin":
+            find_folder(name, roots)  # said before validation images are missed
+    listed = data.validation.endswith(".txt")
+    folder = find_folder(data.validation, roots) if data.validation and not listed else None
+    reserved = list_images(folder) if folder else []
+    images, rejected = open_training_images(data.train, roots, smallest, reserved)
+    if data.exclude:
+        images, _ = split(images, data.exclude)
+    validation: TrainingImages | None = None
+    if listed:
+        images, validation = split(images, _read_list(data.validation))
+        images, copies = without_copies(images, validation)
+        rejected |= copies
+    elif reserved:
+        found = scan(reserved[: data.validation_images], config.sampling.block_size)
+        validation = FileImages(found.paths, found.sizes)
+        rejected |= {printable(path): reason for path, reason in found.rejected.items()}
+    if validation is not None:
+        validation, unreadable = readable(validation)
+        rejected |= unreadable
+    return TrainingData(images, validation, rejected)
+
+
+def _read_list(name: str) -> list[str]:
+    path = find_file(Path(name))
+    if not path.is_file():
+        raise ConfigError(
+            f"data.validation names {path}, which is not there; see configs/validation"
+        )
+    # Notepad begins a file with a mark; a name need not be UTF-8.
+    lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
+    return [printable(line.strip()) for line in lines if line.strip() and line[0] != "#"]

@@ -1,0 +1,89 @@
+"""Training states: one file, written atomically, to resume from."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lgmnet.config import PRECISIONS, Config, config_from_dict
+from lgmnet.runtime import Runtime
+from lgmnet.speed.precision import resolve_precision as precision_of
+from lgmnet.weights.files import CheckpointError as CheckpointError
+from lgmnet.weights.files import write_atomically
+from lgmnet.weights.tensor_files import damaged, read_metadata
+from lgmnet.weights.tensor_files import load_state as load_state
+
+
+def finished_step(folder: Path) -> int:
+    """The step of the final weights of a run; -1 where it has not written all of them."""
+    try:
+        return int(read_metadata(folder / "last.safetensors").get("step", -1))
+    except CheckpointError:
+        return -1
+
+
+def save_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Write a training state; the previous one stays until the new one is complete."""
+    write_atomically(path, lambda temporary: torch.save(dict(state), temporary))
+
+
+def load_training_state(path: Path, config: Config) -> dict[str, Any]:
+    """Read a training state made with the same network and sampling.
+
+    Raises:
+        CheckpointError: none there, damaged, or of another model.
+    """
+    if not path.is_file():
+        raise CheckpointError(
+            f"there is no state {path} to resume from; start without --resume, or name the run "
+            "folder with --output"
+        )
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types for a damaged file
+        raise CheckpointError(damaged(path, error)) from None
+    if not isinstance(state, dict) or not {"config", "model", "step"} <= state.keys():
+        raise CheckpointError(f"{path} is no training state of lgmnet; name a run folder")
+    saved = config_from_dict(json.loads(state["config"]))
+    theirs, ours = saved.as_dict(), config.as_dict()
+    for section in ("model", "sampling", "lora", "training"):
+        was_all, now_all = (tree.get(section, {}) for tree in (theirs, ours))
+        keys = {"optimizer"} if section == "training" else was_all.keys() | now_all.keys()
+        for key in sorted(keys):
+            was, now = (tree.get(key, "its default") for tree in (was_all, now_all))
+            if was != now:
+                raise CheckpointError(
+                    f"{path} was trained with {section}.{key} = {was}, but the config says {now}; "
+                    "resume with the config of the run folder, or choose another folder"
+                )
+    return state
+
+
+def resolve_precision(
+    config: Config, here: Runtime, state: Mapping[str, Any] | None = None
+) -> Config:
+    """``config`` with ``training.precision: auto`` as it was resolved in a state, or is here.
+
+    On several machines it is what the main process finds.
+    """
+    settings, precision = config.training, config.training.precision
+    if precision == "auto" and state:
+        precision = config_from_dict(json.loads(state["config"])).training.precision
+    precision = precision_of(precision, here.device)
+    precision = PRECISIONS[int(here.agree(PRECISIONS.index(precision)))]
+    return replace(config, training=replace(settings, precision=precision))
+
+
+def changed_settings(state: Mapping[str, Any], config: Config) -> list[str]:
+    """How ``training`` and ``data`` differ from those of a saved state, in words."""
+    theirs = config_from_dict(json.loads(state["config"])).as_dict()
+    ours = config.as_dict()
+    return [
+        f"{section}.{key} {theirs[section][key]} -> {value}"
+        for section in ("training", "data")
+        for key, value in ours[section].items()
+        if theirs[section][key] != value
+    ]
