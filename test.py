@@ -12,15 +12,13 @@ import sys
 from pathlib import Path
 
 from lgmnet import report, runtime
-from lgmnet.config import EvaluationConfig
 from lgmnet.data.datasets import TestSet, open_test_sets
 from lgmnet.data.images import ImageError, printable, to_uint8, write_image
 from lgmnet.evaluation.rebuild import Result
-from lgmnet.evaluation.scoring import results_folder, score_sets
+from lgmnet.evaluation.scoring import Scoring, results_folder, score_sets
 from lgmnet.metrics import PROTOCOLS, find_protocol
 from lgmnet.runtime import Runtime
-from lgmnet.speed import inference, memory
-from lgmnet.speed.precision import computed_precision, convolutions
+from lgmnet.speed import memory
 from lgmnet.weights.adapters import Adapted
 from lgmnet.weights.loadable import Loadable
 from lgmnet.weights.saved import find_weights
@@ -63,7 +61,14 @@ def score_weights(arguments: argparse.Namespace) -> int:
     asked = {k: v for k, v in asked.items() if v is not None}
     own = dataclasses.replace(weights.config.evaluation, **asked)
     protocols = dict.fromkeys(arguments.protocol or [own.protocol])
-    settings = [dataclasses.replace(own, protocol=name) for name in protocols]
+    how = Scoring(
+        rules=[dataclasses.replace(own, protocol=name) for name in protocols],
+        noise_std=arguments.noise_std,
+        consistency=arguments.consistency,
+        fast=arguments.fast,
+        precision=arguments.precision,
+        max_memory=arguments.max_memory,
+    )
     for name in protocols:
         find_protocol(name)
     sets = open_test_sets(arguments.data, runtime.data_roots())
@@ -73,10 +78,17 @@ def score_weights(arguments: argparse.Namespace) -> int:
     folders = {ratio: results_folder(output, sampling, ratio) for ratio in ratios}
     if arguments.save_images:
         check_saved(sets, list(folders.values()))
-    with runtime.start(arguments.device) as here, convolutions(arguments.precision):
+    with runtime.start(arguments.device) as here:
         runtime.announce(here, sys.stderr)
         failures = [
-            score(weights, ratio, sets, settings, here, folder, arguments)
+            score(
+                weights,
+                sets,
+                dataclasses.replace(how, ratio=ratio),
+                here,
+                folder,
+                arguments.save_images,
+            )
             for ratio, folder in folders.items()
         ]
     return 1 if any(failures) else 0
@@ -110,12 +122,11 @@ def file_identity(path: Path) -> tuple[int, int]:
 
 def score(
     weights: Loadable,
-    ratio: float,
     sets: list[TestSet],
-    settings: list[EvaluationConfig],
+    how: Scoring,
     here: Runtime,
     folder: Path,
-    arguments: argparse.Namespace,
+    save_images: bool,
 ) -> int:
     """Score at one ratio, print the tables, and write the results into ``folder``.
 
@@ -127,19 +138,7 @@ def score(
         write_image(saved_path(folder, dataset, result.name), to_uint8(result.pixels / 255))
 
     folder.mkdir(parents=True, exist_ok=True)  # said before the work, not after it
-    scored = score_sets(
-        weights,
-        sets,
-        settings,
-        here,
-        arguments.noise_std,
-        arguments.consistency,
-        save if arguments.save_images else None,
-        ratio,
-        lambda model: inference.prepare(
-            model, arguments.fast, arguments.precision, arguments.max_memory
-        ),
-    )
+    scored = score_sets(weights, sets, how, here, save if save_images else None)
     failed = {
         f"{name}/{image}": reason
         for name, data in scored[0]["datasets"].items()
@@ -149,10 +148,9 @@ def score(
         return len(failed)
     for results in scored:
         several = f", protocol {results['protocol']}" if len(scored) > 1 else ""
-        print(f"{weights.name} at {100 * ratio:g} %{several}")
+        print(f"{weights.name} at {100 * results['ratio']:g} %{several}")
         print(report.comparison(results))
-        precision = computed_precision(arguments.precision, here.device)
-        path = report.add_results(folder, {**results, "precision": precision})
+        path = report.add_results(folder, results)
         print(f"written to {printable(path)}")
     for image, reason in failed.items():
         print(f"test.py: {image} is not scored: {reason}", file=sys.stderr)

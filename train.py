@@ -13,7 +13,7 @@ from lgmnet.config import Config, load_config
 from lgmnet.costs.preflight import preflight
 from lgmnet.data.datasets import TestSet, open_test_set
 from lgmnet.data.images import ImageError
-from lgmnet.evaluation.scoring import results_folder, score_sets
+from lgmnet.evaluation.scoring import Scoring, results_folder, score_sets
 from lgmnet.metrics import find_protocol
 from lgmnet.runtime import Runtime
 from lgmnet.speed import memory
@@ -122,7 +122,8 @@ def score_run(config: Config, folder: Path, here: Runtime) -> None:
         assert isinstance(weights, Weights)
         here.say(f"{weights.path}:")
         for ratio in config.sampling.scored_ratios:
-            [results] = score_sets(weights, sets, [config.evaluation], here, ratio=ratio)
+            how = Scoring(rules=[config.evaluation], ratio=ratio)
+            [results] = score_sets(weights, sets, how, here)
             if here.is_main:
                 report.write_results(results_folder(folder, config.sampling, ratio), results)
             here.say(f"at {100 * ratio:g} %")

@@ -18,7 +18,6 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,10 +27,8 @@ from lgmnet import complexity, report, runtime
 from lgmnet.config import ConfigError, SamplingConfig, load_config
 from lgmnet.conversion import read_yaml
 from lgmnet.data.datasets import open_test_sets
-from lgmnet.evaluation.scoring import score_sets
+from lgmnet.evaluation.scoring import Scoring, score_sets
 from lgmnet.project import PROJECT
-from lgmnet.speed.inference import optimize_for_inference
-from lgmnet.speed.precision import convolutions
 from lgmnet.weights.saved import find_weights
 
 EXAMPLES = """examples:
@@ -166,18 +163,20 @@ def perform(run: Run, folder: Path, experiment: dict[str, Any], device: str) -> 
     sets = open_test_sets(experiment["data"], runtime.data_roots())
     sampling = weights.config.sampling
     fast = experiment.get("fast")
-    prepare = partial(optimize_for_inference, precision=fast) if fast else lambda model: model
     datasets: dict[str, Any] = {}
     for ratio in sampling.scored_ratios:
-        with runtime.start(device) as here, convolutions(fast or "fp32"):
-            [scores] = score_sets(
-                weights, sets, [weights.config.evaluation], here,
-                consistency=True, ratio=ratio, prepare=prepare,
-            )  # fmt: skip
+        how = Scoring(
+            rules=[weights.config.evaluation],
+            ratio=ratio,
+            consistency=True,
+            fast=bool(fast),
+            precision=fast or "fp32",
+        )
+        with runtime.start(device) as here:
+            [scores] = score_sets(weights, sets, how, here)
         for name, values in scores["datasets"].items():
             datasets[name_at(name, ratio) if experiment.get("name_ratios") else name] = values
-    scores |= {"datasets": datasets, "precision": fast or "fp32"}
-    report.write_results(folder, scores)
+    report.write_results(folder, scores | {"datasets": datasets})
 
 
 def table_rows(

@@ -17,7 +17,7 @@ from lgmnet.config import DataConfig, EvaluationConfig, SamplingConfig, Training
 from lgmnet.data.crops import CropRule, DeviceCrops
 from lgmnet.data.datasets import open_test_set
 from lgmnet.evaluation.rebuild import validate
-from lgmnet.evaluation.scoring import score_sets
+from lgmnet.evaluation.scoring import Scoring, score_sets
 from lgmnet.ratios import draw_rows
 from lgmnet.runtime import Runtime
 from lgmnet.training import gradients, states
@@ -266,7 +266,7 @@ def scored(tmp_path):
         changed = dataclasses.replace(config.evaluation, **settings)
         weights = saved.Weights(tmp_path / "w.safetensors")
         sets = [open_test_set(str(tmp_path / "a.png"), [])]
-        [scores] = score_sets(weights, sets, [changed], CPU, noise_std)
+        [scores] = score_sets(weights, sets, Scoring(rules=[changed], noise_std=noise_std), CPU)
         return scores["datasets"]["a"]["psnr"]
 
     return score

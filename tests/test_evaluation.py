@@ -16,7 +16,7 @@ from lgmnet.config import EvaluationConfig, load_config
 from lgmnet.data.datasets import FileImages, NamedImage, open_test_set
 from lgmnet.data.images import ImageError, list_images, scan
 from lgmnet.evaluation.rebuild import Rules, evaluate, validate
-from lgmnet.evaluation.scoring import score_set, score_sets
+from lgmnet.evaluation.scoring import Scoring, score_set, score_sets
 from lgmnet.metrics import PROTOCOLS
 from lgmnet.models import Reconstruction, SensingModel, UnfoldingNetwork
 from lgmnet.operators import BlockSampling
@@ -146,7 +146,8 @@ def scored(model, folder, *protocols, **options):
     """One result for each protocol, of a network that is ``model``."""
     weights = SimpleNamespace(name="w", config=tiny_config(), metadata={}, load=lambda ratio: model)
     settings = [EvaluationConfig(protocol=name) for name in protocols or ("paper",)]
-    return score_sets(weights, [open_test_set(str(folder), [])], settings, CPU, **options)
+    how = Scoring(rules=settings, **options)
+    return score_sets(weights, [open_test_set(str(folder), [])], how, CPU)
 
 
 class Fails(Transpose):

@@ -1,6 +1,7 @@
 """Test sets -> the content of metrics.json."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,9 @@ from lgmnet.metrics import find_protocol, mean_psnr, summarise
 from lgmnet.models import SensingModel
 from lgmnet.project import provenance
 from lgmnet.runtime import Runtime
+from lgmnet.speed.inference import prepare
 from lgmnet.speed.memory import OUT_OF_MEMORY, out_of_memory, release_memory
+from lgmnet.speed.precision import computed_precision, convolutions
 from lgmnet.unfolding.low_rank import module_fingerprint
 from lgmnet.weights.loadable import Loadable, settings_of
 
@@ -27,37 +30,51 @@ class Failure(NamedTuple):
     reason: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """How weights are scored: under which rules, at what, and how the network runs.
+
+    Args:
+        rules: to score under; an image is rebuilt once for all that only score otherwise.
+        ratio: of the measurement, for a network that serves a range; its largest by default.
+        noise_std: of the measurement, in the unit of y; by default as in training.
+        consistency: also compare with the measurement.
+        fast, precision, max_memory: see `lgmnet.speed.inference.prepare`.
+    """
+
+    rules: Sequence[EvaluationConfig]
+    ratio: float | None = None
+    noise_std: float | None = None
+    consistency: bool = False
+    fast: bool = False
+    precision: str = "fp32"
+    max_memory: str | None = None
+
+
 def score_sets(
     weights: Loadable,
     sets: Iterable[TestSet],
-    settings: Sequence[EvaluationConfig],
+    how: Scoring,
     here: Runtime,
-    noise_std: float | None = None,
-    consistency: bool = False,
     keep: Callable[[str, Result], None] | None = None,
-    ratio: float | None = None,
-    prepare: Callable[[SensingModel], SensingModel] = lambda model: model,
 ) -> list[dict[str, Any]]:
-    """Rebuild and score test sets with shipped or trained weights; one result per settings.
+    """Rebuild and score test sets with shipped or trained weights; one result for each rules.
 
     Several processes deal out the images of a set, and each returns the results of all. An image
     that cannot be read or rebuilt is named in the result, and the others are scored.
 
     Args:
-        settings: rules to score under; an image is rebuilt once for all that only score otherwise.
-        noise_std: measurement noise, in the unit of y; by default as in training.
-        consistency: also compare with the measurement.
-        keep: receives the name of the set and each result under the first settings, to save its
+        keep: receives the name of the set and each result under the first rules, to save its
             pixels.
-        ratio: of the measurement, for a network that serves a range.
-        prepare: rewrites the model before it runs.
 
     Raises:
-        ValueError: not one image could be scored.
+        ValueError: not one image could be scored, or flags do not go together.
     """
-    rules = [Rules(find_protocol(s.protocol), s.color, s.padding, consistency) for s in settings]
+    rules = [
+        Rules(find_protocol(r.protocol), r.color, r.padding, how.consistency) for r in how.rules
+    ]
     sampling = weights.config.sampling
-    ratio = sampling.limits[1] if ratio is None else ratio
+    ratio = sampling.limits[1] if how.ratio is None else how.ratio
     model = weights.load(ratio)
     about = {
         **settings_of(weights),
@@ -66,24 +83,26 @@ def score_sets(
         "weights_sha256": module_fingerprint(model),
         "phi_sha256": model.operator.fingerprint(),
     }
-    model = prepare(model.to(here.device))
-    model.noise_std = sampling.noise_std if noise_std is None else noise_std
-    scored = {
-        images.name: here.gather(list(score_set(model, images, here, rules, keep)))
-        for images in sets
-    }
+    model = prepare(model.to(here.device), how.fast, how.precision, how.max_memory)
+    model.noise_std = sampling.noise_std if how.noise_std is None else how.noise_std
+    with convolutions(how.precision):
+        scored = {
+            images.name: here.gather(list(score_set(model, images, here, rules, keep)))
+            for images in sets
+        }
     _require_some(scored)
     return [
         {
-            "protocol": s.protocol,
+            "protocol": each.protocol,
             **about,
-            "color": s.color,
-            "padding": s.padding,
+            "color": each.color,
+            "padding": each.padding,
             "noise_std": model.noise_std,
+            "precision": computed_precision(how.precision, here.device),
             **provenance(),
             "datasets": {name: summary(outcomes, k, rules[k]) for name, outcomes in scored.items()},
         }
-        for k, s in enumerate(settings)
+        for k, each in enumerate(how.rules)
     ]
 
 
