@@ -14,6 +14,7 @@ from tqdm import tqdm
 from lgmnet.operators import BlockSampling
 from lgmnet.project import provenance
 from lgmnet.runtime import Runtime
+from lgmnet.speed.precision import precision_note
 from lgmnet.training.images import TrainingData
 from lgmnet.training.schedule import Position
 from lgmnet.weights.files import write_atomically
@@ -87,6 +88,8 @@ class RunLog:
         )
         for reason in list(data.rejected.values())[:SHOWN]:
             self.say(f"  {reason}")
+        if note := precision_note(precision, here.device):
+            self.note(step, note)
 
     def resumed(self, step: int, changes: list[str]) -> None:
         """Where a run goes on, and which settings are not those it began with."""
@@ -94,9 +97,15 @@ class RunLog:
         self.say(f"resumed from step {step}" + "".join(f"; changed: {c}" for c in changes))
 
     def step(
-        self, at: Position, rate: float, speed: float, means: dict[str, float], here: Runtime
+        self,
+        at: Position,
+        rate: float,
+        speed: float,
+        means: dict[str, float],
+        here: Runtime,
+        done: float,
     ) -> None:
-        """The means since the last line, and the state of the run."""
+        """The means since the last line, and the state of the run; ``done`` percent of it."""
         self.record(
             at.step,
             "train",
@@ -108,6 +117,8 @@ class RunLog:
                 "minutes": at.elapsed / 60,
             },
         )
+        line = f"step {at.step}  loss {means['loss']:.3e}  {speed:.0f} images/s"
+        self._progress(done, line)
 
     def end(self, step: int, unreadable: list[str], signal: int) -> None:
         """How the run ended, and which images failed on the way."""
@@ -116,7 +127,7 @@ class RunLog:
             self.say(f"{len(unreadable)} images could not be decoded: {named}")
         self.record(step, "end", {"unreadable": unreadable, "signal": signal})
 
-    def progress(self, done: float, line: str) -> None:
+    def _progress(self, done: float, line: str) -> None:
         if self.active:
             self._bar.set_postfix_str(line, refresh=False)
             self._bar.update(min(done, self._total) - self._bar.n)

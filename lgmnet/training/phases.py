@@ -11,7 +11,8 @@ from lgmnet.config import Config, ConfigError, LoraConfig, TrainingConfig
 from lgmnet.models import LoRun
 from lgmnet.ratios import measurements
 from lgmnet.runtime import Runtime
-from lgmnet.training.loop import is_finished, train
+from lgmnet.training.loop import train
+from lgmnet.training.setup import is_finished
 from lgmnet.training.states import finished_step, load_training_state
 from lgmnet.weights.adapters import save_adapters
 from lgmnet.weights.files import CheckpointError

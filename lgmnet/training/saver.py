@@ -3,7 +3,8 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,8 +64,9 @@ class Saver:
     def path(self) -> Path:
         return self.folder / "last.pt"
 
-    def resume(self, at: Position, state: dict) -> None:
+    def resume(self, at: Position, state: Mapping[str, Any]) -> None:
         """Go on from a saved state; what was best on other images is not best on these."""
+        self.log.resumed(at.step, states.changed_settings(state, self.config))
         self.kept = at.step
         known = state.get("validation_sha256")
         if known and known != self.validation_sha256:
@@ -112,14 +114,19 @@ class Saver:
             )
         self.kept = at.step
 
-    def rescue(self, at: Position) -> None:
-        """Save the steps before one that fails, if they are good and not saved yet."""
-        if at.step > max(self.kept, 0):
-            try:
-                self.save_state(at)
-                self.log.say(f"the state of step {at.step} is in {self.path}")
-            except (CheckpointError, NonFiniteLoss) as error:
-                self.log.say(f"the state of step {at.step} was not saved: {error}")
+    @contextmanager
+    def rescue(self, at: Position) -> Iterator[None]:
+        """When what is inside fails, save the steps before it, if good and not saved yet."""
+        try:
+            yield
+        except Exception:
+            if at.step > max(self.kept, 0):
+                try:
+                    self.save_state(at)
+                    self.log.say(f"the state of step {at.step} is in {self.path}")
+                except (CheckpointError, NonFiniteLoss) as error:
+                    self.log.say(f"the state of step {at.step} was not saved: {error}")
+            raise
 
     def require_finite(self, at: Position) -> None:
         """Raise NonFiniteLoss rather than write weights over better ones that hold no numbers."""

@@ -1,0 +1,88 @@
+"""All that a run is made of, before its first step: checked, built, and where it was stopped."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lgmnet.build import build_model, start_model
+from lgmnet.config import Config, TrainingConfig
+from lgmnet.data.crops import DeviceCrops, TrainingCrops
+from lgmnet.models import SensingModel
+from lgmnet.runtime import Runtime
+from lgmnet.training import states
+from lgmnet.training.batches import open_batches
+from lgmnet.training.checks import check_run, check_trainable
+from lgmnet.training.images import TrainingData, open_data
+from lgmnet.training.learner import Learner
+from lgmnet.training.saver import restore
+from lgmnet.training.schedule import Position, progress
+from lgmnet.weights import files, saved
+from lgmnet.weights.adapters import adopt_backbone
+
+
+@dataclass
+class Run:
+    """A run at one of its steps. ``state`` is what it goes on from, None at its beginning."""
+
+    config: Config
+    folder: Path
+    state: Mapping[str, Any] | None
+    data: TrainingData
+    learner: Learner
+    at: Position
+    crops: TrainingCrops | DeviceCrops
+    batches: Iterator[Tensor]
+
+
+def open_run(config: Config, folder: Path, here: Runtime, resume: bool) -> Run:
+    """Make a run ready for its next step; the main process prepares its folder.
+
+    Raises:
+        ConfigError, ImageError, CheckpointError: something the user can mend.
+    """
+    check_run(config, here)
+    state = states.load_training_state(folder / "last.pt", config) if resume else None
+    config = states.resolve_precision(config, here, state)
+    settings = config.training
+    if state and is_finished(folder, state, settings):
+        raise files.CheckpointError(
+            f"the run in {folder} is finished (step {state['step']}); there is nothing to resume. "
+            f"A longer one needs more training.epochs or training.minutes; python test.py {folder} "
+            "scores this one"
+        )
+    torch.manual_seed(settings.seed)  # the start of the network; steps are seeded one by one
+    data = open_data(config)
+    learner = Learner(first_model(config, data, state), config, here)
+    at = restore(state, learner) if state else Position()
+    crops, batches = open_batches(config, data.train, here, at.step)
+    if here.is_main:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.yaml").write_text(config.as_yaml(), encoding="utf-8")
+        if not state:  # what stopped before its first state left a log without one
+            (folder / "log.jsonl").unlink(missing_ok=True)
+    return Run(config, folder, state, data, learner, at, crops, batches)
+
+
+def first_model(
+    config: Config, data: TrainingData, state: Mapping[str, Any] | None
+) -> SensingModel:
+    """The model that a run begins or goes on with; `restore` gives it the values of a state."""
+    if state:
+        return build_model(config, state["model"]["operator.matrix"])
+    model = start_model(config, data.train)
+    if config.training.start:
+        saved.adopt_weights(model, config.training.start, config.training.start_phi)
+    if config.lora:
+        adopt_backbone(model, config.lora.backbone)
+    check_trainable(model)
+    return model
+
+
+def is_finished(folder: Path, state: Mapping[str, Any], settings: TrainingConfig) -> bool:
+    """Whether a run has made all its steps, and written the final weights of the last one."""
+    over = progress(Position(state["step"], state["elapsed"]), settings) >= 1
+    return over and states.finished_step(folder) == state["step"]
