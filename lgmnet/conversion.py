@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from lgmnet import registry
 from lgmnet.project import find_file
 from lgmnet.registry import nearest
 
@@ -26,10 +27,7 @@ def require(condition: bool, message: str) -> None:
 
 
 def require_choice(key: str, value: str, known: Sequence[str]) -> None:
-    require(
-        value in known,
-        f"{key} is '{value}'{nearest(value, known)} (expected one of {', '.join(known)})",
-    )
+    registry.require_choice(key, value, known, ConfigError)
 
 
 def convert(value: Any, annotation: Any, key: str) -> Any:

@@ -14,6 +14,17 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean '{matches[0]}'?" if matches else ""
 
 
+def require_choice(
+    key: str, value: object, known: Iterable[object], error: type[ValueError] = ValueError
+) -> None:
+    """Raise ``error`` unless ``value`` is one of ``known``."""
+    choices = list(known)
+    if value not in choices:
+        listed = ", ".join(str(choice) for choice in choices)
+        hint = nearest(str(value), map(str, choices))
+        raise error(f"{key} is '{value}', expected one of {listed}{hint}")
+
+
 class Registry(Generic[T]):
     """A list of constructors by name. A name can be taken only once.
 

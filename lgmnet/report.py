@@ -1,6 +1,7 @@
 """Numbers -> tables: measured values beside published ones."""
 
 import csv
+import io
 import json
 import math
 import statistics
@@ -13,6 +14,8 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import yaml
+
+from lgmnet.files import write_text
 
 # Heads of the columns that test.py --consistency adds.
 CONSISTENCY = {"residual": "‖Φx̂−y‖/‖y‖", "psnr_on_y": "PSNR on Φx=y"}
@@ -232,19 +235,16 @@ def number(value: float | None, digits: int) -> str:
 
 def write_results(folder: Path, results: Mapping[str, Any], name: str = "metrics") -> None:
     """Write ``metrics.json`` and ``metrics.csv`` (one row per image)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(finite(results), indent=2, ensure_ascii=False, allow_nan=False)
-    # Complete or not there: a half-written file would pass for a result.
-    unfinished = folder / f".{name}.json"
-    unfinished.write_text(text + "\n", encoding="utf-8")
-    unfinished.replace(folder / f"{name}.json")
-    with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["dataset", "image", "psnr", "ssim", "seconds"])
-        for dataset, data in results["datasets"].items():
-            for image, values in data["images"].items():
-                row = [values["psnr"], values["ssim"], values["seconds"]]
-                writer.writerow([dataset, image, *row])
+    content = json.dumps(finite(results), indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(folder / f"{name}.json", content + "\n")
+    table = io.StringIO(newline="")
+    writer = csv.writer(table)
+    writer.writerow(["dataset", "image", "psnr", "ssim", "seconds"])
+    for dataset, data in results["datasets"].items():
+        for image, values in data["images"].items():
+            row = [values["psnr"], values["ssim"], values["seconds"]]
+            writer.writerow([dataset, image, *row])
+    write_text(folder / f"{name}.csv", table.getvalue())
 
 
 def add_results(folder: Path, results: Mapping[str, Any]) -> Path:

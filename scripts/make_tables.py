@@ -13,7 +13,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
 
 from lgmnet import report
-from lgmnet.weights.files import SUMS, sha256
+from lgmnet.files import sha256
+from lgmnet.weights.files import SUMS
 from lgmnet.weights.shipped import Shipped, describe
 
 PROJECT = Path(__file__).parents[1]

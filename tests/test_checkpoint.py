@@ -287,7 +287,7 @@ def test_a_full_disk_leaves_the_previous_state(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(CheckpointError, match="previous file is untouched; is the disk full"):
+    with pytest.raises(CheckpointError, match="previous file is untouched; make room on the disk"):
         save_state(path, {"step": 2})
     assert torch.load(path, weights_only=True) == {"step": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]

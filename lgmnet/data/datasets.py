@@ -1,6 +1,5 @@
 """Sets of images: for training (names, sizes, luma on demand) and for testing."""
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -17,6 +16,7 @@ from lgmnet.data.images import (
     scan,
 )
 from lgmnet.data.packed import PackedImages
+from lgmnet.files import sha256
 
 
 class TrainingImages(Protocol):
@@ -191,8 +191,7 @@ def _byte_count(path: Path) -> int:
 
 def _digest(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256(path)
     except OSError:
         return str(path)  # it has no copies that could be read
 

@@ -34,6 +34,7 @@ from tqdm import tqdm
 
 from lgmnet.data.catalogue import Dataset, DownloadError, Entry
 from lgmnet.data.images import ImageError, read_pixels
+from lgmnet.files import sha256, write_text
 
 TIMEOUT_S = 30.0
 ATTEMPTS = 4
@@ -57,14 +58,6 @@ class ArchiveError(DownloadError):
     """An archive is damaged, or would write outside its folder."""
 
 
-def file_sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def pixels_sha256(path: Path) -> str:
     """SHA-256 of ``{H}x{W}x3`` and the decoded bytes (BGR, 8 bit); gray has equal channels."""
     try:
@@ -83,7 +76,7 @@ def verify(path: Path, entry: Entry, recorded: Recorded) -> None:
     The latter of an image or archive only: a server may answer with a page that asks to log in.
     """
     expected = entry.sha256 or recorded.get(entry.file)
-    actual = file_sha256(path)
+    actual = sha256(path)
     if actual == expected:
         return
     if entry.pixels_sha256:
@@ -116,10 +109,8 @@ def _read_record(path: Path) -> Recorded:
 
 
 def _write_record(path: Path, recorded: Recorded) -> None:
-    new = path.with_name(f"{path.name}.new")
     lines = [f"{checksum}  {file}\n" for file, checksum in sorted(recorded.items())]
-    new.write_text("".join(lines), encoding="utf-8")
-    os.replace(new, path)
+    write_text(path, "".join(lines))
 
 
 def download(url: str, part: Path) -> None:

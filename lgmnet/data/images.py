@@ -17,6 +17,7 @@ from PIL import ExifTags, Image
 
 from lgmnet.data import jpeg_content
 from lgmnet.data.color import luma
+from lgmnet.files import write_whole
 
 EXTENSIONS = frozenset((".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".pgm", ".ppm"))
 
@@ -261,22 +262,9 @@ def write_image(path: Path, pixels: np.ndarray) -> None:
             "name such as x.png"
         )
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write(Path(os.path.realpath(path)), content.tobytes())
+        write_whole(path, lambda temporary: temporary.write_bytes(content.tobytes()))
     except OSError as error:
         raise ImageError(f"cannot write {path}: {error}") from None
-
-
-def _write(path: Path, content: bytes) -> None:
-    if path.exists() and not path.is_file():  # a device or pipe takes bytes, but no other name
-        path.write_bytes(content)
-        return
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        unfinished.write_bytes(content)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:

@@ -15,8 +15,9 @@ from lgmnet.models.base import (
     strip_prefix,
 )
 from lgmnet.operators import LinearOperator
+from lgmnet.registry import require_choice
 from lgmnet.unfolding.blocks import blocks_beyond, conv3x3, join_blocks, split_blocks
-from lgmnet.unfolding.checks import require_choice, require_positive
+from lgmnet.unfolding.checks import require_positive
 from lgmnet.unfolding.data_steps import GradientStep
 from lgmnet.unfolding.starts import LinearStart
 

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from lgmnet.models.base import MODELS, Reconstruction, UnfoldingNetwork
 from lgmnet.operators import LinearOperator
+from lgmnet.registry import require_choice
 from lgmnet.unfolding.blocks import join_blocks, split_measurement
-from lgmnet.unfolding.checks import require_choice, require_positive
+from lgmnet.unfolding.checks import require_positive
 from lgmnet.unfolding.starts import GAUSSIAN_STD, LinearStart
 
 NORMS = ("affine", "batch", "none")

@@ -18,8 +18,9 @@ from lgmnet.models.base import (
 from lgmnet.operators import LinearOperator
 from lgmnet.operators.base import in_full_precision
 from lgmnet.operators.block_sampling import make_blocks
+from lgmnet.registry import require_choice
 from lgmnet.unfolding.blocks import blocks_beyond, join_blocks, soft_threshold, split_measurement
-from lgmnet.unfolding.checks import require_choice, require_positive
+from lgmnet.unfolding.checks import require_positive
 from lgmnet.unfolding.fitted import Fitted
 from lgmnet.unfolding.starts import LinearStart
 

@@ -32,8 +32,8 @@ from lgmnet.models.base import MODELS
 from lgmnet.models.fista_net import FISTANet
 from lgmnet.models.ista_net import ISTANetPlus
 from lgmnet.operators import LinearOperator
+from lgmnet.registry import require_choice
 from lgmnet.unfolding.blocks import conv3x3, join_blocks, soft_threshold, split_blocks
-from lgmnet.unfolding.checks import require_choice
 from lgmnet.unfolding.data_steps import GradientStep
 
 # Step -> number of channels that the prior sees.

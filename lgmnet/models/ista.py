@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lgmnet.models.base import MODELS, Reconstruction, UnfoldingNetwork
 from lgmnet.models.ista_transforms import BlockDCT, SparsePrior, Wavelet
 from lgmnet.operators import LinearOperator
-from lgmnet.unfolding.checks import require_choice
+from lgmnet.registry import require_choice
 
 PRIORS = ("block_dct", "image_dct8", "wavelet")
 # A continued λ falls by this factor every so many iterations.

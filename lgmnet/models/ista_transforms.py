@@ -8,8 +8,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lgmnet.operators.base import in_full_precision
+from lgmnet.registry import require_choice
 from lgmnet.unfolding.blocks import soft_threshold
-from lgmnet.unfolding.checks import require_choice, require_positive
+from lgmnet.unfolding.checks import require_positive
 
 # Scaling filters of I. Daubechies, "Orthonormal bases of compactly supported wavelets", 1988,
 # with one and with four vanishing moments.

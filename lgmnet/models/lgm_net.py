@@ -24,8 +24,9 @@ from lgmnet.models.lgm_net_options import (
     choose,
 )
 from lgmnet.operators import LinearOperator
+from lgmnet.registry import require_choice
 from lgmnet.unfolding.blocks import ResidualBlock, bottleneck, conv3x3
-from lgmnet.unfolding.checks import require_choice, require_positive
+from lgmnet.unfolding.checks import require_positive
 from lgmnet.unfolding.layout import convolve_together, in_format_of
 
 

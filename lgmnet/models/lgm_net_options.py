@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lgmnet.operators import LinearOperator
+from lgmnet.registry import require_choice
 from lgmnet.unfolding.blocks import ResidualBlock, conv1x1, conv3x3
-from lgmnet.unfolding.checks import require_choice
 from lgmnet.unfolding.data_steps import SigmoidRange
 from lgmnet.unfolding.layout import convolve_together, in_format_of
 

@@ -11,7 +11,8 @@ from lgmnet.models.base import MODELS, Reconstruction, UnfoldingNetwork
 from lgmnet.models.denoisers import Transformer, UNet
 from lgmnet.models.dual_path import DualPath
 from lgmnet.operators import LinearOperator
-from lgmnet.unfolding.checks import require_choice, require_positive
+from lgmnet.registry import require_choice
+from lgmnet.unfolding.checks import require_positive
 from lgmnet.unfolding.data_steps import GradientStep, QuadraticStep
 from lgmnet.unfolding.low_rank import Adapters
 

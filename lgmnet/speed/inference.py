@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from lgmnet.config import PRECISIONS
 from lgmnet.models import LoRun, SensingModel, UnfoldingNetwork
 from lgmnet.operators import BlockSampling
+from lgmnet.registry import require_choice
 from lgmnet.runtime import device_of, use_channels_last
 from lgmnet.speed.memory import release_freed_memory
 from lgmnet.speed.precision import computed_precision, has_bf16_arithmetic, precision_note
 from lgmnet.speed.strips import InStrips, parse_size
 from lgmnet.unfolding.blocks import ResidualBlock
-from lgmnet.unfolding.checks import require_choice
 from lgmnet.unfolding.layout import as_channels_last
 
 

@@ -11,13 +11,13 @@ from einops import rearrange
 from torch import Tensor
 from tqdm import tqdm
 
+from lgmnet.files import write_text
 from lgmnet.operators import BlockSampling
 from lgmnet.project import provenance
 from lgmnet.runtime import Runtime
 from lgmnet.speed.precision import precision_note
 from lgmnet.training.images import TrainingData
 from lgmnet.training.schedule import Position
-from lgmnet.weights.files import write_atomically
 
 # So many names of bad images appear on the console; the log holds all.
 SHOWN = 20
@@ -166,7 +166,7 @@ def drop_after(path: Path, step: int) -> None:
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
     if kept != lines:
-        write_atomically(path, lambda temporary: temporary.write_text("".join(kept), "utf-8"))
+        write_text(path, "".join(kept))
 
 
 def phi_tiles(operator: BlockSampling, count: int = 64) -> Tensor:

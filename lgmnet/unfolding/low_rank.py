@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lgmnet.unfolding.checks import require_choice
+from lgmnet.registry import require_choice
 
 # Layers whose weight gets a low-rank change.
 ADAPTED = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)

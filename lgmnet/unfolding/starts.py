@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from lgmnet.operators.base import in_full_precision
 from lgmnet.operators.block_sampling import make_blocks
-from lgmnet.unfolding.checks import require_choice
+from lgmnet.registry import require_choice
 from lgmnet.unfolding.fitted import Fitted
 
 RULES = ("regression", "adjoint", "gaussian")

@@ -13,7 +13,7 @@ from lgmnet.build import build_model
 from lgmnet.config import Config
 from lgmnet.models import LoRun, SensingModel
 from lgmnet.ratios import at_ratio
-from lgmnet.unfolding.checks import require_choice
+from lgmnet.registry import require_choice
 from lgmnet.unfolding.low_rank import module_fingerprint
 from lgmnet.weights.files import CheckpointError, write_atomically
 from lgmnet.weights.loadable import Loadable

@@ -17,11 +17,12 @@ from torch import Tensor
 from lgmnet import runtime
 from lgmnet.build import build_model
 from lgmnet.config import Config
+from lgmnet.files import sha256
 from lgmnet.models import SensingModel
 from lgmnet.operators.matrices import fingerprint
 from lgmnet.ratios import at_ratio
 from lgmnet.weights import hub
-from lgmnet.weights.files import SUMS, CheckpointError, read_sums, sha256, write_atomically
+from lgmnet.weights.files import SUMS, CheckpointError, read_sums, write_atomically
 from lgmnet.weights.tensor_files import (
     FORMAT,
     check_shapes,
