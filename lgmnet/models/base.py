@@ -40,7 +40,11 @@ class UnfoldingNetwork(nn.Module, ABC):
         """Rebuild the image that ``operator`` measured as ``measurement``."""
 
     def unfold(self, measurement: Any, operator: LinearOperator, run: Runner) -> Any:
-        """The image, every step by ``run``. Here the network is one step; its reach is known."""
+        """The image, every step by ``run``.
+
+        Here the network is one step, whose reach must be known. One that is ``stepwise`` writes its
+        algorithm here, and its ``forward`` runs it `AtOnce`.
+        """
         assert self.reach is not None
         return run(lambda y: self(y, operator).image, self.reach, measurement)
 
