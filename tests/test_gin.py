@@ -85,6 +85,21 @@ def test_tied_kernels_show_the_first_layer_what_the_gdm_host_shows_it(host, step
 
 
 @pytest.mark.parametrize("host", HOSTS)
+def test_each_part_is_made_once(host, operator):
+    """``gdm`` draws what its host draws; ``cat`` and ``sub`` do, and tie their entries."""
+    torch.manual_seed(0)
+    plain, after = build(host, operator).state_dict(), torch.rand(4)
+    for step in ("gdm", "cat", "sub"):
+        torch.manual_seed(0)
+        found = build(f"gin_{host}", operator, step=step).state_dict()
+        assert torch.equal(torch.rand(4), after)
+        for key, value in plain.items():
+            entry = found[key].shape != value.shape
+            assert entry == (step != "gdm" and key.endswith(("entry.weight", "denoiser.0.weight")))
+            assert torch.equal(found[key], torch.cat([value, -value], 1) if entry else value)
+
+
+@pytest.mark.parametrize("host", HOSTS)
 def test_untied_kernels_and_those_of_the_control_are_independent(host, operator):
     for options in ({"step": "cat", "tied": False}, {"step": "gdm2"}):
         for entry in entries(build(f"gin_{host}", operator, **options)):

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from lgmnet.models import MODELS, LGMNet, SensingModel
+from lgmnet.models import MODELS, LGMNet, SensingModel, UnfoldingNetwork
+from lgmnet.models.base import Reconstruction
+from lgmnet.models.steps import AtOnce
 from lgmnet.operators import BlockSampling, matrices
 from lgmnet.speed import inference
 from lgmnet.speed.inference import optimize_for_inference
@@ -49,10 +51,44 @@ def test_every_variant_of_lgm_net(options):
     check(lgm_net(**options), torch.rand(1, 1, 192, 32), (1, 2))
 
 
+@pytest.mark.parametrize("data_step", ["aegr", "gd_pixel"])
 @pytest.mark.parametrize("block_size", [8, 33])
-def test_other_blocks(block_size):
-    model = lgm_net(block_size)
+def test_other_blocks(block_size, data_step):
+    model = lgm_net(block_size, data_step=data_step)
     check(model, torch.rand(1, 1, 5 * model.multiple, model.multiple), (1, 2))
+
+
+class TwoSteps(UnfoldingNetwork):
+    """A network with steps of its own that only this file knows: a gradient, then a convolution."""
+
+    stepwise = True
+
+    def __init__(self):
+        super().__init__()
+        self.blur = torch.nn.Conv2d(2, 1, 13, padding=6)
+
+    def forward(self, measurement, operator):
+        return Reconstruction(self.unfold(measurement, operator, AtOnce()))
+
+    def unfold(self, measurement, operator, run):
+        start = run(operator.adjoint, 0, measurement)
+        double = run.view(lambda image, like: (2 * image).to(like.dtype), start, start)
+        x = run(self.mix, 6, run.keep(start), double)
+        x = run(lambda x, y: x - operator.gram(x) + y, 0, x, double)
+        return run(self.mix, 6, x, start)
+
+    def mix(self, x, y):
+        return self.blur(torch.cat([x, y], dim=1))
+
+    def stages(self):
+        return ()
+
+
+def test_any_network_that_lists_its_steps():
+    model = SensingModel(BlockSampling(matrices.orthonormal(5, 16), 4), TwoSteps()).eval()
+    strips = check(model, torch.rand(1, 1, 36, 8), (1, 2, 5, 9))
+    assert strips.deepest == 2
+    assert InStrips(model, 2**30).strip_height(torch.zeros(1, 5, 9, 2)) == 9
 
 
 def rows_reached(model, step_rows=9):

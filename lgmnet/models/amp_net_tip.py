@@ -26,10 +26,14 @@ VARIANTS = ("k", "b", "m", "bm")
 ORTHONORMAL_TOLERANCE = 1e-4
 
 
-def noise_estimator(channels: int, inputs: int = 1) -> nn.Sequential:
-    """Four convolutions, the last without bias: N_k on blocks, P_k on the image."""
+def noise_estimator(channels: int, entry: nn.Conv2d | None = None) -> nn.Sequential:
+    """Four convolutions, the last without bias: N_k on blocks, P_k on the image.
+
+    Args:
+        entry: the first of them, if not one of one image.
+    """
     return nn.Sequential(
-        conv3x3(inputs, channels),
+        conv3x3(1, channels) if entry is None else entry,
         nn.ReLU(),
         conv3x3(channels, channels),
         nn.ReLU(),
@@ -45,12 +49,22 @@ class Stage(nn.Module):
     z = x + αΦᵀ(y − Φx) and x⁺ = z − (αΦᵀΦ − I)n with the estimated noise n = N(x): together
     the gradient step at x + n, which needs Φ and Φᵀ once instead of twice. Then, with a
     deblocker P, x⁺ − P(x⁺).
+
+    Args:
+        entry: see `noise_estimator`; of N.
     """
 
-    def __init__(self, channels: int, block_size: int, learned_step: bool, deblock: bool) -> None:
+    def __init__(
+        self,
+        channels: int,
+        block_size: int,
+        learned_step: bool,
+        deblock: bool,
+        entry: nn.Conv2d | None = None,
+    ) -> None:
         super().__init__()
         self.block_size = block_size
-        self.denoiser = noise_estimator(channels)
+        self.denoiser = noise_estimator(channels, entry)
         self.data_step = GradientStep(1.0).requires_grad_(learned_step)
         self.deblocker = noise_estimator(channels) if deblock else None
 
@@ -101,13 +115,18 @@ class AMPNetTIP(UnfoldingNetwork):
         require_positive(stages=stages, channels=channels)
         self.start = LinearStart(measurements, block_size, "adjoint", learned=True)
         self.iterations = nn.ModuleList(
-            Stage(channels, block_size, learned_step=variant != "k", deblock="b" in variant)
+            self.make_stage(channels, block_size, variant != "k", "b" in variant)
             for _ in range(stages)
         )
         # A deblocker sees a little beyond a block, and ΦᵀΦ couples all of that block.
         first = self.iterations[0]
         assert isinstance(first, Stage)
         self.reach = stages * blocks_beyond(first.deblocker, block_size) if first.deblocker else 0
+
+    def make_stage(
+        self, channels: int, block_size: int, learned_step: bool, deblock: bool
+    ) -> Stage:
+        return Stage(channels, block_size, learned_step, deblock)
 
     def forward(self, measurement: Tensor, operator: LinearOperator) -> Reconstruction:
         image = self.start(measurement)

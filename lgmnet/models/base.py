@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from lgmnet.models.steps import Runner
 from lgmnet.operators import LinearOperator
 from lgmnet.registry import Registry
 
@@ -29,12 +30,23 @@ class UnfoldingNetwork(nn.Module, ABC):
     """Height and width of the image must be multiples of this too, beside the operator's."""
     reach: int | None = None
     """How many blocks away a measurement can change a pixel; None if it may be any number."""
+    stepwise: bool = False
+    """Whether `unfold` has steps with a reach of their own, so that each can work in strips."""
     inside_stages: tuple[str, ...] = ()
     """Submodules that the stages are given to work with: recomputed with them, not alone."""
 
     @abstractmethod
     def forward(self, measurement: Tensor, operator: LinearOperator) -> Reconstruction:
         """Rebuild the image that ``operator`` measured as ``measurement``."""
+
+    def unfold(self, measurement: Any, operator: LinearOperator, run: Runner) -> Any:
+        """The image, every step by ``run``.
+
+        Here the network is one step, whose reach must be known. One that is ``stepwise`` writes its
+        algorithm here, and its ``forward`` runs it `AtOnce`.
+        """
+        assert self.reach is not None
+        return run(lambda y: self(y, operator).image, self.reach, measurement)
 
     @abstractmethod
     def stages(self) -> Iterable[nn.Module]:

@@ -50,11 +50,14 @@ class TransformPrior(nn.Module):
 
     Second output: while training, the symmetry residual F̃(F(D(r))) − D(r); else None. Third: s.
     Both are ``(batch, C, H, W)``.
+
+    Args:
+        entry: D, if not a convolution of one image.
     """
 
-    def __init__(self, channels: int, inputs: int = 1) -> None:
+    def __init__(self, channels: int, entry: nn.Conv2d | None = None) -> None:
         super().__init__()
-        self.entry = conv(inputs, channels)
+        self.entry = conv(1, channels) if entry is None else entry
         self.analysis = transform(channels)
         self.synthesis = transform(channels)
         self.exit = conv(channels, 1)
@@ -190,7 +193,7 @@ class FISTANet(UnfoldingNetwork):
         self.start = LinearStart(measurements, block_size, start)
         self.alista = AlistaAdjoint(measurements, block_size) if w_tilde == "alista" else None
         self.schedule = Schedule()
-        self.prior = TransformPrior(channels)
+        self.prior = self.make_prior(channels)
         self.stage_count = stages
         self.nonneg = nonneg
         self.prior_domain = prior_domain
@@ -200,6 +203,9 @@ class FISTANet(UnfoldingNetwork):
         )
         self.symmetry_weight = symmetry_weight
         self.sparsity_weight = sparsity_weight
+
+    def make_prior(self, channels: int) -> nn.Module:
+        return TransformPrior(channels)
 
     def forward(self, measurement: Tensor, operator: LinearOperator) -> Reconstruction:
         rows, columns = measurement.shape[2:]

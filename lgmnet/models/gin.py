@@ -23,6 +23,8 @@ Original:  no public code was found.
 Differences from the original: unknown, see above.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -61,12 +63,19 @@ def prior_input(step: str, image: Tensor, change: Tensor) -> Tensor:
     return torch.cat([image, change], dim=1)
 
 
-@torch.no_grad()
-def tie(entry: nn.Conv2d, plain: nn.Conv2d) -> None:
-    """Let ``entry`` see of [x, sg] what ``plain`` sees of r = x − sg."""
-    entry.weight.copy_(torch.cat([plain.weight, -plain.weight], dim=1))
-    if entry.bias is not None and plain.bias is not None:
-        entry.bias.copy_(plain.bias)
+def make_entry(
+    step: str, tied: bool, channels: int, conv: Callable[[int, int], nn.Conv2d]
+) -> nn.Conv2d:
+    """The first convolution of a prior; ``conv`` makes those of the host.
+
+    A tied one sees of [x, sg] what that of the host sees of r = x − sg.
+    """
+    if not tied or step not in INFORMED:
+        return conv(inputs_of(step), channels)
+    entry = conv(1, channels)
+    entry.weight = nn.Parameter(torch.cat([entry.weight, -entry.weight], dim=1).detach())
+    entry.in_channels = inputs_of(step)
+    return entry
 
 
 def injections(step: str, channels: int, *layers: int) -> nn.ModuleDict:
@@ -106,11 +115,9 @@ class InformedISTAPrior(ista_net.ResidualTransformPrior):
     """The prior of ISTA-Net⁺ on `prior_input`."""
 
     def __init__(self, channels: int, step: str, tied: bool) -> None:
-        super().__init__(channels, inputs_of(step))
+        super().__init__(channels, make_entry(step, tied, channels, ista_net.conv))
         self.analysis_injections = injections(step, channels, 0)
         self.synthesis_injections = injections(step, channels, 0)
-        if tied and step in INFORMED:
-            tie(self.entry, ista_net.conv(1, channels))
 
     def forward(self, given: Tensor) -> tuple[Tensor, Tensor | None]:
         estimate, residual, _ = apply_prior(self, given, self.threshold)
@@ -121,11 +128,9 @@ class InformedFISTAPrior(fista_net.TransformPrior):
     """The prior of FISTA-Net on `prior_input`."""
 
     def __init__(self, channels: int, step: str, tied: bool) -> None:
-        super().__init__(channels, inputs_of(step))
+        super().__init__(channels, make_entry(step, tied, channels, fista_net.conv))
         self.analysis_injections = injections(step, channels, 0)
         self.synthesis_injections = injections(step, channels, 0)
-        if tied and step in INFORMED:
-            tie(self.entry, fista_net.conv(1, channels))
 
     def forward(self, given: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         return apply_prior(self, given, threshold)
@@ -159,14 +164,10 @@ class InformedStage(amp_net_tip.Stage):
         kind: str,
         tied: bool,
     ) -> None:
-        super().__init__(channels, block_size, learned_step, deblock)
+        entry = make_entry(kind, tied, channels, conv3x3)
+        super().__init__(channels, block_size, learned_step, deblock, entry)
         self.kind = kind
-        self.denoiser = amp_net_tip.noise_estimator(channels, inputs_of(kind))
         self.injections = injections(kind, channels, 2, 4)
-        if tied and kind in INFORMED:
-            entry = self.denoiser[0]
-            assert isinstance(entry, nn.Conv2d)
-            tie(entry, conv3x3(1, channels))
 
     def forward(self, image: Tensor, measurement: Tensor, operator: LinearOperator) -> Tensor:
         if self.kind == "gdm":
@@ -212,11 +213,16 @@ class GINISTANetPlus(ISTANetPlus):
         prior_domain: str = "block",
         symmetry_weight: float = 0.01,
     ) -> None:
+        self.step, self.tied = step, tied  # the host makes its parts with them
         super().__init__(
             measurements, block_size, stages, channels, start, prior_domain, symmetry_weight
         )
-        self.data_steps = nn.ModuleList(InformedGradientStep(step) for _ in range(stages))
-        self.priors = nn.ModuleList(InformedISTAPrior(channels, step, tied) for _ in range(stages))
+
+    def make_data_step(self) -> nn.Module:
+        return InformedGradientStep(self.step)
+
+    def make_prior(self, channels: int) -> nn.Module:
+        return InformedISTAPrior(channels, self.step, self.tied)
 
 
 @MODELS.register("gin_fista_net")
@@ -242,12 +248,14 @@ class GINFISTANet(FISTANet):
         symmetry_weight: float = 0.01,
         sparsity_weight: float = 0.001,
     ) -> None:
+        self.step, self.tied = step, tied  # the host makes its prior with them
         super().__init__(
             measurements, block_size, stages, channels, start, w_tilde, nonneg, prior_domain,
             symmetry_weight, sparsity_weight,
         )  # fmt: skip
-        self.step = step
-        self.prior = InformedFISTAPrior(channels, step, tied)
+
+    def make_prior(self, channels: int) -> nn.Module:
+        return InformedFISTAPrior(channels, self.step, self.tied)
 
     def data_step(self, point: Tensor, change: Tensor) -> Tensor:
         return prior_input(self.step, point, change)
@@ -271,8 +279,10 @@ class GINAMPNetTIP(AMPNetTIP):
         stages: int = 9,
         channels: int = 32,
     ) -> None:
+        self.step, self.tied = step, tied  # the host makes its stages with them
         super().__init__(measurements, block_size, variant, stages, channels)
-        self.iterations = nn.ModuleList(
-            InformedStage(channels, block_size, variant != "k", "b" in variant, step, tied)
-            for _ in range(stages)
-        )
+
+    def make_stage(
+        self, channels: int, block_size: int, learned_step: bool, deblock: bool
+    ) -> InformedStage:
+        return InformedStage(channels, block_size, learned_step, deblock, self.step, self.tied)

@@ -59,12 +59,15 @@ class ResidualTransformPrior(nn.Module):
     """r + G(H̃(soft(H(D(r)), θ))).
 
     Second output: while training, H̃(H(D(r))) − D(r) ``(batch, C, H, W)``; else None.
+
+    Args:
+        entry: D, if not a convolution of one image.
     """
 
-    def __init__(self, channels: int, inputs: int = 1) -> None:
+    def __init__(self, channels: int, entry: nn.Conv2d | None = None) -> None:
         super().__init__()
         self.threshold = nn.Parameter(torch.tensor(0.01))
-        self.entry = conv(inputs, channels)
+        self.entry = conv(1, channels) if entry is None else entry
         self.analysis = transform(channels, channels, channels)
         self.synthesis = transform(channels, channels, channels)
         self.exit = conv(channels, 1)
@@ -100,8 +103,6 @@ class ISTANet(UnfoldingNetwork):
     importer read. ``prior_domain="image"`` and a learned Φ are ours.
     """
 
-    prior: type[nn.Module] = TransformPrior
-
     def __init__(
         self,
         measurements: int,
@@ -116,14 +117,20 @@ class ISTANet(UnfoldingNetwork):
         require_choice("prior_domain", prior_domain, PRIOR_DOMAINS)
         require_positive(stages=stages, channels=channels)
         self.start = LinearStart(measurements, block_size, start)
-        self.data_steps = nn.ModuleList(GradientStep() for _ in range(stages))
-        self.priors = nn.ModuleList(self.prior(channels) for _ in range(stages))
+        self.data_steps = nn.ModuleList(self.make_data_step() for _ in range(stages))
+        self.priors = nn.ModuleList(self.make_prior(channels) for _ in range(stages))
         self.prior_domain = prior_domain
         # On the image, each stage sees a little beyond a block, and ΦᵀΦ couples all of that block.
         self.reach = (
             0 if prior_domain == "block" else stages * blocks_beyond(self.priors[0], block_size)
         )
         self.symmetry_weight = symmetry_weight
+
+    def make_data_step(self) -> nn.Module:
+        return GradientStep()
+
+    def make_prior(self, channels: int) -> nn.Module:
+        return TransformPrior(channels)
 
     def forward(self, measurement: Tensor, operator: LinearOperator) -> Reconstruction:
         rows, columns = measurement.shape[2:]
@@ -153,7 +160,8 @@ class ISTANetPlus(ISTANet):
     Arguments, shapes, source and differences are those of `ISTANet`.
     """
 
-    prior = ResidualTransformPrior
+    def make_prior(self, channels: int) -> nn.Module:
+        return ResidualTransformPrior(channels)
 
 
 # Names in the authors' files -> names here.

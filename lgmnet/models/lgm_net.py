@@ -1,7 +1,10 @@
 """LGM-Net: feature-domain unfolding with learned gradient mapping, across a U-Net."""
 
+import math
 import re
 from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,9 +26,10 @@ from lgmnet.models.lgm_net_options import (
     Z_REFINEMENTS,
     choose,
 )
+from lgmnet.models.steps import AtOnce, Runner
 from lgmnet.operators import LinearOperator
 from lgmnet.registry import require_choice
-from lgmnet.unfolding.blocks import ResidualBlock, bottleneck, conv3x3
+from lgmnet.unfolding.blocks import ResidualBlock, bottleneck, conv3x3, radius
 from lgmnet.unfolding.checks import require_positive
 from lgmnet.unfolding.layout import convolve_together, in_format_of
 
@@ -67,6 +71,8 @@ class FDIM(nn.Module):
         self.aegr_skip = aegr_skip
         self.single = single
         self.prior = bottleneck(channels, prior_channels) if with_prior else None
+        self.scale = scale
+        self.radius = radius(self)
 
     def forward(
         self, x: Tensor, z: Tensor, operator: LinearOperator, back_projection: Tensor
@@ -79,6 +85,11 @@ class FDIM(nn.Module):
         z = step if self.prior is None else step + self.prior(step)
         return (z, z) if self.single else (step, z)
 
+    def reach(self, block_size: int) -> int:
+        """Pixels around one, at this scale, that its result depends on."""
+        coupled = 0 if self.data_step.gram_first else math.ceil(block_size / self.scale)
+        return self.radius + coupled
+
 
 class Chain(nn.Module):
     """``count`` FDIM iterations at one scale; with ``shared`` the same one again and again."""
@@ -89,11 +100,25 @@ class Chain(nn.Module):
         self.count = count
 
     def forward(
-        self, x: Tensor, z: Tensor, operator: LinearOperator, back_projection: Tensor
-    ) -> tuple[Tensor, Tensor]:
+        self, x: Any, z: Any, operator: LinearOperator, back_projection: Any, run: Runner
+    ) -> tuple[Any, Any]:
         for k in range(self.count):
-            x, z = self.iterations[k % len(self.iterations)](x, z, operator, back_projection)
+            stage = self.iterations[k % len(self.iterations)]
+            assert isinstance(stage, FDIM)
+            step = partial(iteration, stage, operator)
+            x, z = run(step, stage.reach(operator.multiple), x, z, back_projection)
         return x, z
+
+
+def iteration(
+    stage: FDIM, operator: LinearOperator, x: Tensor, z: Tensor, back_projection: Tensor
+) -> tuple[Tensor, Tensor]:
+    return stage(x, z, operator, back_projection)
+
+
+def at_scale(scale: int, back_projection: Tensor, features: Tensor) -> Tensor:
+    """Φᵀy at a scale, in the form of the features."""
+    return in_format_of(features, F.pixel_unshuffle(back_projection, scale))
 
 
 @MODELS.register("lgm_net")
@@ -137,6 +162,8 @@ class LGMNet(UnfoldingNetwork):
     residual block in the refinement of Z follows the public code, not the figure; ``phity_skip``
     and the ablations are ours, and ``prl_sigmoid`` steps from Z, which has passed the prior.
     """
+
+    stepwise = True
 
     def __init__(
         self,
@@ -216,13 +243,21 @@ class LGMNet(UnfoldingNetwork):
             nn.init.zeros_(self.project.weight)
             nn.init.zeros_(self.project.bias)  # type: ignore[arg-type]
 
+        # Pixels around one of its input that each step depends on.
+        self.open_reach = radius(self.start_z) + radius(self.lift)
+        self.down_reach = max(map(radius, self.down_fusions), default=0)
+        self.up_reach = max(map(radius, self.up_fusions), default=0)
+        self.close_reach = radius(self.refine) + radius(self.project)
+
     def forward(self, measurement: Tensor, operator: LinearOperator) -> Reconstruction:
-        start = operator.adjoint(measurement)
-        x, z = self.open(start)
-        x_first = x
-        # At every scale, in the form of the features.
+        return Reconstruction(self.unfold(measurement, operator, AtOnce()))
+
+    def unfold(self, measurement: Any, operator: LinearOperator, run: Runner) -> Any:
+        start = run(operator.adjoint, 0, measurement)
+        x, z = run(self.open, self.open_reach, run.keep(start))
+        x_first = run.keep(x)
         back_projections = [
-            in_format_of(x, F.pixel_unshuffle(start, 2**level))
+            run.view(partial(at_scale, 2**level), start, x_first)
             for level in range(len(self.down_chains) + 1)
         ]
 
@@ -230,21 +265,22 @@ class LGMNet(UnfoldingNetwork):
         for level, (chain, fuse) in enumerate(
             zip(self.down_chains, self.down_fusions, strict=True)
         ):
-            x, z = chain(x, z, operator, back_projections[level])
-            x, z = self.cross(fuse, x, z)
-            skips.append((x, z))
+            if level > 0:
+                skips.append((run.keep(x), run.keep(z)))
+            x, z = chain(x, z, operator, back_projections[level], run)
+            x, z = run(partial(self.cross, fuse), self.down_reach, x, z)
 
-        x, z = self.mid_chain(x, z, operator, back_projections[-1])
+        x, z = self.mid_chain(x, z, operator, back_projections[-1], run)
 
         up_chains = self.up_chains if len(self.up_chains) else reversed(self.down_chains)
         levels = reversed(range(len(self.down_chains)))
         for level, fuse, chain in zip(levels, self.up_fusions, up_chains, strict=True):
-            x, z = self.cross(fuse, x, z)
-            x, z = chain(x, z, operator, back_projections[level])
+            x, z = run(partial(self.cross, fuse), self.up_reach, x, z)
+            x, z = chain(x, z, operator, back_projections[level], run)
             if level > 0:
-                x, z = self.skip(x, z, *skips[level - 1])
+                x, z = run(self.skip, 0, x, z, *skips.pop())
 
-        return Reconstruction(self.close(x, z, x_first, start))
+        return run(self.close, self.close_reach, x, z, x_first, start)
 
     def open(self, start: Tensor) -> tuple[Tensor, Tensor]:
         """The first pair (X, Z), of Φᵀy."""

@@ -1,7 +1,8 @@
 """The parts of LGM-Net that an ablation exchanges: the published ones first in each table.
 
 Data steps take ``(x, z, operator, back_projection)`` as described in `lgm_net.FDIM` and
-return the new X. Fusions between scales take the sum of X and Z.
+return the new X. ``gram_first`` says that ΦᵀΦ sees X itself: after a convolution it carries that
+one's reach on through a block. Fusions between scales take the sum of X and Z.
 """
 
 from collections.abc import Mapping
@@ -37,6 +38,8 @@ def check_subset(option: str, values: tuple[str, ...], known: tuple[str, ...]) -
 class AEGR(nn.Module):
     """Adaptive endogenous gradient reconstruction: one fused map of [X, ΦᵀΦX, Z, Φᵀy]."""
 
+    gram_first = True
+
     def __init__(self, channels: int, scale: int, inputs: tuple[str, ...] = AEGR_INPUTS) -> None:
         super().__init__()
         check_subset("aegr_inputs", inputs, AEGR_INPUTS)
@@ -63,6 +66,8 @@ class AEGR(nn.Module):
 class FeatureGradient(nn.Module):
     """``X − ρ(ΦᵀΦX − Φᵀy) − μ(X − Z)``, every channel taken as an image."""
 
+    gram_first = True
+
     def __init__(self, channels: int, scale: int) -> None:
         super().__init__()
         self.images = channels // scale**2
@@ -80,6 +85,8 @@ class FeatureGradient(nn.Module):
 
 class PixelGradient(nn.Module):
     """A gradient step on one image projected from X, its change lifted back to features."""
+
+    gram_first = False
 
     def __init__(self, channels: int, scale: int) -> None:
         super().__init__()
@@ -99,6 +106,8 @@ class PixelGradient(nn.Module):
 class SigmoidStep(nn.Module):
     """The step of PRL on Z, which like the one variable of PRL has passed the prior."""
 
+    gram_first = False
+
     def __init__(self, channels: int, scale: int) -> None:
         super().__init__()
         self.range = SigmoidRange(channels, scale)
@@ -111,6 +120,8 @@ class SigmoidStep(nn.Module):
 
 class GradientInformed(nn.Module):
     """[X, s·gradient, Z] fused by convolutions: the network sees the gradient, takes no step."""
+
+    gram_first = True
 
     def __init__(self, channels: int, scale: int) -> None:
         super().__init__()
@@ -129,6 +140,8 @@ class GradientInformed(nn.Module):
 
 class QuadraticStep(nn.Module):
     """``(ΦᵀΦ + μI)⁻¹(Φᵀy + μZ)``, every channel taken as an image; μ = softplus(weight)."""
+
+    gram_first = False
 
     def __init__(self, channels: int, scale: int) -> None:
         super().__init__()

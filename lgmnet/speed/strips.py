@@ -5,59 +5,79 @@ a few more above and below, its halo, so that what it returns for the strip itse
 return for the whole image. Rows that no later strip reads are dropped at once.
 
 ΦᵀΦ couples whole blocks in every iteration, so after a few iterations every pixel depends on pixels
-far away: tiles of the image with any practical overlap would not be exact. That is why LGM-Net is
-cut inside, iteration by iteration.
+far away: tiles of the image with any practical overlap would not be exact. That is why a network
+with steps of its own (`UnfoldingNetwork.unfold`) is cut inside, step by step.
 """
 
 import math
 import re
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from lgmnet import complexity
-from lgmnet.models import LGMNet, SensingModel, UnfoldingNetwork
-from lgmnet.models.lgm_net import FDIM, Chain
-from lgmnet.models.lgm_net_options import AEGR, FeatureGradient, GradientInformed
-from lgmnet.operators import LinearOperator
-from lgmnet.unfolding.blocks import radius
-from lgmnet.unfolding.layout import in_format_of
+from lgmnet.models import SensingModel, UnfoldingNetwork
 
-Rows = list[Tensor]
 UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 # Libraries work in memory that is not a tensor; a plan leaves this much more than it counts.
 MARGIN = 1.25
 
 
+class Rows:
+    """An image as a list of rows."""
+
+    def __init__(self, rows: Iterable[Tensor]) -> None:
+        self.rows = list(rows)
+
+    def read(self, first: int, last: int) -> Tensor:
+        return torch.cat(self.rows[first:last], dim=2)
+
+    def drop(self, end: int) -> None:
+        """Free the rows before ``end``."""
+        self.rows[:end] = [torch.empty(0)] * end
+
+
+class View:
+    """A function of the rows of another image, computed whenever they are read."""
+
+    def __init__(
+        self, function: Callable[[Tensor, Tensor], Tensor], image: Rows, like: Rows
+    ) -> None:
+        self.function, self.image, self.like = function, image, like
+
+    def read(self, first: int, last: int) -> Tensor:
+        return self.function(self.image.read(first, last), self.like.rows[0])
+
+    def drop(self, end: int) -> None:
+        pass
+
+
 class Strips:
-    """Runs steps over strips of ``height`` rows; ``done`` is told the rows of each."""
+    """A `Runner` over strips of ``height`` rows; ``done`` is told the rows of each."""
 
     def __init__(self, height: int, done: Callable[[int], object] = lambda rows: None) -> None:
         self.height = height
         self.done = done
         self.deepest = 0
 
-    def __call__(self, step: Callable[..., Any], halo: int, *inputs: Rows) -> tuple[Rows, ...]:
-        """The rows of each tensor that ``step`` returns. The lists given are emptied on the way.
-
-        Args:
-            step: takes one tensor per input.
-            halo: rows above and below that ``step`` depends on.
-        """
+    def __call__(
+        self, step: Callable[..., Any], reach: int, image: Rows, *others: Rows | View
+    ) -> Any:
+        """See `Runner`. Rows that no later strip reads are freed on the way."""
+        images = (image, *others)
+        count, pixels = len(image.rows), image.rows[0].shape[2]
+        halo = math.ceil(reach / pixels)
         self.deepest = max(self.deepest, halo)
-        count = len(inputs[0])
-        results: tuple[Rows, ...] = ()
+        results: list[Rows] = []
         for top in range(0, count, self.height):
             bottom = min(top + self.height, count)
             first, last = max(0, top - halo), min(count, bottom + halo)
-            outputs = step(*(torch.cat(rows[first:last], dim=2) for rows in inputs))
-            outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
-            results = results or tuple([] for _ in outputs)
+            returned = step(*(each.read(first, last) for each in images))
+            outputs = (returned,) if isinstance(returned, Tensor) else returned
+            results = results or [Rows([]) for _ in outputs]
             # Clones, for a view would keep the whole strip alive; one of what is returned twice.
             cuts = {
                 id(output): [
@@ -66,13 +86,18 @@ class Strips:
                 ]
                 for output in outputs
             }
-            for rows, output in zip(results, outputs, strict=True):
-                rows += cuts[id(output)]
-            passed = max(0, bottom - halo)
-            for rows in inputs:
-                rows[:passed] = [torch.empty(0)] * passed
+            for result, output in zip(results, outputs, strict=True):
+                result.rows += cuts[id(output)]
+            for each in images:
+                each.drop(max(0, bottom - halo))
             self.done(bottom - top)
-        return results
+        return results[0] if isinstance(returned, Tensor) else results
+
+    def keep(self, image: Rows) -> Rows:
+        return Rows(image.rows)
+
+    def view(self, function: Callable[[Tensor, Tensor], Tensor], image: Rows, like: Rows) -> View:
+        return View(function, image, like)
 
 
 class InStrips(SensingModel):
@@ -164,11 +189,10 @@ def measure_sizes(model: SensingModel, measurement: Tensor) -> Sizes:
         y = measurement.new_zeros(1, measurement.shape[1], rows * high, high)
         return complexity.memory(lambda: rebuild(model, y, strips), y.device).peak
 
+    if not model.network.stepwise:
+        double = Strips(2)
+        return Sizes(4.0 * model.multiple**2, peak(2, double) / 2, double.deepest)
     single = Strips(1)
-    if not isinstance(model.network, LGMNet):
-        reach = math.ceil(check_strips(model.network) / high)
-        image = 4.0 * model.multiple**2
-        return Sizes(image, peak(2, Strips(2)) / 2, reach)
     # What a row more costs is state; the rest is the work on the largest strip.
     few, many = peak(8, single), peak(12, single)
     state = (many - few) / 4
@@ -198,78 +222,15 @@ def rows_high(model: SensingModel) -> int:
 
 def rebuild(model: SensingModel, measurement: Tensor, strips: Strips) -> Tensor:
     """The image ``(1, 1, H, W)`` of one measurement; see `check_strips` for the networks."""
-    measured = list(measurement.split(rows_high(model), dim=2))
-    if isinstance(model.network, LGMNet):
-        rows = lgm_net(model.network, model.operator, measured, strips)
-    else:
-        halo = math.ceil(check_strips(model.network) / rows_high(model))
-        (rows,) = strips(lambda y: model.network(y, model.operator).image, halo, measured)
-    return torch.cat(rows, dim=2)
+    check_strips(model.network)
+    measured = Rows(measurement.split(rows_high(model), dim=2))
+    return torch.cat(model.network.unfold(measured, model.operator, strips).rows, dim=2)
 
 
-def check_strips(network: UnfoldingNetwork) -> int:
-    """Blocks around a strip that the network needs; 0 where `rebuild` finds out step by step.
-
-    Raises:
-        ValueError: it needs the whole image.
-    """
-    if isinstance(network, LGMNet):
-        return 0
-    if network.reach is None:
+def check_strips(network: UnfoldingNetwork) -> None:
+    """Raise ValueError if a network needs the whole image."""
+    if network.reach is None and not network.stepwise:
         raise ValueError(
             f"{type(network).__name__} needs the whole image at once and cannot work in strips; "
             "run it without a memory limit"
         )
-    return network.reach
-
-
-def lgm_net(network: LGMNet, operator: LinearOperator, measured: Rows, strips: Strips) -> Rows:
-    """`LGMNet.forward`, one step after the other."""
-    (start,) = strips(operator.adjoint, 0, measured)
-    unit = start[0].shape[2]
-
-    def halo(scale: int, *modules: nn.Module) -> int:
-        return math.ceil(sum(map(radius, modules)) * scale / unit)
-
-    def iterate(chain: nn.Module, scale: int, x: Rows, z: Rows) -> tuple[Rows, ...]:
-        assert isinstance(chain, Chain)
-        for k in range(chain.count):
-            stage = chain.iterations[k % len(chain.iterations)]
-            assert isinstance(stage, FDIM)
-            step = partial(iteration, stage, operator, scale)
-            beyond = halo(scale, stage) + (not gram_comes_first(stage))
-            x, z = strips(step, beyond, x, z, list(start))
-        return x, z
-
-    x, z = strips(network.open, halo(1, network.start_z, network.lift), list(start))
-    x_first = list(x)
-    skips = []
-    for level, (chain, fuse) in enumerate(
-        zip(network.down_chains, network.down_fusions, strict=True)
-    ):
-        x, z = iterate(chain, 2**level, x, z)
-        x, z = strips(partial(network.cross, fuse), halo(2**level, fuse), x, z)
-        skips.append((list(x), list(z)))
-    if skips:
-        skips.pop()  # the coarsest scale is not skipped
-    x, z = iterate(network.mid_chain, 2 ** len(network.down_chains), x, z)
-    up_chains = network.up_chains if len(network.up_chains) else reversed(network.down_chains)
-    levels = reversed(range(len(network.down_chains)))
-    for level, fuse, chain in zip(levels, network.up_fusions, up_chains, strict=True):
-        x, z = strips(partial(network.cross, fuse), halo(2 ** (level + 1), fuse), x, z)
-        x, z = iterate(chain, 2**level, x, z)
-        if level > 0:
-            x, z = strips(network.skip, 0, x, z, *skips.pop())
-    around = halo(1, network.refine, network.project)
-    return strips(network.close, around, x, z, x_first, start)[0]
-
-
-def iteration(
-    stage: FDIM, operator: LinearOperator, scale: int, x: Tensor, z: Tensor, start: Tensor
-) -> tuple[Tensor, Tensor]:
-    return stage(x, z, operator, in_format_of(x, F.pixel_unshuffle(start, scale)))
-
-
-def gram_comes_first(stage: FDIM) -> bool:
-    """Whether ΦᵀΦ sees X itself; after a convolution it carries that one's reach a block on."""
-    return isinstance(stage.data_step, AEGR | FeatureGradient | GradientInformed)

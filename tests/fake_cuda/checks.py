@@ -172,7 +172,7 @@ def evaluation(name: str) -> Watch:
             fast = optimize_for_inference(model, precision)
             reconstruct_plane(fast, plane, Rules(), here, "x")
         with torch.inference_mode():
-            if name == "lgm_net" or model.network.reach is not None:
+            if model.network.stepwise or model.network.reach is not None:
                 rebuild(model, model.measure(torch.rand(1, 1, 128, 64, device=CUDA)), Strips(1))
         model.operator.fingerprint = lambda: "the same"  # type: ignore[method-assign]
         reconstruct_image(model, measure_image(model, plane, "x"))
