@@ -8,30 +8,44 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lgmnet.models import LGMNet, SensingModel
 from lgmnet.models.fista_net import AlistaAdjoint
-from lgmnet.operators import OPERATORS, BlockSampling, matrices
+from lgmnet.operators import OPERATORS, BlockSampling, FourierMask, masks, matrices
+from lgmnet.operators.base import in_full_precision
 from lgmnet.operators.noise import add_noise
 from lgmnet.unfolding.starts import LinearStart
 
-SETTINGS = {"block_sampling": {"matrix": matrices.xavier(5, 16), "block_size": 4}}
+BLOCKS = {"matrix": matrices.xavier(5, 16), "block_size": 4}
+# Sides are not equal, to catch swapped axes, and even or odd, as the highest frequency differs.
+CASES = {
+    "blocks": ("block_sampling", BLOCKS),
+    "blocks convolved": ("block_sampling", BLOCKS),
+    "mask even": ("fourier_mask", {"mask": masks.variable_density((8, 12), 0.4)}),
+    "mask odd": ("fourier_mask", {"mask": masks.variable_density((9, 5), 0.4)}),
+    "mask odd and even": ("fourier_mask", {"mask": masks.cartesian((7, 8), 0.5)}),
+    "mask complex": ("fourier_mask", {"mask": masks.cartesian((8, 12), 0.5), "channels": 2}),
+    "mask complex odd": (
+        "fourier_mask",
+        {"mask": masks.variable_density((9, 5), 0.4), "channels": 2},
+    ),
+}
 
 
-def small_operator(name):
-    return OPERATORS.create(name, **SETTINGS[name])
+def image_for(operator, images=1, batch=2):
+    sides = operator.size or (2 * operator.multiple, 3 * operator.multiple)
+    return torch.randn(batch, images * operator.channels, *sides, dtype=torch.float64)
 
 
-def image_for(operator, channels=1, batch=2):
-    # Not square, to catch swapped axes.
-    sides = 2 * operator.multiple, 3 * operator.multiple
-    return torch.randn(batch, channels, *sides, dtype=torch.float64)
-
-
-@pytest.fixture(params=[(name, gathers) for name in OPERATORS.names() for gathers in (True, False)])
+@pytest.fixture(params=CASES)
 def operator(request):
-    """Every operator, by matrix products and by strided convolutions."""
-    name, gathers = request.param
-    operator = small_operator(name).double()
-    operator.gathers = gathers
+    """Every operator; block sampling by matrix products and by strided convolutions."""
+    name, settings = CASES[request.param]
+    operator = OPERATORS.create(name, **settings).double()
+    if name == "block_sampling":
+        operator.gathers = "convolved" not in request.param
     return operator
+
+
+def test_every_operator_is_tested():
+    assert {name for name, _ in CASES.values()} == set(OPERATORS.names())
 
 
 def test_adjoint_is_the_transpose(operator):
@@ -55,9 +69,12 @@ def test_measurement_has_the_promised_shape(operator):
 
 @pytest.mark.parametrize("scale", [1, 2, 4])
 def test_gram_of_features_is_the_gram_of_each_image(operator, scale):
-    images = image_for(operator, channels=3)
+    images = image_for(operator, images=3)
+    if any(side % scale for side in images.shape[2:]):
+        pytest.skip("such an image has no half")
     expected = torch.cat(
-        [operator.adjoint(operator(images[:, k : k + 1])) for k in range(3)], dim=1
+        [operator.adjoint(operator(image)) for image in images.split(operator.channels, dim=1)],
+        dim=1,
     )
     features = torch.nn.functional.pixel_unshuffle(images, scale)
     gram = torch.nn.functional.pixel_shuffle(operator.gram(features, scale), scale)
@@ -183,12 +200,76 @@ def test_projection_is_the_closest_image_with_that_measurement(operator):
     measurement = operator(other)
     projected = operator.project(image, measurement)
     torch.testing.assert_close(operator(projected), measurement, rtol=1e-9, atol=1e-10)
+    again = operator.project(projected, measurement)
+    torch.testing.assert_close(again, projected, rtol=1e-10, atol=1e-10)
     # Closest: the change is orthogonal to every direction that Φ does not see.
     unseen = other - operator.project(torch.zeros_like(other), measurement)
     assert float(((projected - image) * unseen).sum().detach().abs()) < 1e-9
 
 
+def test_gradients_with_respect_to_images_and_weight(operator):
+    image, other = image_for(operator, batch=1), image_for(operator, batch=1)
+    operator.requires_grad_(False)
+    measurement = operator(other)
+    weight = torch.tensor(0.7, dtype=torch.float64)
+    for call, inputs in (
+        (operator, (image,)),
+        (operator.adjoint, (measurement,)),
+        (operator.gram, (image,)),
+        (operator.solve, (image, weight, other)),
+        (operator.project, (image, measurement)),
+    ):
+        assert torch.autograd.gradcheck(call, [tensor.requires_grad_() for tensor in inputs])
+        for tensor in inputs:
+            tensor.requires_grad_(False)
+
+
+def test_a_reduced_type_comes_back_and_is_computed_in_float32(operator):
+    operator = operator.float().requires_grad_(False)
+    image = image_for(operator).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = operator(image)
+        assert y.dtype == torch.bfloat16
+        assert torch.equal(y, operator(image.float()).bfloat16())
+        back = operator.adjoint(y)
+        solved = operator.solve(image, 0.5, back)
+        wide = operator.solve(image.float(), 0.5, back.float())
+    assert back.dtype == solved.dtype == torch.bfloat16
+    assert torch.equal(solved, wide.bfloat16())
+
+
+@pytest.mark.parametrize("method", ["forward", "adjoint", "gram", "solve", "project"])
+def test_a_complex_tensor_is_refused(operator, method):
+    image = image_for(operator)
+    operator.requires_grad_(False)
+    arguments = {
+        "forward": (image,),
+        "adjoint": (operator(image),),
+        "gram": (image,),
+        "solve": (image, 0.5, image),
+        "project": (image, operator(image)),
+    }[method]
+    call = getattr(operator, method)
+    name = type(operator).__name__
+    expected = f"{name}.* given a complex tensor .torch.complex128., expected a real one"
+    with pytest.raises(TypeError, match=expected):
+        call(arguments[0].to(torch.complex128), *arguments[1:])
+
+
+class Rotation(torch.nn.Module):
+    @in_full_precision
+    def forward(self, image):
+        return 1j * image
+
+
+def test_a_complex_result_does_not_lose_its_imaginary_part():
+    with pytest.raises(TypeError, match="Rotation.forward has computed a complex tensor"):
+        Rotation()(torch.ones(2))
+
+
 def test_gradients_reach_phi_through_every_method(operator):
+    if not list(operator.parameters()):
+        pytest.skip("nothing of it is learned")
     image = image_for(operator)
     for result in (
         operator(image),
@@ -395,6 +476,28 @@ def test_named_noise_is_the_same_in_every_run_and_differs_between_images():
     assert not torch.equal(first, add_noise(clean, 0.1, "Parrots"))
     assert float(first.std()) == pytest.approx(0.1, rel=0.15)
     assert add_noise(clean, 0.0) is clean
+
+
+def test_noise_lies_only_where_something_is_measured():
+    clean = torch.zeros(3, 2, 4, 6)
+    support = torch.rand(4, 6) < 0.5
+    for name in (None, "Monarch"):
+        noisy = add_noise(clean, 0.1, name, support)
+        assert torch.equal(noisy != 0, support.expand_as(noisy))
+    # Elsewhere it is the noise without a support.
+    everywhere = add_noise(clean, 0.1, "Monarch")
+    assert torch.equal(add_noise(clean, 0.1, "Monarch", support), everywhere * support)
+
+
+def test_a_sensing_model_gives_noise_the_support_of_its_operator():
+    mask = masks.cartesian((8, 12), 0.4)
+    network = LGMNet(D=1, dim=2, dimf=2, scales=1)
+    image = torch.rand(2, 1, 8, 12)
+    noisy = SensingModel(FourierMask(mask), network, 0.1).measure(image, "Monarch")
+    assert torch.equal(noisy != 0, mask.expand_as(noisy))
+    blocks = SensingModel(BlockSampling(matrices.xavier(5, 16), 4), network, 0.1)
+    expected = add_noise(blocks.operator(image), 0.1, "Monarch")
+    assert torch.equal(blocks.measure(image, "Monarch"), expected)
 
 
 def test_two_threads_with_different_phi_do_not_disturb_each_other():

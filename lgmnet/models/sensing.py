@@ -55,7 +55,8 @@ class SensingModel(nn.Module):
             name: name of the image, which fixes the noise; see `add_noise`.
         """
         check_image(image, self.multiple)
-        return add_noise(self.operator(image), self.noise_std, name)
+        operator = self.operator
+        return add_noise(operator(image), self.noise_std, name, operator.support)
 
     @torch.no_grad()
     def reconstruct(self, measurement: Tensor) -> Tensor:

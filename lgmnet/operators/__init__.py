@@ -2,5 +2,6 @@
 
 from lgmnet.operators.base import OPERATORS, LinearOperator
 from lgmnet.operators.block_sampling import BlockSampling
+from lgmnet.operators.fourier_mask import FourierMask
 
-__all__ = ["OPERATORS", "BlockSampling", "LinearOperator"]
+__all__ = ["OPERATORS", "BlockSampling", "FourierMask", "LinearOperator"]

@@ -16,29 +16,59 @@ from lgmnet.registry import Registry
 
 
 def in_full_precision(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Run a module's method in float32 or better and return the type of its first tensor."""
+    """Run a module's method in float32 or better and return the type of its first tensor.
+
+    Raises:
+        TypeError: the tensor or the result is complex. Rounding to a real type would drop the
+            imaginary part.
+    """
 
     @functools.wraps(method)
     def wrapped(self: nn.Module, tensor: Tensor, *arguments: Any, **options: Any) -> Tensor:
+        check_real(tensor, f"{type(self).__name__}.{method.__name__} was given")
         reduced = tensor.dtype in (torch.bfloat16, torch.float16)
         kind = tensor.device.type
         with torch.autocast(kind, enabled=False) if is_autocast_available(kind) else nullcontext():
             result = method(self, tensor.float() if reduced else tensor, *arguments, **options)
+        check_real(result, f"{type(self).__name__}.{method.__name__} has computed")
         return result.to(tensor.dtype)
 
     return wrapped
 
 
+def check_real(tensor: Tensor, subject: str) -> None:
+    """Raise TypeError if the tensor is complex; ``subject`` begins the message."""
+    if tensor.is_complex():
+        raise TypeError(
+            f"{subject} a complex tensor ({tensor.dtype}), expected a real one, whose two channels "
+            "are the real and the imaginary part"
+        )
+
+
 class LinearOperator(nn.Module, ABC):
     """Φ and Φᵀ. Calling the operator measures, without noise.
 
+    Every tensor is real. A complex image or measurement has its real and imaginary part as two
+    channels, so inner products, norms and noise mean the same for every operator.
+
     Shapes:
-        image:        ``(batch, 1, H, W)``; H and W are multiples of ``multiple``.
+        image:        ``(batch, channels, H, W)``; H and W are multiples of ``multiple``, or
+            exactly ``size`` where that is given.
         measurement:  whatever ``measurement_shape`` says.
 
     Every method computes in float32 or better, also under autocast, and returns the type it
     was given: a Φx rounded to bfloat16 costs image quality and saves nothing.
     """
+
+    channels: int = 1
+    """Channels of an image."""
+    size: tuple[int, int] | None = None
+    """Height and width of an image, in pixels; None if several fit."""
+
+    @property
+    def support(self) -> Tensor | None:
+        """True where y is measured; its shape broadcasts to that of y. None: everywhere."""
+        return None
 
     @property
     @abstractmethod
@@ -81,14 +111,19 @@ class LinearOperator(nn.Module, ABC):
         """ΦᵀΦ of every feature channel, each taken as an image.
 
         Shapes:
-            features: ``(batch, C·scale², H/scale, W/scale)``: C images, pixel-unshuffled by
-                ``scale``. The result has the same shape.
+            features: ``(batch, C·scale², H/scale, W/scale)``: the channels of one image or of
+                several, pixel-unshuffled by ``scale``. The result has the same shape.
         """
-        images = F.pixel_shuffle(features, scale) if scale > 1 else features
-        batch = len(images)
-        images = rearrange(images, "b c h w -> (b c) 1 h w")
-        images = rearrange(self.adjoint(self(images)), "(b c) 1 h w -> b c h w", b=batch)
-        return F.pixel_unshuffle(images, scale) if scale > 1 else images
+        channels = F.pixel_shuffle(features, scale) if scale > 1 else features
+        batch = len(channels)
+        images = rearrange(channels, "b (c p) h w -> (b c) p h w", p=self.channels)
+        images = self.gram_of_images(images)
+        channels = rearrange(images, "(b c) p h w -> b (c p) h w", b=batch)
+        return F.pixel_unshuffle(channels, scale) if scale > 1 else channels
+
+    def gram_of_images(self, images: Tensor) -> Tensor:
+        """ΦᵀΦ of images ``(batch, channels, H, W)``. An operator may know a shorter way."""
+        return self.adjoint(self(images))
 
 
 OPERATORS: Registry[LinearOperator] = Registry("operator")

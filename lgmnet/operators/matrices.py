@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lgmnet.operators.arrays import read_arrays
+
 # Rows of the 33 x 33 matrices published with ISTA-Net: neither floor nor round of 1089·ratio.
 TABLE33 = {
     0.01: 10, 0.04: 43, 0.1: 109, 0.2: 218, 0.25: 272, 0.3: 327, 0.4: 436, 0.5: 545,
@@ -143,7 +145,7 @@ def load_matrix(path: Path) -> Tensor:
     if not path.is_file():
         raise ValueError(f"there is no sampling matrix at {path}; give an existing file")
     try:
-        arrays = _read_arrays(path)
+        arrays = read_arrays(path)
     except Exception as error:  # each reader raises types of its own for a damaged file
         raise ValueError(f"{path} cannot be read as a sampling matrix ({error})") from None
     names: list[str] = [name for name in ("phi", "Phi", "matrix", "Qinit") if name in arrays]
@@ -163,20 +165,3 @@ def load_matrix(path: Path) -> Tensor:
     if not np.isfinite(matrix).all():
         raise ValueError(f"'{names[0]}' in {path} has entries that are not finite")
     return torch.from_numpy(matrix.astype(np.float32))
-
-
-def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    if path.suffix == ".npy":
-        return {"matrix": np.load(path, allow_pickle=False)}
-    if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as archive:
-            return dict(archive)
-    if path.suffix == ".mat":
-        from scipy.io import loadmat
-
-        return {k: v for k, v in loadmat(path).items() if not k.startswith("__")}
-    if path.suffix == ".safetensors":
-        from safetensors.numpy import load_file
-
-        return load_file(path)
-    raise ValueError(f"{path} is no .npy, .npz, .mat or .safetensors file")

@@ -6,24 +6,30 @@ import torch
 from torch import Tensor
 
 
-def add_noise(measurement: Tensor, std: float, name: str | None = None) -> Tensor:
+def add_noise(
+    measurement: Tensor, std: float, name: str | None = None, support: Tensor | None = None
+) -> Tensor:
     """y = Φx + n with white Gaussian n.
 
     Args:
         std: standard deviation of n, in the unit of y. Zero returns ``measurement`` itself.
         name: name of the image. With it the noise is the same in every run, on every device;
             without it the global random state is used, as in training.
+        support: where y is measured, see `LinearOperator.support`. There is no noise elsewhere.
     """
     if not std >= 0:
         raise ValueError(f"the standard deviation of the noise is {std}, expected at least 0")
     if std == 0:
         return measurement
+    noise = std * _white(measurement, name)
+    return measurement + (noise if support is None else noise * support)
+
+
+def _white(measurement: Tensor, name: str | None) -> Tensor:
+    """White noise of standard deviation 1, like ``measurement``; see `add_noise` for ``name``."""
     if name is None:
         # Not randn_like, whose numbers would depend on the memory format.
-        return measurement + std * torch.randn(
-            measurement.shape, dtype=measurement.dtype, device=measurement.device
-        )
+        return torch.randn(measurement.shape, dtype=measurement.dtype, device=measurement.device)
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(measurement.shape, generator=generator)
-    return measurement + std * noise.to(measurement)
+    return torch.randn(measurement.shape, generator=generator).to(measurement)

@@ -1,0 +1,51 @@
+"""Arrays in a file: .npy, .npz, .mat (also MATLAB 7.3) or .safetensors."""
+
+from pathlib import Path
+
+import numpy as np
+
+HDF5 = b"\x89HDF\r\n\x1a\n"
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of the file by name; the one of a .npy is called ``matrix``.
+
+    Raises:
+        ValueError: the ending is unknown, or a MATLAB 7.3 file needs h5py. Damaged files raise
+            what their reader raises.
+    """
+    if path.suffix == ".npy":
+        return {"matrix": np.load(path, allow_pickle=False)}
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as archive:
+            return dict(archive)
+    if path.suffix == ".mat":
+        return _read_mat(path)
+    if path.suffix == ".safetensors":
+        from safetensors.numpy import load_file
+
+        return load_file(path)
+    raise ValueError(f"{path} is no .npy, .npz, .mat or .safetensors file")
+
+
+def _read_mat(path: Path) -> dict[str, np.ndarray]:
+    with path.open("rb") as file:
+        start = file.read(512 + len(HDF5))
+    if start.startswith(HDF5) or start.endswith(HDF5):  # MATLAB puts 512 bytes of its own before it
+        return _read_hdf5(path)
+    from scipy.io import loadmat
+
+    return {name: v for name, v in loadmat(path).items() if not name.startswith("__")}
+
+
+def _read_hdf5(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of numbers. MATLAB stores columns first, so the axes are turned round."""
+    try:
+        import h5py
+    except ImportError:
+        raise ValueError(
+            "this MATLAB 7.3 file needs h5py: pip install -c constraints.txt -e '.[matlab]'"
+        ) from None
+    with h5py.File(path) as file:
+        numeric = {k: v for k, v in file.items() if getattr(v, "dtype", None) is not None}
+        return {k: v[()].T for k, v in numeric.items() if v.dtype.kind in "buif"}

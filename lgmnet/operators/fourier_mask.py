@@ -1,0 +1,161 @@
+"""Magnetic resonance imaging with one coil: some frequencies of the whole image."""
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+from lgmnet.operators import masks
+from lgmnet.operators.base import OPERATORS, LinearOperator, in_full_precision
+
+
+@OPERATORS.register("fourier_mask")
+class FourierMask(LinearOperator):
+    """Measure the frequencies of an image where a mask is 1.
+
+    Φ = M F with the orthonormal two-dimensional Fourier transform F, ``norm="ortho"`` in PyTorch,
+    and the mask M. Many authors leave F without a factor: their y is √(H W) times this one.
+
+    Shapes:
+        image:        ``(batch, 1, H, W)``, real; or ``(batch, 2, H, W)``, real and imaginary part.
+        measurement:  ``(batch, 2, H, W)``, real and imaginary part in the unit of the image. It is
+            zero where the mask is, and the zero frequency is at ``[0, 0]``.
+
+    Args:
+        mask: ``(H, W)`` of 0 and 1. It fixes the size of an image.
+        channels: 1 for real images, 2 for complex ones.
+        centred: the zero frequency of ``mask`` is at ``[H // 2, W // 2]`` and not at ``[0, 0]``. It
+            says nothing of the measurement, which is uncentred in any case.
+
+    Raises:
+        ValueError: the mask is no mask (see `masks.checked`), or an image or a measurement does
+            not fit the operator.
+
+    Source:
+        M. Lustig, D. Donoho and J. Pauly, "Sparse MRI", MRM 2007.
+    """
+
+    mask: Tensor
+
+    def __init__(self, mask: Tensor, channels: int = 1, centred: bool = False) -> None:
+        super().__init__()
+        if channels not in (1, 2):
+            raise ValueError(f"channels is {channels}, expected 1 (real) or 2 (complex images)")
+        self.register_buffer("mask", masks.checked(mask, centred))
+        self.channels = channels
+        self.size = (mask.shape[0], mask.shape[1])
+
+    @property
+    def multiple(self) -> int:
+        """One: `size` alone says what fits."""
+        return 1
+
+    @property
+    def support(self) -> Tensor:
+        return self.mask
+
+    def measurement_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        return 2, height, width
+
+    @in_full_precision
+    def forward(self, image: Tensor) -> Tensor:
+        self._check("image", image, self.channels)
+        return split(transform(join(image))) * self.mask
+
+    @in_full_precision
+    def adjoint(self, measurement: Tensor) -> Tensor:
+        """See `LinearOperator.adjoint`: the zero-filled image; of a real one, the real part."""
+        self._check("measurement", measurement, 2)
+        return split(inverse(join(measurement * self.mask)), self.channels)
+
+    @in_full_precision
+    def gram_of_images(self, images: Tensor) -> Tensor:
+        return self._filter(images, self.eigenvalues().to(images.dtype))
+
+    @in_full_precision
+    def solve(self, image: Tensor, weight: Tensor | float, back_projection: Tensor) -> Tensor:
+        """See `LinearOperator.solve`; one division per frequency."""
+        if not isinstance(weight, Tensor) and not weight > 0:
+            raise ValueError(f"the weight of a quadratic step is {weight}, expected > 0")
+        target = back_projection + weight * image
+        return self._filter(target, 1 / (self.eigenvalues().to(target.dtype) + weight))
+
+    @in_full_precision
+    def project(self, image: Tensor, measurement: Tensor) -> Tensor:
+        """See `LinearOperator.project`.
+
+        A real image has conjugate values at k and −k. If both are measured and differ by noise, no
+        real image fits; then the result is the closest among those with the smallest ‖Φx − y‖.
+        """
+        eigenvalues = self.eigenvalues().to(image.dtype)
+        pseudo_inverse = torch.where(eigenvalues > 0, 1 / eigenvalues, 0)
+        return image + self._filter(self.adjoint(measurement - self(image)), pseudo_inverse)
+
+    def eigenvalues(self) -> Tensor:
+        """Of ΦᵀΦ, ``(H, W)``: what it multiplies every frequency of an image with.
+
+        In a real image k and −k share one value up to conjugation, so the eigenvalue is the mean of
+        the mask at both: 0, ½ or 1.
+        """
+        mask = self.mask.float()
+        if self.channels == 2:
+            return mask
+        opposite = mask.flip(0, 1).roll((1, 1), (0, 1))
+        return (mask + opposite) / 2
+
+    def _filter(self, images: Tensor, factors: Tensor) -> Tensor:
+        """Multiply every frequency of the images by a real factor ``(H, W)``.
+
+        For real images the factors at k and −k agree, so half of the frequencies suffice.
+        """
+        self._check("image", images, self.channels)
+        if self.channels == 2:
+            return split(inverse(transform(join(images)) * factors))
+        half = torch.fft.rfft2(images, norm="ortho")
+        return torch.fft.irfft2(half * factors[:, : half.shape[-1]], s=self.size, norm="ortho")
+
+    def lipschitz(self) -> float:
+        return float(self.eigenvalues().max())
+
+    def fingerprint(self) -> str:
+        """SHA-256 of size, channels and mask."""
+        text = f"{self.size} {self.channels} ".encode()
+        return hashlib.sha256(text + self.mask.cpu().numpy().tobytes()).hexdigest()
+
+    def _check(self, name: str, tensor: Tensor, channels: int) -> None:
+        """Raise ValueError unless the tensor is ``(batch, channels, H, W)`` of this size."""
+        if tensor.ndim != 4 or tensor.shape[1:] != (channels, *self.mask.shape):
+            height, width = self.mask.shape
+            raise ValueError(
+                f"the {name} has shape {tuple(tensor.shape)}, expected (batch, {channels}, "
+                f"{height}, {width}): the mask is {height} x {width}"
+            )
+
+    def extra_repr(self) -> str:
+        height, width = self.mask.shape
+        return (
+            f"mask ({height}, {width}): (batch, {self.channels}, {height}, {width}) -> "
+            f"(batch, 2, {height}, {width})"
+        )
+
+
+def transform(image: Tensor) -> Tensor:
+    """The orthonormal Fourier transform of the last two axes; the zero frequency is first."""
+    return torch.fft.fft2(image, norm="ortho")
+
+
+def inverse(spectrum: Tensor) -> Tensor:
+    """The inverse of `transform`, and its adjoint."""
+    return torch.fft.ifft2(spectrum, norm="ortho")
+
+
+def join(channels: Tensor) -> Tensor:
+    """``(batch, 2, H, W)`` of parts to complex ``(batch, H, W)``; one channel stays real."""
+    if channels.shape[1] == 1:
+        return channels[:, 0]
+    return torch.complex(channels[:, 0], channels[:, 1])
+
+
+def split(image: Tensor, channels: int = 2) -> Tensor:
+    """Complex ``(batch, H, W)`` to its parts, ``(batch, channels, H, W)``: the real one first."""
+    return torch.stack((image.real, image.imag)[:channels], dim=1)

@@ -1,0 +1,169 @@
+"""Which frequencies are measured: masks from a file, or drawn with a seed.
+
+A mask is a boolean ``(H, W)``, True where the Fourier transform is measured. It is uncentred: the
+zero frequency is at ``[0, 0]``, as `torch.fft.fft2` has it. A figure usually shows it centred, with
+the zero frequency at ``[H // 2, W // 2]``; `numpy.fft.ifftshift` makes it uncentred.
+
+The masks that are drawn have the ratio that their function states, and the zero frequency.
+"""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lgmnet.operators.arrays import read_arrays
+
+
+def sampling_ratio(mask: Tensor) -> float:
+    """Measured frequencies per frequency."""
+    return float(mask.double().mean())
+
+
+def checked(mask: Tensor, centred: bool = False, size: tuple[int, int] | None = None) -> Tensor:
+    """The mask as booleans and uncentred.
+
+    That a centred mask was given is seen only where it lacks the frequency at ``[0, 0]``.
+
+    Args:
+        mask: ``(H, W)`` of 0 and 1.
+        centred: the zero frequency of ``mask`` is at ``[H // 2, W // 2]``.
+        size: the height and width that it must have.
+
+    Raises:
+        ValueError: the mask has another shape, other values or no zero frequency.
+    """
+    if mask.ndim != 2 or 0 in mask.shape or (size is not None and mask.shape != size):
+        expected = "(H, W)" if size is None else f"{tuple(size)}"
+        raise ValueError(f"the mask has shape {tuple(mask.shape)}, expected {expected}")
+    if not ((mask == 0) | (mask == 1)).all():
+        odd = mask[(mask != 0) & (mask != 1)][0]
+        raise ValueError(f"the mask has the value {odd.item()}, expected only 0 and 1")
+    if centred:
+        mask = torch.fft.ifftshift(mask)
+    if not mask[0, 0]:
+        place = "[H // 2, W // 2]" if centred else "[0, 0]"
+        advice = (
+            "perhaps it is not centred: leave out centred=True"
+            if centred
+            else "perhaps it is centred: pass centred=True"
+        )
+        raise ValueError(f"the mask has no zero frequency, which is at {place}; {advice}")
+    return mask.bool()
+
+
+def load_mask(path: Path, centred: bool = False, size: tuple[int, int] | None = None) -> Tensor:
+    """The mask ``(H, W)`` of a file: .npy, .npz, .mat or .safetensors.
+
+    A file with several arrays must name one of them ``mask`` or ``mask_matrix``.
+
+    Args:
+        centred, size: see `checked`.
+    """
+    if not path.is_file():
+        raise ValueError(f"there is no mask at {path}; give an existing file")
+    try:
+        arrays = read_arrays(path)
+    except Exception as error:  # each reader raises types of its own for a damaged file
+        raise ValueError(f"{path} cannot be read as a mask ({error})") from None
+    names: list[str] = [name for name in ("mask", "mask_matrix") if name in arrays]
+    if not names and len(arrays) == 1:
+        names = list(arrays)
+    if not names:
+        held = ", ".join(sorted(arrays)) or "no array"
+        raise ValueError(f"{path} holds {held}; name the mask 'mask'")
+    array = np.asarray(arrays[names[0]])
+    if array.dtype.kind not in "buif":
+        raise ValueError(f"the mask in {path} has type {array.dtype}, expected numbers")
+    try:
+        return checked(torch.from_numpy(array.astype(np.float64)), centred, size)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def pseudo_radial(size: tuple[int, int], lines: int, seed: int = 0) -> Tensor:
+    """Lines through the zero frequency at equal angles; the seed turns all of them together.
+
+    A line has one frequency per row, or per column where it is flat. It ends at the border of the
+    centred mask. Ratio: close to ``lines / side`` while the lines are few; less as they share more
+    frequencies. The mask is symmetric: k is measured if −k is.
+    """
+    if lines < 1:
+        raise ValueError(f"{lines} lines were asked for, expected at least 1")
+    turn = torch.rand(1, generator=_random(seed), dtype=torch.float64)
+    angles = (torch.arange(lines) + turn) * (math.pi / lines)
+    directions = torch.stack([angles.sin(), angles.cos()])
+    directions = directions / directions.abs().amax(dim=0)
+    distance = torch.arange(max(size) // 2 + 1)
+    points = (directions[..., None] * distance).round().long().flatten(1)
+    points = points[:, (points.abs() <= _half(size)).all(dim=0)]
+    mask = torch.zeros(size, dtype=torch.bool)
+    for row, column in (points, -points):
+        mask[row % size[0], column % size[1]] = True
+    return mask
+
+
+def cartesian(
+    size: tuple[int, int], fraction: float, centre_fraction: float = 0.08, seed: int = 0
+) -> Tensor:
+    """Whole rows of frequencies: all in the centre, and others drawn with equal probability.
+
+    Ratio: ``round(fraction · H) / H``, of which ``round(centre_fraction · H)`` rows, and at least
+    one, lie around the zero frequency.
+    """
+    height = size[0]
+    _check_fraction(fraction)
+    if not 0 <= centre_fraction <= fraction:
+        raise ValueError(
+            f"the centre fraction is {centre_fraction}, expected at least 0 and at most the "
+            f"fraction {fraction}"
+        )
+    centre = max(1, round(centre_fraction * height))
+    rows = max(centre, round(fraction * height))
+    inner = torch.arange(centre) - centre // 2
+    outer = torch.arange(centre - centre // 2, height - centre // 2)
+    drawn = outer[torch.randperm(len(outer), generator=_random(seed))[: rows - centre]]
+    mask = torch.zeros(size, dtype=torch.bool)
+    mask[torch.cat([inner % height, drawn])] = True
+    return mask
+
+
+def variable_density(
+    size: tuple[int, int], fraction: float, power: float = 3.0, seed: int = 0
+) -> Tensor:
+    """Single frequencies, drawn with a density that falls with the distance to frequency zero.
+
+    A frequency weighs (1 − r)^power, with r = 0 at frequency zero and r = 1 in the corners of the
+    centred mask. Ratio: ``round(fraction · H · W) / (H · W)``, and at least one frequency.
+
+    Source:
+        The density: M. Lustig, D. Donoho and J. Pauly, "Sparse MRI", MRM 2007. The draw without
+        repetition: P. Efraimidis and P. Spirakis, IPL 2006.
+    """
+    _check_fraction(fraction)
+    rows, columns = (torch.fft.fftfreq(side, dtype=torch.float64) for side in size)
+    distance = (2 * (rows[:, None] ** 2 + columns**2)).sqrt().clamp(max=1)
+    weight = (1 - distance) ** power
+    chance = torch.rand(size, generator=_random(seed), dtype=torch.float64)
+    key = chance.log() / weight  # the largest keys are a draw by weight
+    key[0, 0] = torch.inf
+    count = max(1, round(fraction * key.numel()))
+    mask = torch.zeros(key.numel(), dtype=torch.bool)
+    mask[key.flatten().topk(count).indices] = True
+    return mask.view(size)
+
+
+def _check_fraction(fraction: float) -> None:
+    if not 0 < fraction <= 1:
+        raise ValueError(f"the fraction is {fraction}, expected 0 < fraction <= 1")
+
+
+def _half(size: tuple[int, int]) -> Tensor:
+    """The highest frequency of rows and columns, ``(2, 1)``."""
+    return torch.tensor([[side // 2] for side in size])
+
+
+def _random(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
