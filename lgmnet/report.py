@@ -313,8 +313,6 @@ def benchmark_tables(results: dict[str, Any]) -> str:
         parts.append(training_table(training))
     for source, rate in results.get("patches_per_second", {}).items():
         parts.append(f"Crops per second and process, {source}: {rate:,.0f}")
-    if "roofline" in results:
-        parts.append(roofline_table(results["roofline"]))
     return "\n\n".join(parts)
 
 
@@ -350,23 +348,3 @@ def training_table(training: dict[str, Any]) -> str:
              f"{ratio['median']:.2f}", f"{ratio['low']:.2f} to {ratio['high']:.2f}"]
         )  # fmt: skip
     return markdown(head, rows)
-
-
-def roofline_table(roof: dict[str, Any]) -> str:
-    most = roof["limits"]
-    text = (
-        f"This machine: {most['fp32'] / 1e9:.0f} GFLOP/s in fp32, {most['bf16'] / 1e9:.0f} in "
-        f"bf16, {most['bandwidth'] / 1e9:.1f} GB/s."
-    )
-    head = ["network", "scale", "GFLOP", "GB", "floor by FLOPs ms", "floor by bytes ms", "ms",
-            "time over floor"]  # fmt: skip
-    rows = []
-    for name, parts in roof["networks"].items():
-        for part, row in parts.items():
-            floors = row["seconds_by_flops"], row["seconds_by_bytes"]
-            rows.append(
-                [name, part, f"{row['flops'] / 1e9:.2f}", f"{row['bytes'] / 1e9:.2f}",
-                 *(f"{1e3 * floor:.1f}" for floor in floors), f"{1e3 * row['seconds']:.1f}",
-                 f"{row['seconds'] / max(floors):.1f}"]
-            )  # fmt: skip
-    return f"{text}\n\n{markdown(head, rows)}"
