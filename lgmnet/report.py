@@ -311,7 +311,7 @@ def benchmark_tables(results: dict[str, Any]) -> str:
     training = {n: r["training"] for n, r in results["networks"].items() if "training" in r}
     if training:
         parts.append(training_table(training))
-    for source, rate in results.get("patches_per_second", {}).items():
+    for source, rate in results.get("crops_per_second", {}).items():
         parts.append(f"Crops per second and process, {source}: {rate:,.0f}")
     return "\n\n".join(parts)
 
@@ -341,7 +341,7 @@ def training_table(training: dict[str, Any]) -> str:
     for name, row in training.items():
         ratio = row["ratio"]
         rows.append(
-            [name, f"{row['batch']} x {row['patch_size']}²",
+            [name, f"{row['batch']} x {row['crop_size']}²",
              f"{1e3 * row['seconds_p50']:.0f}", f"{1e3 * row['seconds_p95']:.0f}",
              f"{row['crops_per_second']:.1f}", *(f"{100 * row['share'][s]:.0f}" for s in shares),
              f"{row['kept_mib']:.1f}", f"{row['peak_memory_mib']:.0f}",

@@ -39,7 +39,7 @@ NUMBER = (int, float)
 RATIO = {"median": NUMBER, "low": NUMBER, "high": NUMBER}
 LATENCY = {"seconds_p50": NUMBER, "seconds_p95": NUMBER, "ratio": RATIO}
 TRAINING = {
-    **LATENCY, "crops_per_second": NUMBER, "batch": int, "patch_size": int, "kept_mib": NUMBER,
+    **LATENCY, "crops_per_second": NUMBER, "batch": int, "crop_size": int, "kept_mib": NUMBER,
     "peak_memory_mib": NUMBER,
     "share": dict.fromkeys(("data", "forward", "backward", "optimizer"), NUMBER),
 }  # fmt: skip
@@ -91,7 +91,7 @@ def test_the_results_follow_their_schema(network, foreign, tmp_path, monkeypatch
             "machine": {**MACHINE, "threads": int},
             **dict.fromkeys(("size", "batch", "rounds", "warmup"), int),
             "networks": {**dict.fromkeys(ours, NETWORK), theirs: FOREIGN_NETWORK},
-            "patches_per_second": {"read": NUMBER, "device": NUMBER},
+            "crops_per_second": {"read": NUMBER, "device": NUMBER},
         },
     )
     plain, reduced, other = results["networks"].values()

@@ -85,7 +85,7 @@ def benchmark(subjects: list[Subject], rule: Conditions, here: Runtime) -> dict[
         "networks": rows,
     }
     if rule.data_rate:
-        results["patches_per_second"] = data_rates(subjects, rule, here)
+        results["crops_per_second"] = data_rates(subjects, rule, here)
     return results
 
 
@@ -210,7 +210,7 @@ def train_steps(
             "crops_per_second": rule.train / rows[name]["seconds_p50"],
             "share": {part: seconds / total for part, seconds in step.parts.items()},
             "batch": rule.train,
-            "patch_size": step.config.data.patch_size,
+            "crop_size": step.config.data.crop_size,
             "kept_mib": complexity.memory(step.forward, here.device).kept / MIB,
             "peak_memory_mib": complexity.memory(step, here.device).peak / MIB,
         }
