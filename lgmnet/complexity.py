@@ -12,16 +12,14 @@ import copy
 import statistics
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode, flop_registry
+from torch.utils.flop_counter import FlopCounterMode
 
 
 class Cost(NamedTuple):
@@ -68,79 +66,6 @@ def cost(model: nn.Module, height: int, width: int, batch: int = 1) -> Cost:
         shadow.train()(image)
     activations = sum(storage.nbytes() for storage in kept.values())
     return Cost(used.get_total_flops(), trained.get_total_flops(), activations)
-
-
-class Work(NamedTuple):
-    """Arithmetic, and the bytes that the operations read and write if nothing stays in a cache."""
-
-    flops: int = 0
-    bytes: int = 0
-
-
-class _Counter(TorchDispatchMode):
-    """Adds up the work of every operation under the current ``part``."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.part = "rest"
-        self.work: dict[str, Work] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if not func.is_view:
-            count = flop_registry.get(func.overloadpacket)
-            flops = count(*args, **(kwargs or {}), out_val=result) if count else 0
-            touched = [t for t in tree_leaves((args, kwargs, result)) if isinstance(t, Tensor)]
-            before = self.work.get(self.part, Work())
-            size = sum(t.numel() * t.element_size() for t in touched)
-            self.work[self.part] = Work(before.flops + flops, before.bytes + size)
-        return result
-
-
-@contextmanager
-def by_scale(
-    stages: Iterable[nn.Module], height: int, enter: Callable[[str], None]
-) -> Iterator[None]:
-    """Call ``enter`` with the scale of every stage that runs, such as ``1/2``, else ``rest``.
-
-    Args:
-        height: of the image; the scale of a stage is that of its first input.
-    """
-
-    def begin(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        factor = round(height / inputs[0].shape[2])
-        enter(f"1/{factor}" if factor > 1 else "1")
-
-    hooks = []
-    for stage in set(stages):
-        hooks.append(stage.register_forward_pre_hook(begin))
-        hooks.append(stage.register_forward_hook(lambda *_: enter("rest")))
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def work_by_scale(
-    model: nn.Module, stages: str, height: int, width: int, batch: int = 1
-) -> dict[str, Work]:
-    """Work of one forward pass of ``(batch, 1, height, width)`` images, by scale of the stages.
-
-    Args:
-        stages: name of the submodule whose ``stages()`` are the iterations.
-    """
-    shadow = copy.deepcopy(model).to("meta").eval()
-    counter = _Counter()
-    image = torch.empty(batch, 1, height, width, device="meta")
-    listed = shadow.get_submodule(stages).stages()  # type: ignore[operator]
-
-    def enter(part: str) -> None:
-        counter.part = part
-
-    with by_scale(listed, height, enter), torch.no_grad(), counter:
-        shadow(image)
-    return counter.work
 
 
 def clock(device: torch.device) -> Callable[[], float]:
@@ -218,49 +143,6 @@ def memory(run: Callable[[], object], device: torch.device) -> Memory:
         kept = live.now
     del result
     return Memory(live.peak, kept)
-
-
-class Limits(NamedTuple):
-    """What a device reaches: FLOP/s of large matrix products, bytes/s of a large copy."""
-
-    fp32: float
-    bf16: float
-    bandwidth: float
-
-
-def limits(device: torch.device, side: int = 2048, rounds: int = 5) -> Limits:
-    """Measured here and now: square products of ``side``; a copy of 64 MiB, read and written.
-
-    A product that takes longer than a second, as of bf16 without the arithmetic, is a smaller one.
-    """
-    read = clock(device)
-    runs: dict[str, Callable[[], object]] = {}
-    sides = []
-    for kind in (torch.float32, torch.bfloat16):
-        product, chosen = _largest_product(kind, device, side, read)
-        runs[str(kind)] = product
-        sides.append(chosen)
-    source = torch.zeros(2**24, device=device)
-    target = torch.empty_like(source)
-    runs["copy"] = lambda: target.copy_(source)
-    fp32, bf16, copied = (min(s) for s in interleave(runs, rounds, read).values())
-    flops = [2 * chosen**3 for chosen in sides]
-    return Limits(flops[0] / fp32, flops[1] / bf16, 2 * source.nbytes / copied)
-
-
-def _largest_product(
-    kind: torch.dtype, device: torch.device, side: int, read: Callable[[], float]
-) -> tuple[Callable[[], object], int]:
-    """A square product of ``side``, or of the last half of it that takes less than a second."""
-    chosen = min(side, 128)
-    while True:
-        matrix = torch.randn(chosen, chosen, device=device).to(kind)
-        start = read()
-        torch.mm(matrix, matrix)
-        # Twice the side is eight times the arithmetic.
-        if 2 * chosen > side or 8 * (read() - start) > 1:
-            return partial(torch.mm, matrix, matrix), chosen
-        chosen *= 2
 
 
 class LiveBytes(TorchDispatchMode):

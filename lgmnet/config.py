@@ -3,6 +3,7 @@
 A YAML file may name one ``base:`` (a file beside it), which is read first and may name another.
 ``per_ratio:`` holds settings that depend on ``sampling.ratio``. Files such as configs/budget.yaml
 hold settings for any network. Later wins: base, file, per_ratio, such files, command line.
+Former names of keys (``data.patch_size``) are read as the present ones (``data.crop_size``).
 """
 
 import dataclasses
@@ -28,6 +29,7 @@ from lgmnet.conversion import (
     require,
     require_choice,
     section_of,
+    with_current_names,
 )
 
 # What a network can compute in; Φ is always in float32.
@@ -128,7 +130,7 @@ class DataConfig:
     """At most so many images are used for validation."""
     exclude: tuple[str, ...] = ()
     """File names left out of training, such as those that are in a test set too."""
-    patch_size: int = 128
+    crop_size: int = 128
     """Side of the square training crops, in pixels."""
     augment: str = "sample"
     """Flips and quarter turns drawn per ``sample``, per ``batch`` (as published), or ``none``."""
@@ -145,7 +147,7 @@ class DataConfig:
             "run; choose source=files or decode=cpu",
         )
         require_choice("data.augment", self.augment, ("sample", "batch", "none"))
-        require(self.patch_size >= 1, f"data.patch_size is {self.patch_size}, expected >= 1")
+        require(self.crop_size >= 1, f"data.crop_size is {self.crop_size}, expected >= 1")
         require(
             self.validation_images >= 1,
             f"data.validation_images is {self.validation_images}, expected at least 1; for no "
@@ -351,7 +353,7 @@ def load_config(path: Path, overrides: Sequence[str] = (), joined: Sequence[Path
 def config_from_dict(tree: Mapping[str, Any]) -> Config:
     """Build and check a config from nested dictionaries; unknown keys are errors."""
     sections = {f.name: f for f in dataclasses.fields(Config)}
-    tree = _without_late_crops(tree)
+    tree = _without_late_crops(with_current_names(tree))
     reject_unknown(tree, sections, "")
     model = section_of(tree, "model")
     require("name" in model, "model.name is missing; name a network, such as lgm_net")

@@ -15,6 +15,8 @@ from lgmnet.registry import nearest
 
 # Values of a YAML file, its aliases written out; configs have a hundred.
 LARGEST_TREE = 100_000
+# Sections of a config, and in them: the name of a key in older files -> its name today.
+FORMER_NAMES = {"data": {"patch_size": "crop_size"}}
 
 
 class ConfigError(ValueError):
@@ -167,7 +169,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except ValueError as error:  # also of text that is not UTF-8, and of dates that are none
         raise ConfigError(f"{path} is no valid YAML: {error}") from None
     require(isinstance(tree, dict), f"{path} holds no keys and values")
-    return tree
+    return with_current_names(tree)
 
 
 def read_with_bases(path: Path) -> dict[str, Any]:
@@ -184,6 +186,38 @@ def read_with_bases(path: Path) -> dict[str, Any]:
         seen.append(path.resolve())
         tree = merge(read_yaml(path), tree)
     return tree
+
+
+def with_current_names(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """``tree`` with the names of today in place of `FORMER_NAMES`.
+
+    Each source (file, command line, weights) is renamed before it is merged with another one.
+
+    Raises:
+        ConfigError: a source gives a setting by both names, with different values.
+    """
+    renamed = dict(tree)
+    for section in FORMER_NAMES.keys() & tree.keys():
+        if isinstance(tree[section], dict):
+            renamed[section] = _renamed(tree[section], section)
+    if isinstance(tree.get("per_ratio"), dict):
+        renamed["per_ratio"] = {
+            ratio: with_current_names(entry) if isinstance(entry, dict) else entry
+            for ratio, entry in tree["per_ratio"].items()
+        }
+    return renamed
+
+
+def _renamed(values: Mapping[str, Any], section: str) -> dict[str, Any]:
+    names = FORMER_NAMES[section]
+    for old in names.keys() & values.keys():
+        new = names[old]
+        require(
+            values.get(new, values[old]) == values[old],
+            f"{section}.{old} is {values[old]!r}, but {section}.{new} is {values.get(new)!r}; "
+            f"{old} is the former name of {new}: keep {section}.{new}",
+        )
+    return {names.get(key, key): value for key, value in values.items()}
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -209,7 +243,7 @@ def override_tree(overrides: Sequence[str]) -> dict[str, Any]:
             tree.setdefault(section, {})[name] = parse_yaml(value)
         except ValueError as error:
             raise ConfigError(f"cannot read the value of '{text}': {error}") from None
-    return tree
+    return with_current_names(tree)
 
 
 def plain(value: Any) -> Any:

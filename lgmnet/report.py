@@ -311,10 +311,8 @@ def benchmark_tables(results: dict[str, Any]) -> str:
     training = {n: r["training"] for n, r in results["networks"].items() if "training" in r}
     if training:
         parts.append(training_table(training))
-    for source, rate in results.get("patches_per_second", {}).items():
+    for source, rate in results.get("crops_per_second", {}).items():
         parts.append(f"Crops per second and process, {source}: {rate:,.0f}")
-    if "roofline" in results:
-        parts.append(roofline_table(results["roofline"]))
     return "\n\n".join(parts)
 
 
@@ -343,30 +341,10 @@ def training_table(training: dict[str, Any]) -> str:
     for name, row in training.items():
         ratio = row["ratio"]
         rows.append(
-            [name, f"{row['batch']} x {row['patch_size']}²",
+            [name, f"{row['batch']} x {row['crop_size']}²",
              f"{1e3 * row['seconds_p50']:.0f}", f"{1e3 * row['seconds_p95']:.0f}",
              f"{row['crops_per_second']:.1f}", *(f"{100 * row['share'][s]:.0f}" for s in shares),
              f"{row['kept_mib']:.1f}", f"{row['peak_memory_mib']:.0f}",
              f"{ratio['median']:.2f}", f"{ratio['low']:.2f} to {ratio['high']:.2f}"]
         )  # fmt: skip
     return markdown(head, rows)
-
-
-def roofline_table(roof: dict[str, Any]) -> str:
-    most = roof["limits"]
-    text = (
-        f"This machine: {most['fp32'] / 1e9:.0f} GFLOP/s in fp32, {most['bf16'] / 1e9:.0f} in "
-        f"bf16, {most['bandwidth'] / 1e9:.1f} GB/s."
-    )
-    head = ["network", "scale", "GFLOP", "GB", "floor by FLOPs ms", "floor by bytes ms", "ms",
-            "time over floor"]  # fmt: skip
-    rows = []
-    for name, parts in roof["networks"].items():
-        for part, row in parts.items():
-            floors = row["seconds_by_flops"], row["seconds_by_bytes"]
-            rows.append(
-                [name, part, f"{row['flops'] / 1e9:.2f}", f"{row['bytes'] / 1e9:.2f}",
-                 *(f"{1e3 * floor:.1f}" for floor in floors), f"{1e3 * row['seconds']:.1f}",
-                 f"{row['seconds'] / max(floors):.1f}"]
-            )  # fmt: skip
-    return f"{text}\n\n{markdown(head, rows)}"

@@ -212,7 +212,6 @@ def parse() -> argparse.Namespace:
     )
     add("--data", nargs="+", default=("builtin",), help="images for the training steps")
     add("--data-rate", action="store_true", help="also crops per second of the data pipeline")
-    add("--roofline", action="store_true", help="also floors by FLOPs and bytes for each scale")
     add("--profile", action="store_true", help="also a Chrome trace of one inference of each")
     add("--metrics", nargs="+", type=Path, default=[], help="metrics.json files, for the plot")
     add("--dataset", default="Set11", help="whose PSNR is plotted (Set11)")

@@ -207,7 +207,7 @@ def result(run: Run, folder: Path, name_ratios: bool = False) -> dict[str, Any]:
         "choices": run.choices,
         "seed": run.seed,
         "command": run.command,
-        "patches": sum(phase.training.steps * phase.training.batch_size for phase in phases),
+        "crops": sum(phase.training.steps * phase.training.batch_size for phase in phases),
         "parameters": complexity.parameters(model.network, frozen=True),
         "gflops": round(complexity.cost(model, side, side).flops / 1e9, 3),
         "scores": validation(folder, phases[0].sampling if name_ratios else None)

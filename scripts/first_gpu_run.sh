@@ -67,7 +67,7 @@ for side in $SIDES; do
     for more in "${VARIANTS[@]}"; do
         say "$side x $side, $more"
         # shellcheck disable=SC2086
-        timeout 300 python train.py "$CONFIG" "${BASE[@]}" data.patch_size="$side" $more --dry-run --device "$DEVICE" 2>&1 \
+        timeout 300 python train.py "$CONFIG" "${BASE[@]}" data.crop_size="$side" $more --dry-run --device "$DEVICE" 2>&1 \
             | plain | grep -E "^(device|precision|first step|speed|waiting|peak|note)|Error" | sed 's/^/    /' | tee -a "$report"
     done
 done
@@ -98,7 +98,7 @@ done
 section "Memory runs out" "a note that says in how many parts the batch is computed now, and no error."
 rm -rf "$OUT/memory"
 timeout 180 python train.py "$CONFIG" "${BASE[@]}" training.minutes=0 training.epochs=1 training.steps_per_epoch=2 training.log_every=1 \
-    training.batch_size=$ENOUGH data.patch_size=128 --device "$DEVICE" --output "$OUT/memory" > "$OUT/memory.txt" 2>&1
+    training.batch_size=$ENOUGH data.crop_size=128 --device "$DEVICE" --output "$OUT/memory" > "$OUT/memory.txt" 2>&1
 say "exit status $?"
 plain < "$OUT/memory.txt" | grep -E "out of memory|finished|Error" | sed 's/^/    /' | tee -a "$report"
 

@@ -53,7 +53,7 @@ def contents(project: Path) -> dict[Path, str]:
     """
     files = sorted((project / "checkpoints").glob("*/model.safetensors"))
     scored = [describe(file) for file in files if list(file.parent.glob("**/metrics.json"))]
-    shipped = [weights for weights in scored if weights.patches]
+    shipped = [weights for weights in scored if weights.crops]
     results = f"{results_table(shipped)}\n\n{notes(shipped)}"
     tables = {"results": results, "weights": weights_table(shipped)}
     for path in sorted((project / "docs" / "experiments").glob("*.json")):
@@ -130,7 +130,7 @@ def weights_table(shipped: Iterable[Shipped]) -> str:
         [f"[`{w.name}`](checkpoints/{w.name})", w.network, f"{w.parameters:,}",
          f"{w.phi_entries:,}", f"{w.images:,} ({w.training_data})",
          f"`{w.config.training.start}`" if w.config.training.start else "-",
-         f"{w.patches:,}", f"{w.minutes:.0f}"]
+         f"{w.crops:,}", f"{w.minutes:.0f}"]
         for w in shipped
     ]  # fmt: skip
     return report.markdown(header, rows)
@@ -157,7 +157,7 @@ model = lgmnet.load("{name}"{at})
 **Data.** {images} images of {training_data}; those of the validation list and of `data.exclude` in
 `config.yaml` are not among them. They belong to their authors and are not distributed.
 
-**Budget.** {begun}{steps} steps of {batch} crops of {side} x {side} pixels, {patches} in all, in
+**Budget.** {begun}{steps} steps of {batch} crops of {side} x {side} pixels, {crops} in all, in
 {minutes} minutes; {optimizer}, largest rate {rate:g}, {schedule}, {precision}, seed {seed};
 commit {commit}, torch {torch}. The curve is `log.jsonl`.
 
@@ -204,8 +204,8 @@ def card(weights: Shipped) -> str:
         begun=f"Begun from `{start}` of the commit below.\n" if start else "",
         steps=f"{int(metadata['step']):,}",
         batch=config.training.batch_size,
-        side=config.data.patch_size,
-        patches=f"{weights.patches:,}",
+        side=config.data.crop_size,
+        crops=f"{weights.crops:,}",
         minutes=f"{weights.minutes:.0f}",
         optimizer=config.training.optimizer,
         rate=config.training.rate,

@@ -185,7 +185,7 @@ def training_step(path: Path, overrides: list[str], clock: Clock) -> None:
         "gradients, clip, optimiser, average": lambda: step(batch),
         "whole step": whole,
     }
-    crops = f"{config.training.batch_size} crops of {config.data.patch_size}"
+    crops = f"{config.training.batch_size} crops of {config.data.crop_size}"
     print(f"\nTraining step of {config.model.name}, {crops}, {config.training.precision}, ms\n")
     head(["part", "device", "host"])
     whole()

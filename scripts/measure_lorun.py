@@ -37,7 +37,7 @@ def main() -> int:
     parser.add_argument("--stages", type=int, default=9)
     parser.add_argument("--gamma", type=float, default=10.0)
     parser.add_argument("--ratio", type=float, default=0.1, help="measurements per pixel")
-    parser.add_argument("--patch", type=int, default=96, help="side of the crops, in pixels")
+    parser.add_argument("--crop", type=int, default=96, help="side of the crops, in pixels")
     parser.add_argument("--batch", type=int, default=2, help="crops per timed step")
     parser.add_argument("--image", type=int, default=256, help="side of the rebuilt image")
     parser.add_argument("--precision", default="fp32", choices=PRECISIONS)
@@ -78,7 +78,7 @@ def training_table(
 ) -> Iterator[str]:
     variants = VARIANTS | {"LoRun-K": "lora"}
     models = {name: build(s, denoiser, arguments).to(here.device) for name, s in variants.items()}
-    side = arguments.patch
+    side = arguments.crop
     image = torch.rand(arguments.batch, 1, side, side, device=here.device)
     steps = {name: training_step(model, image, arguments, here) for name, model in models.items()}
     times = relative_times(steps, "Block-K", arguments.rounds, here)

@@ -119,7 +119,7 @@ def tiny_config(folder: Path | str = "builtin", **changes: dict) -> Config:
     tree: dict = {
         "model": {"name": "lgm_net", "D": 1, "dim": 2, "dimf": 2, "scales": 2},
         "sampling": {"ratio": 0.1},
-        "data": {"train": [str(folder)], "patch_size": 32, "workers": 0},
+        "data": {"train": [str(folder)], "crop_size": 32, "workers": 0},
         "training": {
             "epochs": 1, "steps_per_epoch": 6, "batch_size": 4, "rate": 1e-3, "log_every": 2,
             "schedule": "cosine",

@@ -50,10 +50,10 @@ def test_a_list_replaces_that_of_the_base(load):
 
 
 def test_a_base_may_have_a_base_but_not_be_its_own(load):
-    deeper = minimal(data={"train": ["a"], "patch_size": 64})
+    deeper = minimal(data={"train": ["a"], "crop_size": 64})
     common = "base: deeper.yaml\ndata: {train: [b]}"
     config = load("base: common.yaml", common=common, deeper=deeper)
-    assert (config.data.train, config.data.patch_size) == (("b",), 64)
+    assert (config.data.train, config.data.crop_size) == (("b",), 64)
     with pytest.raises(ConfigError, match=r"common\.yaml is based on itself"):
         load("base: common.yaml", common="base: deeper.yaml", deeper="base: common.yaml")
 
@@ -193,6 +193,40 @@ def test_older_files_may_say_that_they_have_no_late_crops(load):
         load(minimal(), ["data.late_patch_size=256", "data.late_share=0.2"])
 
 
+@pytest.mark.parametrize(
+    ("above", "overrides"),
+    [
+        ("data: {patch_size: 48}", []),
+        ("per_ratio: {0.1: {data: {patch_size: 48}}}", []),
+        ("per_ratio:\n  default: {data: {patch_size: 48}}\n  0.1:", ["sampling.ratio=0.2"]),
+        ("data: {crop_size: 32}", ["data.patch_size=48"]),
+        ("data: {patch_size: 32}", ["data.crop_size=48"]),
+        ("data: {patch_size: 48, crop_size: 48}", []),
+    ],
+)
+def test_the_former_name_of_a_key_is_read_and_the_present_one_is_written(load, above, overrides):
+    """Later wins by whichever name; the base has the other one."""
+    config = load(f"base: common.yaml\n{above}", overrides, common=minimal(data={"crop_size": 16}))
+    assert config.as_dict()["data"]["crop_size"] == 48
+    assert "patch_size" not in config.as_yaml()
+
+
+def test_the_present_name_wins_over_the_former_one_of_the_base(load):
+    text = "base: common.yaml\ndata: {crop_size: 48}"
+    assert load(text, common=minimal(data={"patch_size": 16})).data.crop_size == 48
+
+
+def test_two_names_with_different_values_are_refused(load):
+    both = {"patch_size": 64, "crop_size": 32}
+    message = r"data\.patch_size is 64, but data\.crop_size is 32; .* keep data\.crop_size"
+    with pytest.raises(ConfigError, match=message):
+        load(minimal(data=both))
+    with pytest.raises(ConfigError, match=message):
+        load(minimal(), [f"data.{name}={value}" for name, value in both.items()])
+    with pytest.raises(ConfigError, match=message):
+        config_from_dict({**MINIMAL, "data": both})
+
+
 @pytest.mark.parametrize("ratio", ["10", "0", "-0.1", "nan"])
 def test_a_ratio_out_of_range_says_how_to_write_ten_percent(load, ratio):
     with pytest.raises(ConfigError, match=r"expected 0 < ratio <= 1 .*write 0\.1"):
@@ -313,7 +347,7 @@ def test_a_key_twice_in_an_override_is_refused(load):
 
 
 def test_a_merged_key_may_be_changed(load):
-    text = minimal() + "data: &d {patch_size: 64}\ntraining: {<<: &t {rate: 1}, rate: 2}"
+    text = minimal() + "data: &d {crop_size: 64}\ntraining: {<<: &t {rate: 1}, rate: 2}"
     assert load(text).training.rate == 2
 
 

@@ -53,7 +53,7 @@ EFFECTS = {
     "sampling.phi_init": "orthonormal",
     "sampling.noise_std": 0.05,
     "data.augment": "none",
-    "data.patch_size": 64,
+    "data.crop_size": 64,
     "data.exclude": ["0.png"],
 }
 SCORING = {"protocol": "border4", "color": "rgb", "padding": "replicate"}
@@ -235,7 +235,7 @@ def test_noise_differs_between_seeds_steps_and_processes():
 
 @pytest.mark.parametrize("augment", ["none", "sample", "batch"])
 def test_the_batches_of_a_run_follow_its_seed_size_and_augmentation(images, augment):
-    config = short(images, data={"augment": augment, "patch_size": 64}, training={"seed": 3})
+    config = short(images, data={"augment": augment, "crop_size": 64}, training={"seed": 3})
     train_images = open_data(config).train
     _, batches = open_batches(config, train_images, CPU, step=2)
     expected = DeviceCrops(train_images, CPU.device).batch(

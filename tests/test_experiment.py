@@ -97,7 +97,7 @@ def test_an_experiment_is_trained_scored_and_not_repeated(
 
     [run] = json.loads(Path("docs/experiments/trial.json").read_text())["runs"]
     assert run["choices"] == {"rate": "high"}
-    assert run["patches"] == 24
+    assert run["crops"] == 24
     assert run["scores"]["images"]["residual"] > 0
     scores = json.loads(Path("runs/experiments/trial/high_seed1/metrics.json").read_text())
     assert scores["weights"] == "high_seed1_ema"

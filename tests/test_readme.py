@@ -52,15 +52,15 @@ ADDED = {
 # The configs that README names, with two steps of training and small networks.
 STEPS = {"minutes": 0, "epochs": 1, "steps_per_epoch": 2, "milestones": [], "batch_size": 2,
          "compile": False}  # fmt: skip
-SMALL_LGM = {"model": {"D": 1, "dim": 2, "dimf": 2}, "data": {"patch_size": 32}}
+SMALL_LGM = {"model": {"D": 1, "dim": 2, "dimf": 2}, "data": {"crop_size": 32}}
 SMALL = {
-    "quickstart": {"data": {"train": ["BSDS500"], "validation": "", "patch_size": 32}},
+    "quickstart": {"data": {"train": ["BSDS500"], "validation": "", "crop_size": 32}},
     "lgm_net": SMALL_LGM,
     "lgm_net_budget": SMALL_LGM,
-    "lgm_net_tiny": {"data": {"patch_size": 32}},
-    "lgm_net_tiny_all_ratios": {"data": {"patch_size": 32}},
+    "lgm_net_tiny": {"data": {"crop_size": 32}},
+    "lgm_net_tiny_all_ratios": {"data": {"crop_size": 32}},
     "ista_net_plus": {"model": {"stages": 2, "channels": 4}},
-    "budget": {"data": {"patch_size": 32}},
+    "budget": {"data": {"crop_size": 32}},
     "fista": {"model": {"iterations": 2}},
 }
 

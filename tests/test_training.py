@@ -146,8 +146,8 @@ def test_source_and_workers_do_not_change_the_result(image_folder, tmp_path):
 
 
 def test_crops_not_in_whole_blocks_name_the_next_size(image_folder):
-    config = tiny_config(image_folder, data={"patch_size": 72})
-    with pytest.raises(ConfigError, match=r"data\.patch_size 72 .* the next one is 96"):
+    config = tiny_config(image_folder, data={"crop_size": 72})
+    with pytest.raises(ConfigError, match=r"data\.crop_size 72 .* the next one is 96"):
         train(config, image_folder / "run", CPU)
 
 
@@ -196,7 +196,7 @@ def test_out_of_memory_halves_the_parts_and_keeps_the_batch(
 
 def test_memory_for_no_crop_at_all_ends_the_run(image_folder, tmp_path, monkeypatch):
     run_out_of_memory_above(0, monkeypatch)
-    with pytest.raises(ConfigError, match=r"not hold a single crop; lower data\.patch_size"):
+    with pytest.raises(ConfigError, match=r"not hold a single crop; lower data\.crop_size"):
         train(tiny_config(image_folder), tmp_path / "run", CPU)
 
 
@@ -433,16 +433,16 @@ def test_resume_with_another_network_is_refused(image_folder, tmp_path, monkeypa
         train(tiny_config(image_folder, model={"D": 2}), tmp_path / "run", CPU, resume=True)
 
 
-def test_patches_must_be_in_whole_blocks(image_folder, tmp_path):
+def test_crops_must_be_in_whole_blocks(image_folder, tmp_path):
     with pytest.raises(ConfigError, match="the next one is 64"):
-        train(tiny_config(image_folder, data={"patch_size": 40}), tmp_path / "run", CPU)
+        train(tiny_config(image_folder, data={"crop_size": 40}), tmp_path / "run", CPU)
 
 
 def test_preflight_reports_images_size_and_speed(image_folder, capsys, monkeypatch):
     monkeypatch.setattr("lgmnet.costs.preflight.SPEED_SECONDS", 0.1)
     (image_folder / "broken.png").write_bytes(b"no image")
     (image_folder / "tall.png").write_bytes((image_folder / "image0.png").read_bytes())
-    config = tiny_config(image_folder, data={"patch_size": 96})
+    config = tiny_config(image_folder, data={"crop_size": 96})
     assert preflight(config, CPU) == 1  # no image has 96 pixels on both sides
     told = capsys.readouterr()
     assert "none of the" in told.out

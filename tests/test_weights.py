@@ -35,7 +35,7 @@ def test_what_is_available_can_be_loaded_by_name():
     assert sum(p.numel() for p in model.network.parameters()) == first.parameters == 142_559
     assert model.operator.matrix.numel() == first.phi_entries
     assert first.psnr[0.1]["Set11"] == pytest.approx(29.708, abs=1e-3)
-    assert (first.patches, first.minutes, first.images) == (36_444 * 8, 95, 1434)
+    assert (first.crops, first.minutes, first.images) == (36_444 * 8, 95, 1434)
     line = "lgm_net_tiny_r0.10: lgm_net at 10 %, 142,559 parameters and 105,472 of Φ; builtin 30.29"
     assert str(first).startswith(line)
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ from lgmnet.models import SensingModel
 from lgmnet.operators import BlockSampling
 from lgmnet.project import provenance
 from lgmnet.runtime import Runtime
-from lgmnet.speed.precision import autocast, convolutions, resolve_precision
+from lgmnet.speed.precision import autocast, resolve_precision
 from lgmnet.training.batches import crop_rule, open_batches
 from lgmnet.training.images import open_data
 from lgmnet.training.learner import Learner
@@ -41,7 +40,6 @@ class Conditions:
     data: tuple[str, ...] = ("builtin",)
     """Images for the training steps."""
     data_rate: bool = False
-    roofline: bool = False
 
 
 @dataclasses.dataclass
@@ -87,9 +85,7 @@ def benchmark(subjects: list[Subject], rule: Conditions, here: Runtime) -> dict[
         "networks": rows,
     }
     if rule.data_rate:
-        results["patches_per_second"] = data_rates(subjects, rule, here)
-    if rule.roofline:
-        results["roofline"] = roofline(subjects, rule, here)
+        results["crops_per_second"] = data_rates(subjects, rule, here)
     return results
 
 
@@ -214,67 +210,11 @@ def train_steps(
             "crops_per_second": rule.train / rows[name]["seconds_p50"],
             "share": {part: seconds / total for part, seconds in step.parts.items()},
             "batch": rule.train,
-            "patch_size": step.config.data.patch_size,
+            "crop_size": step.config.data.crop_size,
             "kept_mib": complexity.memory(step.forward, here.device).kept / MIB,
             "peak_memory_mib": complexity.memory(step, here.device).peak / MIB,
         }
     return rows
-
-
-def scale_times(subject: Subject, side: int, rounds: int, here: Runtime) -> dict[str, float]:
-    """Median seconds of the stages of each scale, and of the rest, in one forward pass."""
-    image = torch.rand(1, 1, side, side, device=here.device)
-    read = complexity.clock(here.device)
-    passes: list[dict[str, float]] = []
-    current, since = "rest", 0.0
-
-    def enter(part: str) -> None:
-        nonlocal current, since
-        now = read()
-        passes[-1][current] = passes[-1].get(current, 0.0) + now - since
-        current, since = part, now
-
-    assert isinstance(subject.model, SensingModel)
-    with complexity.by_scale(subject.model.network.stages(), side, enter), torch.inference_mode():
-        for _ in range(rounds + 1):
-            passes.append({})
-            since = read()
-            precision = subject.settings.precision
-            with convolutions(precision), autocast(here.device, precision):
-                subject.model(image)
-            enter("rest")
-    return {part: statistics.median(p[part] for p in passes[1:]) for part in passes[0]}
-
-
-def roofline(subjects: list[Subject], rule: Conditions, here: Runtime) -> dict[str, Any]:
-    """Per scale: the least time by FLOPs and by bytes on this machine, and the time taken.
-
-    Bytes are those of the eager operations in float32; bf16 halves them. The least time by FLOPs of
-    tf32 is that of float32, which it can fall below.
-    """
-    machine = complexity.limits(here.device)
-    rows: dict[str, Any] = {}
-    for s in subjects:
-        if not isinstance(s.model, SensingModel):
-            continue
-        reduced = resolve_precision(s.settings.precision, here.device) == "bf16"
-        if s.settings.channels_last:
-            runtime.use_channels_last(s.model.network)
-        rate, share = (machine.bf16, 0.5) if reduced else (machine.fp32, 1.0)
-        side = s.side(rule.size)
-        work = complexity.work_by_scale(s.model, "network", side, side)
-        times = scale_times(s, side, rule.rounds, here)
-        rows[s.name] = {
-            part: {
-                "flops": work[part].flops,
-                "bytes": int(work[part].bytes * share),
-                "seconds_by_flops": work[part].flops / rate,
-                "seconds_by_bytes": work[part].bytes * share / machine.bandwidth,
-                "seconds": times[part],
-            }
-            for part in sorted(work)
-        }
-    return {"limits": machine._asdict(), "networks": rows}
 
 
 def data_rates(subjects: list[Subject], rule: Conditions, here: Runtime) -> dict[str, float]:

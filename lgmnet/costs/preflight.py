@@ -73,7 +73,7 @@ def _print_images(data: TrainingData, show: Callable[[str], None]) -> None:
 def _print_size(config: Config, show: Callable[[str], None]) -> None:
     model = build_model(config)
     check_trainable(model)
-    side, settings = config.data.patch_size, config.training
+    side, settings = config.data.crop_size, config.training
     cost = complexity.cost(model, side, side)
     total = complexity.parameters(model)
     # Autocast keeps most activations in two bytes instead of four.

@@ -52,7 +52,7 @@ def explain(error: BaseException) -> str:
     """What a user can do about an error that PyTorch raises; empty for one that is our mistake."""
     if out_of_memory(error):
         return (
-            "out of memory; lower data.patch_size or training.batch_size, or set "
+            "out of memory; lower data.crop_size or training.batch_size, or set "
             "training.recompute=true"
         )
     if "DataLoader worker" in str(error):  # raised wherever the main process was

@@ -14,7 +14,7 @@ from lgmnet.speed.memory import out_of_memory
 
 def crop_rule(config: Config) -> CropRule:
     settings, data = config.training, config.data
-    return CropRule(data.patch_size, settings.seed, data.augment, settings.batch_size)
+    return CropRule(data.crop_size, settings.seed, data.augment, settings.batch_size)
 
 
 def open_batches(

@@ -27,11 +27,11 @@ def check_run(config: Config, here: Runtime) -> None:
     with torch.device("meta"):
         network = build_network(config, measurements(config.sampling))
     multiple = math.lcm(block, network.multiple)
-    patch = config.data.patch_size
-    following = multiple * math.ceil(patch / multiple)
-    if patch != following:
+    side = config.data.crop_size
+    following = multiple * math.ceil(side / multiple)
+    if side != following:
         raise ConfigError(
-            f"data.patch_size {patch} is not a multiple of {multiple}, which blocks of {block} and "
+            f"data.crop_size {side} is not a multiple of {multiple}, which blocks of {block} and "
             f"{config.model.name} need; the next one is {following}"
         )
     settings = config.training

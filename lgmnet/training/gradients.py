@@ -87,7 +87,7 @@ class Gradients:
         parts = self.settings.accumulate
         if parts >= share:
             raise ConfigError(
-                "the memory does not hold a single crop; lower data.patch_size, or set "
+                "the memory does not hold a single crop; lower data.crop_size, or set "
                 "training.recompute=true and training.precision=bf16"
             )
         if self.settings.cuda_graphs:

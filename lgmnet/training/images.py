@@ -33,7 +33,7 @@ def open_data(config: Config) -> TrainingData:
         ImageError: images are missing, or nothing usable is left.
     """
     data, roots = config.data, data_roots()
-    smallest = max(data.patch_size, config.sampling.block_size)
+    smallest = max(data.crop_size, config.sampling.block_size)
     for name in data.train:
         if name != "builtin":
             find_folder(name, roots)  # said before validation images are missed

@@ -1,10 +1,8 @@
-"""Folders of weights on the Hugging Face hub: the only place that knows it."""
+"""Weights on the Hugging Face hub. No other module knows the hub."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-# What a folder of weights may hold; states to resume from and curves for TensorBoard stay here.
+# What a folder of weights may hold. Other files of a repository are not fetched.
 FILES = ["*.safetensors", "*.yaml", "*.json", "*.jsonl", "*.csv", "README.md"]
 PREFIX = "hf:"
 
@@ -21,47 +19,20 @@ def pull(name: str) -> Path:
     Raises:
         HubError: no huggingface_hub here, no such repository, or no connection.
     """
-    repository, _, revision = name.removeprefix(PREFIX).partition("@")
-    return Path(
-        _ask(
-            f"fetch {repository}",
-            "snapshot_download",
-            repo_id=repository,
-            revision=revision or None,
-            allow_patterns=FILES,
-        )
-    )
-
-
-def push(folder: Path, repository: str, private: bool = False) -> str:
-    """Upload a folder of weights to ``owner/name``, made if it is not there; returns its address.
-
-    Raises:
-        HubError: no weights in the folder, no huggingface_hub here, or the hub refuses.
-    """
-    if not list(folder.glob("*.safetensors")):
-        raise HubError(f"{folder} holds no .safetensors file; name a run folder or a checkpoint")
-    doing = f"push to {repository}"
-    _ask(doing, "create_repo", repo_id=repository, private=private, exist_ok=True)
-    done = _ask(
-        doing, "upload_folder", repo_id=repository, folder_path=folder, allow_patterns=FILES
-    )
-    return str(done)
-
-
-def _ask(doing: str, function: str, **arguments: Any) -> Any:
     try:
-        import huggingface_hub
+        from huggingface_hub import snapshot_download
     except ModuleNotFoundError:
         raise HubError(
             "the hub needs huggingface_hub: pip install -c constraints.txt -e '.[hub]'"
         ) from None
-    call: Callable[..., Any] = getattr(huggingface_hub, function)
+    repository, _, revision = name.removeprefix(PREFIX).partition("@")
     try:
-        return call(**arguments)
+        return Path(
+            snapshot_download(repo_id=repository, revision=revision or None, allow_patterns=FILES)
+        )
     except (OSError, ValueError) as error:  # its own errors are all one of the two
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
         raise HubError(
-            f"cannot {doing} ({type(error).__name__}: {reason}); check the name, the connection, "
-            "and for private repositories hf auth login"
+            f"cannot fetch {repository} ({type(error).__name__}: {reason}); check the name, the "
+            "connection, and for private repositories hf auth login"
         ) from None

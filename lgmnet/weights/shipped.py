@@ -32,7 +32,7 @@ class Shipped:
     training_data: str
     images: int
     """Training images."""
-    patches: int
+    crops: int
     """Crops seen in training."""
     minutes: float
     """Of training, on what ``log.jsonl`` names."""
@@ -95,7 +95,7 @@ def describe(path: Path) -> Shipped:
         phi_entries=measurements(config.sampling) * config.sampling.block_size**2,
         training_data=weights.metadata.get("training_data", ""),
         images=int(weights.number("training_images")),
-        patches=int(weights.number("step")) * config.training.batch_size,
+        crops=int(weights.number("step")) * config.training.batch_size,
         minutes=weights.number("minutes"),
         results=tuple(sorted(scores, key=_ratio)),
         weights=weights,

@@ -221,9 +221,9 @@ class Training(NamedTuple):
 
 
 TRAININGS = (
-    Training("lgm_net_budget", ("data.patch_size=64", "training.precision=bf16")),
-    Training("lgm_net_all_ratios", ("model.D=1", "data.patch_size=64", "training.precision=bf16")),
-    Training("lorun_unet", ("model.stages=2", "data.patch_size=64", "model.algorithm=hqs")),
+    Training("lgm_net_budget", ("data.crop_size=64", "training.precision=bf16")),
+    Training("lgm_net_all_ratios", ("model.D=1", "data.crop_size=64", "training.precision=bf16")),
+    Training("lorun_unet", ("model.stages=2", "data.crop_size=64", "model.algorithm=hqs")),
     Training("ista_net_plus", ("training.channels_last=true", "training.precision=bf16")),
 )
 EVALUATIONS = ("lgm_net", "ista_net_plus", "lorun", "prl")
