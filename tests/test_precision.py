@@ -14,6 +14,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from lgmnet import metrics
+from lgmnet.build import build_model
 from lgmnet.data import builtin
 from lgmnet.data.color import luma
 from lgmnet.data.images import read_pixels
@@ -180,7 +181,7 @@ def test_processes_agree_on_what_the_main_one_finds(asked, capable, expected, mo
 @pytest.fixture
 def weights(tmp_path):
     config = tiny_config(model={"phity_skip": True}, sampling={"phi_init": "orthonormal"})
-    save_weights(tmp_path / "w" / "model.safetensors", loop.build_model(config), config)
+    save_weights(tmp_path / "w" / "model.safetensors", build_model(config), config)
     return tmp_path / "w"
 
 
