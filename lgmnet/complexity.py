@@ -9,6 +9,7 @@ one thread the clock is the process's own time, which other programs do not leng
 """
 
 import copy
+import math
 import statistics
 import time
 import weakref
@@ -59,13 +60,36 @@ def cost(model: nn.Module, height: int, width: int, batch: int = 1) -> Cost:
         return tensor
 
     image = torch.empty(batch, 1, height, width, device="meta")
-    used, trained = FlopCounterMode(display=False), FlopCounterMode(display=False)
+    used, trained = counter(), counter()
     with used, torch.no_grad():
         shadow.eval()(image)
     with trained, torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         shadow.train()(image)
     activations = sum(storage.nbytes() for storage in kept.values())
     return Cost(used.get_total_flops(), trained.get_total_flops(), activations)
+
+
+def counter() -> FlopCounterMode:
+    """PyTorch's counter, which by itself gives 0 for Fourier transforms."""
+    fft = torch.ops.aten
+    transforms = {fft._fft_c2c: _complex_fft, fft._fft_r2c: _real_fft, fft._fft_c2r: _to_real_fft}
+    return FlopCounterMode(display=False, custom_mapping=transforms)
+
+
+Shape = Sequence[int]
+
+
+def _complex_fft(shape: Shape, axes: list[int], *_: object, **__: object) -> int:
+    """5 N log₂ N for each transform of N points."""
+    return round(5 * math.prod(shape) * math.log2(math.prod(shape[axis] for axis in axes)))
+
+
+def _real_fft(shape: Shape, axes: list[int], *_: object, **__: object) -> int:
+    return _complex_fft(shape, axes) // 2
+
+
+def _to_real_fft(shape: Shape, axes: list[int], *_: object, out_shape: Shape, **__: object) -> int:
+    return _complex_fft(out_shape, axes) // 2
 
 
 def clock(device: torch.device) -> Callable[[], float]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from scipy.linalg import dft
 
+from lgmnet import complexity
 from lgmnet.operators import FourierMask, masks
 from tests.conftest import reference_data
 
@@ -192,3 +193,14 @@ def test_the_mask_of_deep_admm_net_is_that_of_the_file():
     stored = np.load(reference_data() / "reference/admm_net/deep_admm_net_stage7_brain1_io.npz")
     mask = masks.load_mask(reference_data() / "mri/masks/mask_20.mat")
     assert torch.equal(mask, torch.from_numpy(stored["mask"]).bool())
+
+
+def test_the_flops_of_transforms_are_counted():
+    """By hand: 5 N log2 N each, half of it for a real image."""
+    side = 2 * torch.rand(1, 1, 8, 16), torch.rand(1, 2, 8, 16)
+    whole = 5 * 128 * 7
+    for image, each in zip(side, (whole // 2, whole), strict=True):
+        operator = FourierMask(torch.ones(8, 16), channels=image.shape[1])
+        with complexity.counter() as counted:
+            operator.gram(image)
+        assert counted.get_total_flops() == 2 * each
