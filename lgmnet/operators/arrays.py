@@ -1,10 +1,34 @@
 """Arrays in a file: .npy, .npz, .mat (also MATLAB 7.3) or .safetensors."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
+
+
+def read_array(path: Path, names: Sequence[str], what: str, called: str) -> tuple[str, np.ndarray]:
+    """The array of a file that has one of these names, or the only one; and its name.
+
+    Args:
+        what: a word for the array, in messages.
+        called: the names that a message advises.
+
+    Raises:
+        ValueError: no file, damaged, or no such array.
+    """
+    if not path.is_file():
+        raise ValueError(f"there is no {what} at {path}; give an existing file")
+    try:
+        arrays = read_arrays(path)
+    except Exception as error:  # each reader raises types of its own for a damaged file
+        raise ValueError(f"{path} cannot be read as a {what} ({error})") from None
+    found = [name for name in names if name in arrays] or (list(arrays) if len(arrays) == 1 else [])
+    if not found:
+        held = ", ".join(sorted(arrays)) or "no array"
+        raise ValueError(f"{path} holds {held}; name the {what} {called}")
+    return found[0], np.asarray(arrays[found[0]])
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:

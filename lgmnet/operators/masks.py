@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lgmnet.operators.arrays import read_arrays
+from lgmnet.operators.arrays import read_array
 
 
 def sampling_ratio(mask: Tensor) -> float:
@@ -62,19 +62,7 @@ def load_mask(path: Path, centred: bool = False, size: tuple[int, int] | None = 
     Args:
         centred, size: see `checked`.
     """
-    if not path.is_file():
-        raise ValueError(f"there is no mask at {path}; give an existing file")
-    try:
-        arrays = read_arrays(path)
-    except Exception as error:  # each reader raises types of its own for a damaged file
-        raise ValueError(f"{path} cannot be read as a mask ({error})") from None
-    names: list[str] = [name for name in ("mask", "mask_matrix") if name in arrays]
-    if not names and len(arrays) == 1:
-        names = list(arrays)
-    if not names:
-        held = ", ".join(sorted(arrays)) or "no array"
-        raise ValueError(f"{path} holds {held}; name the mask 'mask'")
-    array = np.asarray(arrays[names[0]])
+    _, array = read_array(path, ("mask", "mask_matrix"), "mask", "'mask'")
     if array.dtype.kind not in "buif":
         raise ValueError(f"the mask in {path} has type {array.dtype}, expected numbers")
     try:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lgmnet.operators.arrays import read_arrays
+from lgmnet.operators.arrays import read_array
 
 # Rows of the 33 x 33 matrices published with ISTA-Net: neither floor nor round of 1089·ratio.
 TABLE33 = {
@@ -142,26 +142,13 @@ def load_matrix(path: Path) -> Tensor:
     A file with several arrays must name one of them ``phi``, ``Phi``, ``matrix`` or ``Qinit``
     (the linear start of ISTA-Net, ``(pixels, m)``).
     """
-    if not path.is_file():
-        raise ValueError(f"there is no sampling matrix at {path}; give an existing file")
-    try:
-        arrays = read_arrays(path)
-    except Exception as error:  # each reader raises types of its own for a damaged file
-        raise ValueError(f"{path} cannot be read as a sampling matrix ({error})") from None
-    names: list[str] = [name for name in ("phi", "Phi", "matrix", "Qinit") if name in arrays]
-    if not names and len(arrays) == 1:
-        names = list(arrays)
-    if not names:
-        raise ValueError(
-            f"{path} holds {', '.join(sorted(arrays)) or 'no array'}; name the sampling matrix "
-            "'phi' or 'matrix'"
-        )
-    matrix = np.asarray(arrays[names[0]])
+    names = ("phi", "Phi", "matrix", "Qinit")
+    name, matrix = read_array(path, names, "sampling matrix", "'phi' or 'matrix'")
     if matrix.ndim != 2 or not np.issubdtype(matrix.dtype, np.floating):
         raise ValueError(
-            f"'{names[0]}' in {path} has shape {matrix.shape} and type {matrix.dtype}, expected "
+            f"'{name}' in {path} has shape {matrix.shape} and type {matrix.dtype}, expected "
             "a real matrix (m, pixels)"
         )
     if not np.isfinite(matrix).all():
-        raise ValueError(f"'{names[0]}' in {path} has entries that are not finite")
+        raise ValueError(f"'{name}' in {path} has entries that are not finite")
     return torch.from_numpy(matrix.astype(np.float32))
