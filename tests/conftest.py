@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 
+from lgmnet.build import build_model
 from lgmnet.config import Config, config_from_dict
 from lgmnet.speed.precision import convolutions
+from lgmnet.weights.saved import save_weights
 
 PROJECT = Path(__file__).parents[1]
 
@@ -93,6 +95,21 @@ def torchrun(script: Path | str, *arguments: object) -> subprocess.CompletedProc
 def without_device(text: str) -> str:
     """What a command prints after its first line, which names the device."""
     return re.sub(r"\Adevice: cpu \(.+\)\n", "", text)
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """A folder with weights of a tiny network that returns Φᵀy."""
+    config = tiny_config(model={"phity_skip": True}, sampling={"phi_init": "orthonormal"})
+    save_weights(tmp_path / "w" / "model.safetensors", build_model(config), config)
+    return tmp_path / "w"
+
+
+@pytest.fixture
+def photo(tmp_path):
+    """A grey image of 50 x 70 pixels."""
+    cv2.imwrite(str(tmp_path / "photo.png"), smooth_image(50, 70))
+    return tmp_path / "photo.png"
 
 
 def smooth_image(height: int, width: int, seed: int = 0) -> np.ndarray:

@@ -14,7 +14,6 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from lgmnet import metrics
-from lgmnet.build import build_model
 from lgmnet.data import builtin
 from lgmnet.data.color import luma
 from lgmnet.data.images import read_pixels
@@ -24,7 +23,6 @@ from lgmnet.speed import inference, precision
 from lgmnet.speed.precision import computed_precision, convolutions, precision_note
 from lgmnet.training import learner, loop, states
 from lgmnet.weights import saved
-from lgmnet.weights.saved import save_weights
 from tests.conftest import PROJECT, assert_same_image, smooth_image, tiny_config
 from tests.test_models import small_model
 from tests.test_scripts import run_main
@@ -176,19 +174,6 @@ def test_processes_agree_on_what_the_main_one_finds(asked, capable, expected, mo
         monkeypatch.setattr(precision, "has_bf16_arithmetic", lambda device, here=here: here)
         resolved = states.resolve_precision(config, process)
         assert resolved.training.precision == expected
-
-
-@pytest.fixture
-def weights(tmp_path):
-    config = tiny_config(model={"phity_skip": True}, sampling={"phi_init": "orthonormal"})
-    save_weights(tmp_path / "w" / "model.safetensors", build_model(config), config)
-    return tmp_path / "w"
-
-
-@pytest.fixture
-def photo(tmp_path):
-    cv2.imwrite(str(tmp_path / "photo.png"), smooth_image(50, 70))
-    return tmp_path / "photo.png"
 
 
 @pytest.mark.parametrize("flag", [[], ["--fast"]])

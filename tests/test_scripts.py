@@ -31,20 +31,6 @@ def command(*arguments, check=True, **options):
     )  # fmt: skip
 
 
-@pytest.fixture
-def weights(tmp_path):
-    config = tiny_config(model={"phity_skip": True}, sampling={"phi_init": "orthonormal"})
-    save_weights(tmp_path / "w" / "model.safetensors", build_model(config), config)
-    return tmp_path / "w"
-
-
-@pytest.fixture
-def photo(tmp_path):
-    path = tmp_path / "photo.png"
-    cv2.imwrite(str(path), smooth_image(50, 70))
-    return path
-
-
 def test_measure_then_reconstruct_equals_test(weights, photo, tmp_path, monkeypatch):
     y, out = tmp_path / "y.safetensors", tmp_path / "out.png"
     base = ["--weights", weights, "--output"]
