@@ -11,10 +11,8 @@ import torch
 from lgmnet.config import PRECISIONS, Config, config_from_dict
 from lgmnet.runtime import Runtime
 from lgmnet.speed.precision import resolve_precision as precision_of
-from lgmnet.weights.files import CheckpointError as CheckpointError
-from lgmnet.weights.files import write_atomically
+from lgmnet.weights.files import CheckpointError, write_atomically
 from lgmnet.weights.tensor_files import damaged, read_metadata
-from lgmnet.weights.tensor_files import load_state as load_state
 
 
 def finished_step(folder: Path) -> int:

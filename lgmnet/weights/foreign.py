@@ -5,8 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lgmnet.weights.files import CheckpointError as CheckpointError
-from lgmnet.weights.tensor_files import load_state as load_state
+from lgmnet.weights.files import CheckpointError
 
 
 def load_foreign(path: Path) -> dict[str, Tensor]:
