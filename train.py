@@ -70,7 +70,7 @@ def main() -> int:
             for name in filter(None, (config.training.start, backbone)):
                 find_weights(name)  # said now, not after the preparations
         folder = arguments.output or default_folder(arguments, config)
-        with runtime.start(arguments.device) as here:
+        with runtime.start(arguments.device, config.training.timeout) as here:
             runtime.announce(here, sys.stdout)
             runs = phases(config, folder)
             if arguments.dry_run:

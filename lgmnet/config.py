@@ -218,6 +218,8 @@ class TrainingConfig:
     """Steps between lines of the log."""
     validate_every: int = 2000
     """Steps between validations, which also save the state; 0 for only at the end."""
+    timeout: float = 30.0
+    """Minutes that a process waits for another, also while the main one validates."""
 
     def __post_init__(self) -> None:
         require_choice("training.optimizer", self.optimizer, ("adam", "adamw", "muon"))
@@ -243,7 +245,9 @@ class TrainingConfig:
             "training.cuda_graphs replays what training.compile makes; set training.compile=true, "
             "or cuda_graphs=false",
         )
-        require(0 < self.rate < math.inf, f"training.rate is {self.rate}, expected > 0")
+        for name in ("rate", "timeout"):
+            value = getattr(self, name)
+            require(0 < value < math.inf, f"training.{name} is {value}, expected > 0")
         require(
             0 < self.phi_rate < math.inf,
             f"training.phi_rate is {self.phi_rate}, expected > 0 (sampling.phi=fixed trains no Φ)",

@@ -21,19 +21,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lgmnet.data.crops import generator
+from lgmnet.data.crops import STOP_SIGNALS, generator
 from lgmnet.data.images import printable
 from lgmnet.models import UnfoldingNetwork
 from lgmnet.project import PROJECT
+from lgmnet.ranks import RollCall
 
 T = TypeVar("T")
 
 # Crops, flips, blocks and ratios are drawn from other streams.
 STREAM = 6
 
-# Processes that wait longer than this for another end the run. The longest wait is for the main
-# process, which validates alone.
-TIMEOUT = timedelta(minutes=30)
+# Processes that wait longer than so many minutes for another end the work; see training.timeout.
+TIMEOUT = 30.0
 # Steps until a GPU run reads what its processes agreed on: by then it is there without waiting.
 LAG = 2
 
@@ -147,11 +147,15 @@ class Consensus:
 
 
 @contextmanager
-def start(device: str = "auto") -> Iterator[Runtime]:
+def start(device: str = "auto", minutes: float = TIMEOUT) -> Iterator[Runtime]:
     """The runtime of this process; joins the others when torchrun started it.
 
     Args:
         device: ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:1``.
+        minutes: how long a process waits for another.
+
+    Raises:
+        ProcessLost: another process has ended, or does not answer.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -173,14 +177,20 @@ def start(device: str = "auto") -> Iterator[Runtime]:
     if processes == 1:
         yield here
         return
+    wait = timedelta(minutes=minutes)
     if here.device.type == "cuda":
-        torch.distributed.init_process_group("nccl", timeout=TIMEOUT, device_id=here.device)
+        torch.distributed.init_process_group("nccl", timeout=wait, device_id=here.device)
     else:
-        torch.distributed.init_process_group("gloo", timeout=TIMEOUT)
+        torch.distributed.init_process_group("gloo", timeout=wait)
+    store = torch.distributed.distributed_c10d._get_default_store()
+    call = RollCall(store, rank, processes, minutes)
     try:
         yield here
         gc.collect()
         torch.distributed.barrier()  # nobody leaves while another still saves
+    except Exception as error:
+        call.failed(error)
+        raise
     finally:
         torch.distributed.destroy_process_group()
 
@@ -319,6 +329,8 @@ def exclusive(folder: Path, here: Runtime) -> Iterator[None]:
             ) from None
         except OSError as error:  # some file systems of clusters know no locks
             print(f"{folder} cannot be locked ({error}): start no second run there")
+        # Loader processes would hold the lock for seconds after this process was killed.
+        os.register_at_fork(after_in_child=file.close)
         try:
             yield
         finally:
@@ -359,13 +371,18 @@ def outlive_console() -> None:
 
 
 class StopSignal:
-    """SIGINT and SIGTERM as a flag, so that a run can end between two steps."""
+    """Signals that ask for an end as a flag, so that a run can end between two steps.
+
+    SIGINT is Ctrl-C, SIGTERM what systems send before SIGKILL, SIGHUP a closed terminal (nohup
+    lets a process ignore it, and so it stays), SIGUSR1 the warning of SLURM and other queues.
+    """
 
     def __init__(self) -> None:
         self.received = 0
 
     def __enter__(self) -> "StopSignal":
-        self._previous = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
+        heard = [s for s in STOP_SIGNALS if signal.getsignal(s) is not signal.SIG_IGN]
+        self._previous = {s: signal.signal(s, self._note) for s in heard}
         return self
 
     def __exit__(self, *exception: object) -> None:

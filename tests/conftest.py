@@ -57,6 +57,15 @@ def pytest_runtest_setup(item):
         pytest.skip("needs the reference data; set LGMNET_DATA to their folder")
 
 
+def pytest_collection_modifyitems(config, items):
+    """Tests marked long run only where -m names the mark."""
+    if "long" in config.getoption("markexpr"):
+        return
+    long = [item for item in items if item.get_closest_marker("long")]
+    config.hook.pytest_deselected(items=long)
+    items[:] = [item for item in items if item not in long]
+
+
 def reference_data() -> Path | None:
     folder = Path(os.environ.get("LGMNET_DATA", "/nonexistent"))
     return folder if (folder / "reference").is_dir() else None

@@ -62,7 +62,7 @@ ELSEWHERE = {
     "training": {
         "start", "start_phi", "minutes", "milestones", "ratio_exponent", "ema", "log_every",
         "validate_every", "accumulate", "precision", "channels_last", "recompute", "compile",
-        "cuda_graphs",
+        "cuda_graphs", "timeout",
     },
     "sampling": set(),
     "evaluation": {"datasets", *SCORING},

@@ -205,6 +205,8 @@ def test_another_validation_set_begins_its_own_best(image_folder, held, tmp_path
     assert records(tmp_path / "run", "validation")[-1]["psnr"] < best
     weights = saved.Weights(tmp_path / "run" / "best.safetensors")
     assert weights.config.data.validation == str(dark)
+    before = saved.Weights(tmp_path / "run" / "best_before.safetensors")
+    assert before.config.data.validation == str(held)
     assert "the best begins anew" in records(tmp_path / "run", "note")[0]["text"]
 
 
@@ -266,6 +268,101 @@ def test_a_killed_loader_process_ends_the_run_with_its_state(image_folder, tmp_p
         train(config, tmp_path / "run", CPU)
     assert "lower data.workers" in memory.explain(raised.value)
     assert torch.load(tmp_path / "run" / "last.pt")["step"] == 2
+
+
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1"])
+def test_a_closed_terminal_and_the_warning_of_a_queue_save_the_run(
+    image_folder, tmp_path, monkeypatch, name
+):
+    config, number = tiny_config(image_folder), getattr(signal, name)
+    original, calls = gradients.backward, []
+
+    def warned(*arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            os.kill(os.getpid(), number)
+        return original(*arguments)
+
+    train(config, tmp_path / "whole", CPU)
+    with monkeypatch.context() as patch:
+        patch.setattr(gradients, "backward", warned)
+        assert train(config, tmp_path / "run", CPU) == number
+    assert torch.load(tmp_path / "run" / "last.pt")["step"] == 3
+    train(config, tmp_path / "run", CPU, resume=True)
+    whole, run = final(tmp_path / "whole"), final(tmp_path / "run")
+    assert all(torch.equal(whole[key], run[key]) for key in whole)
+
+
+def test_a_run_under_nohup_does_not_hear_of_the_terminal():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with runtime.StopSignal() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.received == 0
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_leftovers_of_a_killed_save_are_removed_at_the_next_start(
+    image_folder, tmp_path, monkeypatch
+):
+    config, folder = tiny_config(image_folder), tmp_path / "run"
+    train_steps(config, folder, 2, monkeypatch)
+    (folder / ".last.pt.0123abcd").write_bytes(b"half a state")
+    train(config, folder, CPU, resume=True)
+    assert not (folder / ".last.pt.0123abcd").exists()
+
+
+def test_resuming_says_that_images_or_code_are_others(image_folder, tmp_path, monkeypatch):
+    config, folder = tiny_config(image_folder), tmp_path / "run"
+    train_steps(config, folder, 2, monkeypatch)
+    cv2.imwrite(str(image_folder / "image0.png"), smooth_image(64, 96, 77))  # of the same size
+    monkeypatch.setattr("lgmnet.training.log.provenance", lambda: {"commit": "another"})
+    train(config, folder, CPU, resume=True)
+    notes = [record["text"] for record in records(folder, "note")]
+    assert any("the training images are others now" in note for note in notes)
+    [resumed] = records(folder, "resume")
+    assert any(c.startswith("commit ") and c.endswith("-> another") for c in resumed["changed"])
+
+
+def test_resuming_the_same_says_nothing(image_folder, tmp_path, monkeypatch):
+    config, folder = tiny_config(image_folder), tmp_path / "run"
+    train_steps(config, folder, 2, monkeypatch)
+    train(config, folder, CPU, resume=True)
+    assert not records(folder, "note")
+    assert records(folder, "resume")[0]["changed"] == []
+
+
+def test_a_state_of_an_older_version_is_resumed_in_silence(image_folder, tmp_path, monkeypatch):
+    config, folder = tiny_config(image_folder), tmp_path / "run"
+    train_steps(config, folder, 2, monkeypatch)
+    state = torch.load(folder / "last.pt")
+    for key in ("training_sha256", "provenance"):
+        del state[key]
+    torch.save(state, folder / "last.pt")
+    train(config, folder, CPU, resume=True)
+    assert not records(folder, "note")
+
+
+def test_a_lock_does_not_outlive_its_process_in_a_loader(tmp_path):
+    """A forked process has the file of the lock, and lives a little longer than a killed run."""
+    reader, writer = os.pipe()
+    with runtime.exclusive(tmp_path / "run", CPU):
+        child = os.fork()
+        if not child:  # as a loader process
+            os.close(writer)
+            os.read(reader, 1)
+            os._exit(0)
+        # As at a SIGKILL of this process, the system closes its file without unlocking it.
+    try:
+        with runtime.exclusive(tmp_path / "run", CPU):
+            pass
+    finally:
+        os.write(writer, b"x")
+        os.waitpid(child, 0)
+        os.close(reader)
+        os.close(writer)
 
 
 def test_a_folder_whose_name_weights_cannot_have_is_refused_before_the_work(tmp_path):

@@ -23,6 +23,12 @@ from lgmnet.data.datasets import TrainingImages
 from lgmnet.data.images import ImageError
 from lgmnet.data.transforms import DIHEDRAL_MODES, dihedral
 
+# What ends a run, which saves its state first; Windows knows two of them.
+STOP_SIGNALS = [
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+    if hasattr(signal, name)
+]
 ATTEMPTS = 100
 NONE_READABLE = f"{ATTEMPTS} images drawn in a row cannot be decoded; check the training folder"
 
@@ -145,7 +151,7 @@ def _kill(processes: list[multiprocessing.process.BaseProcess]) -> None:
 
 def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # the main process ends the run
 
 

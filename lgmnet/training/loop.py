@@ -57,7 +57,8 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
             terms["gradient_norm"] = learner.move(at.step, rate)
             at.step += 1
             recent.terms.append(terms)
-            stopped_by, at.elapsed = clock(stop.received)
+            with saver.rescue(at):
+                stopped_by, at.elapsed = clock(stop.received)
             if at.step % settings.log_every == 0:
                 means, speed = recent.means(at.step), recent.speed()
                 log.step(at, rate, speed, means, here, 100 * progress(at, settings))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lgmnet.config import Config, ratio_label
+from lgmnet.data.datasets import TrainingImages, file_of
 from lgmnet.evaluation.rebuild import validate
 from lgmnet.metrics import Score, summarise
 from lgmnet.models import SensingModel
@@ -52,6 +53,7 @@ class Saver:
     finished: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
+        self.training_sha256 = training_sha256(self.data.train)
         self.validation_sha256 = validation_sha256(self.data, self.config)
 
     @property
@@ -66,12 +68,24 @@ class Saver:
 
     def resume(self, at: Position, state: Mapping[str, Any]) -> None:
         """Go on from a saved state; what was best on other images is not best on these."""
-        self.log.resumed(at.step, states.changed_settings(state, self.config))
+        changed = states.changed_settings(state, self.config)
+        self.log.resumed(at.step, changed + states.changed_code(state, self.log.provenance))
         self.kept = at.step
+        if state.get("training_sha256", self.training_sha256) != self.training_sha256:
+            self.log.note(
+                at.step, "the training images are others now: the crops are not those of one run"
+            )
         known = state.get("validation_sha256")
         if known and known != self.validation_sha256:
             at.best, at.validated = -math.inf, 0
+            self._retire_best()
             self.log.note(at.step, "the validation images are others now: the best begins anew")
+
+    def _retire_best(self) -> None:
+        """The weights that were best on other images are kept, and no longer scored as the best."""
+        best = self.folder / "best.safetensors"
+        if self.here.is_main and best.exists():
+            best.replace(self.folder / "best_before.safetensors")
 
     def validate_and_save(self, at: Position) -> None:
         """Score, keep the weights if they are the best so far, and save the state.
@@ -109,7 +123,9 @@ class Saver:
                     "elapsed": at.elapsed,
                     "best": at.best,
                     "validated": at.validated,
+                    "training_sha256": self.training_sha256,
                     "validation_sha256": self.validation_sha256,
+                    "provenance": json.dumps(self.log.provenance),
                 },
             )
         self.kept = at.step
@@ -238,6 +254,16 @@ def follow_layout(optimizer: torch.optim.Optimizer) -> None:
         for name, value in kept.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:
                 kept[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def training_sha256(images: TrainingImages) -> str:
+    """Of the names and sizes of the training images, in pixels and in bytes of their files."""
+    digest = hashlib.sha256()
+    for k, (name, size) in enumerate(zip(images.names, images.sizes, strict=True)):
+        path = file_of(images, k)
+        count = path.stat().st_size if path and path.exists() else 0
+        digest.update(f"{name}\0{size}\0{count}\0".encode(errors="surrogateescape"))
+    return digest.hexdigest()
 
 
 def validation_sha256(data: TrainingData, config: Config) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 from lgmnet.build import build_model, start_model
 from lgmnet.config import Config, TrainingConfig
 from lgmnet.data.crops import DeviceCrops, TrainingCrops
-from lgmnet.files import write_text
+from lgmnet.files import remove_leftovers, write_text
 from lgmnet.models import SensingModel
 from lgmnet.runtime import Runtime
 from lgmnet.training import states
@@ -62,6 +62,7 @@ def open_run(config: Config, folder: Path, here: Runtime, resume: bool) -> Run:
     crops, batches = open_batches(config, data.train, here, at.step)
     if here.is_main:
         write_text(folder / "config.yaml", config.as_yaml())
+        remove_leftovers(folder)
         if not state:  # what stopped before its first state left a log without one
             (folder / "log.jsonl").unlink(missing_ok=True)
     return Run(config, folder, state, data, learner, at, crops, batches)

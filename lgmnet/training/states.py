@@ -1,6 +1,8 @@
 """Training states: one file, written atomically, to resume from."""
 
 import json
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -24,8 +26,28 @@ def finished_step(folder: Path) -> int:
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a training state; the previous one stays until the new one is complete."""
-    write_atomically(path, lambda temporary: torch.save(dict(state), temporary))
+    """Write a training state; the previous one stays until the new one was read back."""
+
+    def write(temporary: Path) -> None:
+        torch.save(dict(state), temporary)
+        require_intact(temporary)
+
+    write_atomically(path, write)
+
+
+def require_intact(path: Path) -> None:
+    """Compare the entries of a state with their checksums (CRC-32), which torch.load does not.
+
+    Raises:
+        RuntimeError: one is another, or the file is no state.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entry = archive.testzip()
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, zlib.error, ValueError) as error:
+        raise RuntimeError(str(error)) from None
+    if entry:
+        raise RuntimeError(f"the checksum of its entry {entry} is another")
 
 
 def load_training_state(path: Path, config: Config) -> dict[str, Any]:
@@ -40,6 +62,7 @@ def load_training_state(path: Path, config: Config) -> dict[str, Any]:
             "folder with --output"
         )
     try:
+        require_intact(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for a damaged file
         raise CheckpointError(damaged(path, error)) from None
@@ -73,6 +96,16 @@ def resolve_precision(
     precision = precision_of(precision, here.device)
     precision = PRECISIONS[int(here.agree(PRECISIONS.index(precision)))]
     return replace(config, training=replace(settings, precision=precision))
+
+
+def changed_code(state: Mapping[str, Any], now: Mapping[str, str]) -> list[str]:
+    """How commit and versions differ from those that saved a state, in words."""
+    if "provenance" not in state:  # as one of an older version
+        return []
+    was = json.loads(state["provenance"])
+    return [
+        f"{key} {was.get(key)} -> {value}" for key, value in now.items() if was.get(key) != value
+    ]
 
 
 def changed_settings(state: Mapping[str, Any], config: Config) -> list[str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from lgmnet.files import write_whole
+from lgmnet.files import free_space, write_whole
 
 # Beside the folders of shipped weights: their hashes, as sha256sum writes them.
 SUMS = "SHA256SUMS"
@@ -33,6 +33,15 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         write_whole(path, write)
     except (OSError, RuntimeError, SafetensorError) as error:
         kept = "; the previous file is untouched" if path.exists() else ""
+        free = f", {free_space(path.parent)} free" if path.parent.is_dir() else ""
         raise CheckpointError(
-            f"cannot write {path} ({error}){kept}; make room on the disk, or choose another folder"
+            f"cannot write {path} ({_reason(error)}{free}){kept}; make room on the disk, or choose "
+            "another folder"
         ) from None
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error, without the path, which is said already."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error).strip().partition("\n")[0]
