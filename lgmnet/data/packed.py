@@ -3,15 +3,17 @@
 A crop from it is a slice of mapped memory instead of the decoding of a whole image.
 
 Layout: magic (8 bytes), the pixels of all images one after the other (uint8, row-major), the
-index as UTF-8 JSON ``[[name, height, width], ...]``, and a footer of fixed size: length of the
+index as UTF-8 JSON ``[[name, height, width, crc32], ...]`` (without the checksum of the pixels in
+older stores), and a footer of fixed size: length of the
 index (8 bytes, little endian), its SHA-256 (32 bytes), magic.
 """
 
 import hashlib
 import json
 import os
+import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -25,6 +27,8 @@ FOOTER = 8 + 32 + len(MAGIC)
 class PackedImages:
     """A packed store, opened for reading. Pixels are read from disk when they are used.
 
+    The first time that an image is used in a process, its pixels are compared with their checksum.
+
     Raises:
         ImageError: no packed store, cut short, or its index was changed.
     """
@@ -33,9 +37,11 @@ class PackedImages:
         self.path = path
         self.names: list[str] = []
         self.sizes: list[tuple[int, int]] = []
-        for name, height, width in _read_index(path):
+        self._sums: list[int | None] = []  # of the images that were not looked at yet
+        for name, height, width, *checksum in _read_index(path):
             self.names.append(name)
             self.sizes.append((height, width))
+            self._sums.append(checksum[0] if checksum else None)
         areas = [height * width for height, width in self.sizes]
         self._starts = np.concatenate([[len(MAGIC)], len(MAGIC) + np.cumsum(areas, dtype=np.int64)])
         self._bytes = np.memmap(path, dtype=np.uint8, mode="r")
@@ -45,10 +51,22 @@ class PackedImages:
         return PackedImages, (self.path,)
 
     def read(self, index: int) -> np.ndarray:
-        """Y ``(H, W)`` uint8 of one image, mapped, not copied."""
+        """Y ``(H, W)`` uint8 of one image, mapped, not copied.
+
+        Raises:
+            ImageError: the pixels are not those that were packed.
+        """
         start = int(self._starts[index])
         height, width = self.sizes[index]
-        return self._bytes[start : start + height * width].reshape(height, width)
+        pixels = self._bytes[start : start + height * width]
+        checksum = self._sums[index]
+        if checksum is not None and zlib.crc32(pixels.data) != checksum:
+            raise ImageError(
+                f"the pixels of {self.names[index]} in {self.path} are damaged (their checksum is "
+                "another); pack the folder again with prepare_data.py --pack"
+            )
+        self._sums[index] = None
+        return pixels.reshape(height, width)
 
 
 class Packed(NamedTuple):
@@ -59,6 +77,7 @@ class Packed(NamedTuple):
     modified_ns: int
     height: int
     width: int
+    crc32: int
 
 
 def pack(folder: Path, output: Path) -> None:
@@ -92,10 +111,10 @@ def pack(folder: Path, output: Path) -> None:
                 tqdm.write(f"left out: {error}")
             pixels.write(luma.tobytes())
             pixels.flush()
-            done.append(Packed(*stamp, *luma.shape))
+            done.append(Packed(*stamp, *luma.shape, zlib.crc32(luma.tobytes())))
             log.write(json.dumps(done[-1]) + "\n")
             log.flush()
-        index = [(file.name, file.height, file.width) for file in done if file.height]
+        index = [(f.name, f.height, f.width, f.crc32) for f in done if f.height]
         if not index:
             raise ImageError(f"{folder} holds no image that can be decoded; nothing to pack")
         _write_footer(pixels, index)
@@ -115,7 +134,7 @@ def _stamp(path: Path, folder: Path) -> tuple[str, int, int]:
     return printable(name), status.st_size, status.st_mtime_ns
 
 
-def _write_footer(file, index: list[tuple[str, int, int]]) -> None:  # type: ignore[no-untyped-def]
+def _write_footer(file, index: list[tuple[str, int, int, int]]) -> None:  # type: ignore[no-untyped-def]
     text = json.dumps(index).encode()
     file.write(text + len(text).to_bytes(8, "little") + hashlib.sha256(text).digest() + MAGIC)
     file.flush()
@@ -146,7 +165,7 @@ def _journal_entry(line: str) -> Packed | None:
         return None
 
 
-def _read_index(path: Path) -> list[tuple[str, int, int]]:
+def _read_index(path: Path) -> list[tuple[Any, ...]]:
     if not path.is_file():
         raise ImageError(f"there is no packed store {path}; make it with prepare_data.py --pack")
     size = path.stat().st_size
@@ -164,17 +183,21 @@ def _read_index(path: Path) -> list[tuple[str, int, int]]:
     if hashlib.sha256(text).digest() != footer[8:40]:
         raise ImageError(broken)
     index = _index_entries(text)
-    if not index or len(MAGIC) + sum(h * w for _, h, w in index) + length + FOOTER != size:
+    if not index or len(MAGIC) + sum(e[1] * e[2] for e in index) + length + FOOTER != size:
         raise ImageError(broken)
     return index
 
 
-def _index_entries(text: bytes) -> list[tuple[str, int, int]]:
-    """Names and sizes; none if anything in the index is something else."""
+def _index_entries(text: bytes) -> list[tuple[Any, ...]]:
+    """Names, sizes and checksums; none if anything in the index is something else."""
     try:
-        entries = [(name, height, width) for name, height, width in json.loads(text)]
+        entries = [tuple(entry) for entry in json.loads(text)]
     except (ValueError, TypeError, RecursionError):
         return []
-    sizes = [side for entry in entries for side in entry[1:]]
-    sound = all(type(name) is str for name, _, _ in entries)
-    return entries if sound and all(type(side) is int and side > 0 for side in sizes) else []
+    return entries if all(map(_is_entry, entries)) else []
+
+
+def _is_entry(entry: tuple[Any, ...]) -> bool:
+    if len(entry) not in (3, 4) or type(entry[0]) is not str:
+        return False
+    return all(type(number) is int for number in entry[1:]) and min(entry[1:3]) > 0

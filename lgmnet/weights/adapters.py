@@ -25,6 +25,7 @@ from lgmnet.weights.tensor_files import (
     read_metadata,
     read_shapes,
     read_tensors,
+    with_content_hash,
 )
 
 FORMAT = "lgmnet-adapters/1"
@@ -57,6 +58,7 @@ def save_adapters(path: Path, weights: Weights) -> None:
         "format": FORMAT,
         "backbone_sha256": _backbone_hash(model),
     }
+    metadata = with_content_hash(metadata, state)
     write_atomically(path, lambda temporary: save_file(state, temporary, metadata))
 
 

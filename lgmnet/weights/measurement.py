@@ -15,6 +15,7 @@ from lgmnet.data.transforms import crop_back, pad_to_block
 from lgmnet.models import SensingModel
 from lgmnet.runtime import device_of
 from lgmnet.weights.files import CheckpointError, write_atomically
+from lgmnet.weights.tensor_files import check_content, with_content_hash
 
 FORMAT = "lgmnet-measurement/1"
 
@@ -78,7 +79,7 @@ def _check_size(model: SensingModel, measurement: Measurement) -> None:
 
 
 def save_measurement(path: Path, measurement: Measurement) -> None:
-    """Write y as float32 safetensors, with the sizes and the hash of Φ as metadata."""
+    """Write y as float32 safetensors, with the sizes and the hashes of Φ and all as metadata."""
     metadata = {
         "format": FORMAT,
         "height": str(measurement.height),
@@ -86,6 +87,7 @@ def save_measurement(path: Path, measurement: Measurement) -> None:
         "phi_sha256": measurement.phi_sha256,
     }
     tensors = {"measurement": measurement.values.float().contiguous()}
+    metadata = with_content_hash(metadata, tensors)
     write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
 
 
@@ -111,6 +113,7 @@ def load_measurement(path: Path) -> Measurement:
             f"{path} holds {values.dtype} of shape {tuple(values.shape)}, expected float32 "
             "(1, m, H/B, W/B)"
         )
+    check_content(path, metadata, {"measurement": values})
     if not values.isfinite().all():
         raise CheckpointError(f"{path} holds values that are not finite")
     height, width = (_pixels(metadata, key, path) for key in ("height", "width"))

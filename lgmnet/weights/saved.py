@@ -31,6 +31,7 @@ from lgmnet.weights.tensor_files import (
     read_metadata,
     read_shapes,
     read_tensors,
+    with_content_hash,
 )
 from lgmnet.weights.untrained import Untrained
 
@@ -179,6 +180,7 @@ def save_weights(
         "phi_sha256": fingerprint(state["operator.matrix"]),
         **(metadata or {}),
     }
+    full = with_content_hash(full, state)
     write_atomically(path, lambda temporary: save_file(state, temporary, full))
 
 

@@ -4,6 +4,7 @@ A file may come from anybody: its metadata are read as text, and what they decla
 the names and shapes of its tensors before memory is taken.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,8 @@ from lgmnet.ratios import measurements
 from lgmnet.weights.files import CheckpointError
 
 FORMAT = "lgmnet/1"
+# Metadata: the hash of the rest of a file, which safetensors do not have. Older files lack it.
+CONTENT = "content_sha256"
 # More modules and tensors than this for each tensor of its file, no network has; most have three.
 PARTS_PER_TENSOR = 10
 
@@ -65,20 +68,51 @@ def damaged(path: Path, error: Exception) -> str:
     return f"{path} is damaged or cut short ({type(error).__name__}: {str(error)[:200]})"
 
 
+def content_sha256(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """Of all metadata but this hash, and of names, types, shapes and bytes of the tensors."""
+    rest = {key: value for key, value in metadata.items() if key != CONTENT}
+    digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def with_content_hash(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Metadata that also hold the hash of themselves and of the tensors."""
+    return {**metadata, CONTENT: content_sha256(metadata, tensors)}
+
+
+def check_content(path: Path, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError if a file is not as it was written; one of an older version passes."""
+    expected = metadata.get(CONTENT)
+    if expected and expected != content_sha256(metadata, tensors):
+        raise CheckpointError(
+            f"{path} is damaged, or was changed: its content has another hash than it says. "
+            "Take it from where it was made, or make it again"
+        )
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a weights file, in float32.
 
     Raises:
-        CheckpointError: damaged, or a tensor of another type than real numbers.
+        CheckpointError: damaged, a tensor of another type than real numbers, or one with NaN or
+            infinity.
     """
     try:
         with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise CheckpointError(damaged(path, error)) from None
     for key, tensor in tensors.items():
         if not tensor.is_floating_point():
             raise CheckpointError(f"{key} in {path} is of {tensor.dtype}, expected a real type")
+    check_content(path, metadata, tensors)
+    for key, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise CheckpointError(f"{key} in {path} holds NaN or infinity; train or import again")
     return {key: tensor.float() for key, tensor in tensors.items()}
 
 
