@@ -15,7 +15,7 @@ from torch.distributed import DistError, PrefixStore, Store
 
 # Seconds in which the others must notice a failure too: a closed connection at once, and the end
 # of a wait about when this process does, because the waits began at the same step.
-GRACE_CLOSED, GRACE_LATE = 2.0, 10.0
+GRACE_CLOSED, GRACE_LATE = 2.0, 5.0
 # What errors say that come from the exchange between processes.
 EXCHANGE = ("gloo", "Connection closed by peer", "Connection reset by peer", "Timed out waiting")
 # The word of a process whose error came from the exchange.

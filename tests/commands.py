@@ -7,10 +7,9 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import socket
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -115,14 +114,16 @@ def _die_at_write(number: int) -> None:
     saved.save_file = counted(saved.save_file)
 
 
-def ranks(arguments: Sequence, folder: Path, count: int = 2, **options) -> list[Command]:
-    """The processes of one run, as torchrun starts them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
+@contextlib.contextmanager
+def ranks(arguments: Sequence, folder: Path, count: int = 2, **options) -> Iterator[list[Command]]:
+    """The processes of one run, as torchrun starts them: the launcher holds their store."""
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    place = {
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": str(count),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
-    return [
+    commands = [
         Command(
             arguments,
             folder / f"rank{rank}.txt",
@@ -131,6 +132,11 @@ def ranks(arguments: Sequence, folder: Path, count: int = 2, **options) -> list[
         )
         for rank in range(count)
     ]
+    try:
+        yield commands
+    finally:
+        for command in commands:
+            command.kill_after(0)
 
 
 def write_config(folder: Path, tree: Mapping) -> Path:

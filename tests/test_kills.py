@@ -1,5 +1,6 @@
 """A run that is killed goes on to the bit: at random moments, and between any two writes."""
 
+import contextlib
 import json
 import random
 
@@ -24,18 +25,22 @@ class Run:
         assert self.finish("whole") == 0, self.output("whole")
         self.whole = self.content("whole")
 
-    def start(self, name, **options):
+    @contextlib.contextmanager
+    def started(self, name, **options):
         folder = self.folder / name
         begun = any(folder.rglob("last.pt")) or any(folder.rglob("last.safetensors"))
         resume = ["--resume"] if begun else []
         arguments = [self.config, "--device", "cpu", "--output", folder, *resume]
         if self.processes == 1:
-            return [Command(arguments, self.folder / f"{name}.txt", **options)]
+            yield [Command(arguments, self.folder / f"{name}.txt", **options)]
+            return
         first = {key: [value, 0] for key, value in options.items()}  # the main one writes
-        return ranks(arguments, self.folder / f"{name}_out", self.processes, **first)
+        with ranks(arguments, self.folder / f"{name}_out", self.processes, **first) as commands:
+            yield commands
 
     def finish(self, name):
-        return max(abs(command.wait()) for command in self.start(name))
+        with self.started(name) as commands:
+            return max(abs(command.wait()) for command in commands)
 
     def output(self, name):
         paths = sorted(self.folder.glob(f"{name}*.txt")) + sorted(
@@ -63,12 +68,12 @@ def kill(run, name, draw):
     """Start a run and kill it, or one of its processes; whether it was still there to be killed."""
     at_write = draw.random() < 0.5
     options = {"kill_at": draw.randrange(1, 60)} if at_write else {}
-    commands = run.start(name, **options)
-    victim = commands[0 if at_write else draw.randrange(len(commands))]
-    killed = victim.kill_after(PATIENCE if at_write else draw.uniform(0, 1.5))
-    for command in commands:
-        if command is not victim and command.wait() and killed:
-            assert "process 0" in command.text() or "process 1" in command.text(), command.text()
+    with run.started(name, **options) as commands:
+        victim = commands[0 if at_write else draw.randrange(len(commands))]
+        killed = victim.kill_after(PATIENCE if at_write else draw.uniform(0, 1.5))
+        for command in commands:
+            if command is not victim and command.wait() and killed:
+                assert "process 0" in command.text() or "process 1" in command.text()
     return killed
 
 
