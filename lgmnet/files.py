@@ -6,9 +6,10 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 # What `write_whole` fills before it gives the file its name; a killed process leaves one behind.
@@ -40,16 +41,22 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     # A name of 255 bytes has no room for more, and a letter takes up to four.
     temporary = path.with_name(f".{path.name[:50]}.{secrets.token_hex(4)}")
     try:
-        temporary.touch(exist_ok=False)  # others may read it as the user's umask says
-        write(temporary)
-        _flush(temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise _about(path, temporary, error) from None
+        with naming(path, temporary):
+            temporary.touch(exist_ok=False)  # others may read it as the user's umask says
+            write(temporary)
+            _flush(temporary)
+            os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # on a disk that has become read-only
+            temporary.unlink(missing_ok=True)
     with suppress(OSError):  # some file systems cannot, and Windows opens no folder
         _flush(path.parent)
+
+
+def write_figure(path: Path, figure: Any, dpi: int) -> None:
+    """`write_whole` for a figure of matplotlib; the format follows the name."""
+    form = path.suffix.removeprefix(".") or "png"
+    write_whole(path, lambda temporary: figure.savefig(temporary, dpi=dpi, format=form))
 
 
 def _flush(path: Path) -> None:
@@ -61,14 +68,22 @@ def _flush(path: Path) -> None:
         os.close(number)
 
 
-def _about(path: Path, temporary: Path, error: OSError) -> OSError:
-    """An error of the temporary file as one of the file that was asked for."""
-    if error.errno is None or error.filename not in (None, str(temporary)):
-        return error
-    reason = error.strerror or str(error)
-    if error.errno in DISK_FULL:
-        reason += f", {free_space(path.parent)} free"
-    return OSError(error.errno, reason, str(path))
+@contextmanager
+def naming(path: Path, *aliases: Path) -> Iterator[None]:
+    """Let an OSError inside name ``path``, and the free space where the disk is full.
+
+    Args:
+        aliases: other names of the file. Errors of other files stay as they are.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, *map(str, aliases)):
+            raise
+        reason = error.strerror or str(error)
+        if error.errno in DISK_FULL:
+            reason += f", {free_space(path.parent)} free"
+        raise OSError(error.errno, reason, str(path)) from None
 
 
 def free_space(folder: Path) -> str:

@@ -25,6 +25,7 @@ from lgmnet import report, runtime
 from lgmnet.build import build_model
 from lgmnet.config import load_config
 from lgmnet.costs.benchmark import Conditions, Subject, benchmark, inference
+from lgmnet.files import write_figure, write_text
 from lgmnet.runtime import Runtime
 from lgmnet.weights.saved import find_weights
 
@@ -68,11 +69,15 @@ def main() -> int:
         print(f"benchmark.py: {error}", file=sys.stderr)
         return 1
     text = report.benchmark_tables(results)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    (arguments.output / "benchmark.json").write_text(json.dumps(report.finite(results), indent=2))
-    (arguments.output / "benchmark.md").write_text(text + "\n", encoding="utf-8")
-    if arguments.metrics:
-        plot(results, arguments.dataset, arguments.output / "benchmark.png")
+    try:
+        content = json.dumps(report.finite(results), indent=2)
+        write_text(arguments.output / "benchmark.json", content)
+        write_text(arguments.output / "benchmark.md", text + "\n")
+        if arguments.metrics:
+            plot(results, arguments.dataset, arguments.output / "benchmark.png")
+    except OSError as error:
+        print(f"benchmark.py: {error}", file=sys.stderr)
+        return 1
     print(text, f"\nwritten to {arguments.output}")
     return 0
 
@@ -122,7 +127,6 @@ def check_names(subjects: list[Subject]) -> None:
 
 def write_traces(subjects: list[Subject], arguments: argparse.Namespace, here: Runtime) -> None:
     """A Chrome trace of one inference of each network, to be opened in chrome://tracing."""
-    arguments.output.mkdir(parents=True, exist_ok=True)
     for number, s in enumerate(subjects):
         run = inference(s, arguments.size, arguments.batch, here)
         with torch.profiler.profile(record_shapes=True) as profile:
@@ -184,7 +188,7 @@ def plot(results: dict[str, Any], dataset: str, path: Path) -> None:
         axes.set(xscale="log", xlabel=x if x == "parameters" else f"FLOPs at a side of {sides}")
         axes.margins(0.25)
     left.set_ylabel(f"PSNR on {dataset} (dB)")
-    figure.savefig(path, dpi=150)
+    write_figure(path, figure, dpi=150)
 
 
 def parse() -> argparse.Namespace:

@@ -28,6 +28,7 @@ from lgmnet.config import ConfigError, SamplingConfig, load_config
 from lgmnet.conversion import read_yaml
 from lgmnet.data.datasets import open_test_sets
 from lgmnet.evaluation.scoring import Scoring, score_sets
+from lgmnet.files import write_text
 from lgmnet.project import PROJECT
 from lgmnet.weights.saved import find_weights
 
@@ -88,9 +89,8 @@ def main() -> int:
         if arguments.speed:
             add_speed(found, arguments.speed)
         rows = list(found.values())
-        output.parent.mkdir(parents=True, exist_ok=True)
         content = {"columns": experiment["columns"], "runs": rows}
-        output.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        write_text(output, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
         print(report.experiment_table(content))
     except (ValueError, OSError) as error:
         print(f"experiment.py: {error}", file=sys.stderr)

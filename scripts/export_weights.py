@@ -7,7 +7,6 @@ write tables, model card and hash:
 """
 
 import argparse
-import shutil
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
 
+from lgmnet.files import write_text
 from lgmnet.weights.files import SUMS, read_sums
 from lgmnet.weights.saved import Weights, find_weights, save_weights
 
@@ -46,8 +46,8 @@ def main() -> int:
         if not log.is_file():
             raise ValueError(f"there is no {log}; only a run of train.py says how it was trained")
         save_weights(path, weights.load(), weights.config, metadata, precision)
-        (arguments.output / "config.yaml").write_text(weights.config.as_yaml(), encoding="utf-8")
-        shutil.copy(log, arguments.output)
+        write_text(arguments.output / "config.yaml", weights.config.as_yaml())
+        write_text(arguments.output / log.name, log.read_text(encoding="utf-8"))
         forget(path)
     except (ValueError, OSError) as error:
         print(f"export_weights.py: {error}", file=sys.stderr)
@@ -64,7 +64,7 @@ def forget(path: Path) -> None:
     if sums.is_file():
         kept = read_sums(sums)
         kept.pop(f"{path.parent.name}/{path.name}", None)
-        sums.write_text("".join(f"{digest}  {file}\n" for file, digest in kept.items()), "utf-8")
+        write_text(sums, "".join(f"{digest}  {file}\n" for file, digest in kept.items()))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no
 
 from lgmnet.build import build_model
 from lgmnet.config import Config, EvaluationConfig, ModelConfig, SamplingConfig
+from lgmnet.files import write_text
 from lgmnet.models import amp_net_tip, fista_net, ista_net, lgm_net, prl
 from lgmnet.models.base import OtherNetwork
 from lgmnet.operators.matrices import load_matrix, measurement_count
@@ -64,7 +65,7 @@ def main() -> int:
         matrix = load_matrix(arguments.matrix) if arguments.matrix else None
         start = load_matrix(arguments.init) if arguments.init else None
         found = import_weights(arguments.network, arguments.file, arguments.output, matrix, start)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"import_weights.py: {error}", file=sys.stderr)
         return 1
     print(found)
@@ -120,7 +121,7 @@ def import_weights(
     load_state(model.network, state, str(file))
     metadata = {"training_data": f"published weights {file.name}"}
     save_weights(output / "model.safetensors", model, config, metadata)
-    (output / "config.yaml").write_text(config.as_yaml(), encoding="utf-8")
+    write_text(output / "config.yaml", config.as_yaml())
     facts = ", ".join(f"{key} = {value}" for key, value in options.items())
     for key, claimed, value in false_claims(file, {"ratio": ratio, **options}):
         facts += f" (the path says {key} = {claimed}, the tensors {value})"

@@ -18,6 +18,7 @@ from lgmnet.data import builtin
 from lgmnet.data.color import luma
 from lgmnet.data.images import read_pixels
 from lgmnet.data.transforms import crop_back, pad_to_block
+from lgmnet.files import write_figure
 from lgmnet.models import SensingModel
 from lgmnet.runtime import device_of
 from lgmnet.weights.saved import find_weights
@@ -73,8 +74,7 @@ def draw(model: SensingModel, output: Path) -> None:
             axis.imshow(shown, cmap="gray", vmin=0, vmax=255)
             axis.set_title(title)
             axis.axis("off")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output, dpi=100)
+    write_figure(output, figure, dpi=100)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
 
 from lgmnet import report
-from lgmnet.files import sha256
+from lgmnet.files import sha256, write_text
 from lgmnet.weights.files import SUMS
 from lgmnet.weights.shipped import Shipped, describe
 
@@ -30,7 +30,7 @@ def main() -> int:
         stale = [p for p, text in contents(PROJECT).items() if not p.exists() or read(p) != text]
         if not arguments.check:
             for path in stale:
-                path.write_text(contents(PROJECT)[path], encoding="utf-8")
+                write_text(path, contents(PROJECT)[path])
     except (ValueError, OSError) as error:
         print(f"make_tables.py: {error}", file=sys.stderr)
         return 1

@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no
 
 from lgmnet.build import start_blocks
 from lgmnet.config import ConfigError, load_config
+from lgmnet.files import write_whole
 from lgmnet.operators import BlockSampling
 from lgmnet.operators.matrices import nested
 from lgmnet.ratios import measurements
@@ -46,15 +47,19 @@ def main() -> int:
         learned = [learned_matrix(name, side) for name in arguments.learned]
         blocks = start_blocks(open_data(config).train, side, config.training.seed)
         phi = nested(learned, blocks, measurements(config.sampling))
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        with arguments.output.open("wb") as file:
-            np.save(file, phi.numpy())
+        write_whole(arguments.output, lambda temporary: save_array(temporary, phi.numpy()))
     except (ValueError, OSError) as error:
         print(f"nest_phi.py: {error}", file=sys.stderr)
         return 1
     rows = ", ".join(str(len(matrix)) for matrix in sorted(learned, key=len))
     print(f"{len(phi)} rows, out of {rows} learned ones, written to {arguments.output}")
     return 0
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """An .npy file of whatever name."""
+    with path.open("wb") as file:
+        np.save(file, array)
 
 
 def learned_matrix(name: str, block_size: int) -> Tensor:

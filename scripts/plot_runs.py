@@ -14,6 +14,10 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
+
+from lgmnet.files import write_figure
+
 EXAMPLES = """examples:
   python scripts/plot_runs.py runs/lgm_net_tiny_r0.10 runs/mine --output curves.png
   python scripts/plot_runs.py runs/* --kind validation --value psnr --output psnr.png
@@ -82,8 +86,7 @@ def draw(curves: list[np.ndarray], labels: list[str], arguments: argparse.Namesp
     axes.set_ylabel(f"{arguments.kind} {arguments.value}")
     axes.grid(alpha=0.3)
     axes.legend()
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(arguments.output, dpi=120)
+    write_figure(arguments.output, figure, dpi=120)
 
 
 if __name__ == "__main__":

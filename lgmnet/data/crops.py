@@ -11,6 +11,7 @@ import os
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ from tqdm import tqdm
 from lgmnet.data.datasets import TrainingImages
 from lgmnet.data.images import ImageError
 from lgmnet.data.transforms import DIHEDRAL_MODES, dihedral
+from lgmnet.files import DISK_FULL
 
 # What ends a run, which saves its state first; Windows knows two of them.
 STOP_SIGNALS = [
@@ -29,6 +31,10 @@ STOP_SIGNALS = [
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
     if hasattr(signal, name)
 ]
+SHARED_MEMORY_FULL = (
+    "the shared memory (/dev/shm) has no room for what loader processes hand over; make it larger, "
+    "lower data.workers, or set data.source=device"
+)
 ATTEMPTS = 100
 NONE_READABLE = f"{ATTEMPTS} images drawn in a row cannot be decoded; check the training folder"
 
@@ -121,7 +127,12 @@ class TrainingCrops(Dataset[Tensor]):
 def loaded_batches(
     crops: TrainingCrops, plan: Plan, workers: int, device: torch.device
 ) -> Iterator[Tensor]:
-    """Batches ``(b, 1, size, size)`` uint8 on ``device``, read ahead by loader processes."""
+    """Batches ``(b, 1, size, size)`` uint8 on ``device``, read ahead by loader processes.
+
+    Raises:
+        ImageError: no image can be decoded.
+        OSError: there is no room for what the processes share.
+    """
     workers = min(workers, os.cpu_count() or 1)
     loader = DataLoader(
         crops,
@@ -133,17 +144,37 @@ def loaded_batches(
         generator=torch.Generator(),  # the global random state is left to the noise
     )
     others = multiprocessing.active_children()
-    batches = iter(loader)
+    with _named_errors():
+        batches = iter(loader)
     atexit.register(_kill, [p for p in multiprocessing.active_children() if p not in others])
-    for batch in batches:
+    while True:
+        with _named_errors():
+            batch = next(batches)
         yield batch.to(device, non_blocking=True)
+
+
+@contextmanager
+def _named_errors() -> Iterator[None]:
+    """Errors of loader processes without a traceback; they write to /dev/shm and nowhere else."""
+    try:
+        yield
+    except ImageError:
+        raise ImageError(NONE_READABLE) from None
+    except (OSError, RuntimeError) as error:
+        full = getattr(error, "errno", None) in DISK_FULL or "</torch_" in str(error)
+        if not full:
+            raise
+        raise OSError(SHARED_MEMORY_FULL) from None
 
 
 def _kill(processes: list[multiprocessing.process.BaseProcess]) -> None:
     """End loader processes that are still there: they ignore the signals that Python sends them.
 
-    Without it a process that ends by an error would wait for them forever.
+    Without it a process that ends by an error would wait for them forever. PyTorch's handler of
+    their end would raise its error in whatever runs at that moment.
     """
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for process in processes:
         if process.is_alive():
             process.kill()

@@ -19,6 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from lgmnet.data.images import ImageError, list_images, printable, read_training_luma
+from lgmnet.files import naming, write_text
 
 MAGIC = b"LGMLUMA1"
 FOOTER = 8 + 32 + len(MAGIC)
@@ -89,15 +90,27 @@ def pack(folder: Path, output: Path) -> None:
 
     Raises:
         ImageError: the folder holds no usable image.
+        OSError: it cannot be written; ``output`` is as before.
     """
     if output.suffix != ".luma":
         raise ImageError(f"a packed store is a .luma file, not {output.name}; name it x.luma")
     output.parent.mkdir(parents=True, exist_ok=True)
     part, journal = Path(f"{output}.part"), Path(f"{output}.journal")
+    try:
+        with naming(output, part, journal):
+            _pack(folder, output, part, journal)
+    except OSError:
+        if part.exists() and part.stat().st_size <= len(MAGIC):  # nothing to continue with
+            part.unlink()
+            journal.unlink()
+        raise
+
+
+def _pack(folder: Path, output: Path, part: Path, journal: Path) -> None:
     paths = list_images(folder)
     done = _resume(part, journal, folder, paths)
     lines = [printable(folder.resolve()), *map(json.dumps, done)]
-    journal.write_text("\n".join(lines) + "\n", "utf-8")  # without a torn last line
+    write_text(journal, "\n".join(lines) + "\n")  # without a torn last line
     with part.open("r+b" if done else "wb") as pixels, journal.open("a", encoding="utf-8") as log:
         if not done:
             pixels.write(MAGIC)

@@ -56,7 +56,8 @@ def explain(error: BaseException) -> str:
             "training.recompute=true"
         )
     if "DataLoader worker" in str(error):  # raised wherever the main process was
-        reason = str(error).strip().splitlines()[0].strip(". ")
+        lines = str(error).strip().splitlines()
+        reason = lines[-1 if lines[0].startswith("Caught") else 0].strip(". ")
         return f"a loader process has ended ({reason}); where memory is short, lower data.workers"
     return ""
 

@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor
 from tqdm import tqdm
 
-from lgmnet.files import write_text
+from lgmnet.files import naming, write_text
 from lgmnet.operators import BlockSampling
 from lgmnet.project import provenance
 from lgmnet.runtime import Runtime
@@ -42,8 +42,9 @@ class RunLog:
             return
         from torch.utils.tensorboard import SummaryWriter  # takes a second to import
 
-        drop_after(folder / "log.jsonl", step)
-        self._file = (folder / "log.jsonl").open("a", encoding="utf-8")
+        self._path = folder / "log.jsonl"
+        drop_after(self._path, step)
+        self._file = self._path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         self._total = total
         form = "{desc} {percentage:3.0f}% |{bar}| {elapsed}<{remaining} {postfix}"
@@ -60,8 +61,10 @@ class RunLog:
         values = {
             k: v if not isinstance(v, float) or isfinite(v) else None for k, v in values.items()
         }
-        self._file.write(json.dumps({"step": step, "kind": kind, "time": clock, **values}) + "\n")
-        self._file.flush()
+        line = json.dumps({"step": step, "kind": kind, "time": clock, **values})
+        with naming(self._path):
+            self._file.write(line + "\n")
+            self._file.flush()
         for name, value in values.items():
             if isinstance(value, int | float):
                 self._board.add_scalar(f"{kind}/{name}", value, step)
