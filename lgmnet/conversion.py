@@ -15,6 +15,8 @@ from lgmnet.registry import nearest
 
 # Values of a YAML file, its aliases written out; configs have a hundred.
 LARGEST_TREE = 100_000
+# Characters of a YAML text; configs have a few thousand.
+LARGEST_TEXT = 200_000
 # Sections of a config, and in them: the name of a key in older files -> its name today.
 FORMER_NAMES = {"data": {"patch_size": "crop_size"}}
 
@@ -152,8 +154,10 @@ def parse_yaml(text: str) -> Any:
     """What a YAML text says.
 
     Raises:
-        ValueError: it is not valid, gives a key twice, or stands for too many values.
+        ValueError: it is not valid, gives a key twice, is too long, or stands for too many values.
     """
+    if len(text) > LARGEST_TEXT:
+        raise ValueError(f"it has {len(text):,} characters, expected at most {LARGEST_TEXT:,}")
     try:
         return yaml.load(text, StrictLoader)
     except (yaml.YAMLError, RecursionError) as error:

@@ -34,6 +34,7 @@ from tqdm import tqdm
 
 from lgmnet.data.catalogue import Dataset, DownloadError, Entry
 from lgmnet.data.images import ImageError, read_pixels
+from lgmnet.data.limits import Pace, content_length, require_size
 from lgmnet.files import sha256, write_text
 
 TIMEOUT_S = 30.0
@@ -44,6 +45,8 @@ PASSING_STATUS = {408, 425, 429, 500, 502, 503, 504}  # HTTP states worth anothe
 DAMAGED_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 BLOCK_BYTES = 1 << 20
+# An archive of images, which are packed already, unpacks to no more than so many times its size.
+LARGEST_RATIO, ALWAYS_ALLOWED = 20, 10_000_000
 BAR_BYTES = 20_000_000  # a single file gets a progress bar of its own from this size
 
 Recorded = dict[str, str]
@@ -148,16 +151,19 @@ def _write_body(response: HTTPResponse, part: Path, have: int) -> None:
     start = have if response.status == 206 else 0  # a server without ranges sends all of it
     if start and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
         raise ConnectionError(f"the server did not send the range from byte {start}")
-    length = int(response.headers.get("Content-Length", 0))
+    length = content_length(response)
     _require_space(part.parent, length)
+    pace = Pace()
     hide = True if length < BAR_BYTES else None  # None: hidden where there is no terminal
     with (
         tqdm(total=start + length, initial=start, unit="B", unit_scale=True, disable=hide) as bar,
         part.open("ab" if start else "wb") as stream,
     ):
-        while block := response.read(BLOCK_BYTES):
+        while block := response.read1(BLOCK_BYTES):
             stream.write(block)
             bar.update(len(block))
+            pace.add(len(block))
+            require_size(start + pace.total)
     size = part.stat().st_size
     if length and size != start + length:
         raise ConnectionError(f"the connection broke off after {size} of {start + length} bytes")
@@ -229,7 +235,9 @@ def unpack(archive: Path, folder: Path) -> None:
             members = [m for m in opened.infolist() if not m.filename.startswith("__MACOSX/")]
             for member in members:
                 _refuse_unsafe(member, archive)
-            _require_space(folder.parent, sum(member.file_size for member in members))
+            unpacked = sum(member.file_size for member in members)
+            _refuse_bomb(unpacked, archive)
+            _require_space(folder.parent, unpacked)
             for member in tqdm(members, desc=f"unpack {archive.name}", disable=None):
                 opened.extract(member, folder)
     except DAMAGED_ZIP as error:
@@ -238,11 +246,20 @@ def unpack(archive: Path, folder: Path) -> None:
 
 def _refuse_unsafe(member: zipfile.ZipInfo, archive: Path) -> None:
     path = PureWindowsPath(member.filename)  # knows / and \, drives and roots
-    outside = path.drive or path.root or ".." in path.parts
+    outside = path.drive or path.root or ".." in path.parts or not path.parts
     if outside or stat.S_ISLNK(member.external_attr >> 16):
         raise ArchiveError(
             f"{archive}: its member '{member.filename}' is a link or lies outside the folder; "
             "nothing was unpacked, get the archive from another place"
+        )
+
+
+def _refuse_bomb(unpacked: int, archive: Path) -> None:
+    size = archive.stat().st_size
+    if unpacked > max(LARGEST_RATIO * size, ALWAYS_ALLOWED):
+        raise ArchiveError(
+            f"{archive} has {size / 1e6:.1f} MB and would unpack to {unpacked / 1e6:.1f} MB, more "
+            f"than {LARGEST_RATIO} times as much, which images never do; nothing was unpacked"
         )
 
 
@@ -338,7 +355,10 @@ def _publish_unpacked(archives: list[Path], staging: Path, target: Path) -> None
             except ArchiveError:
                 _discard(archive, staging)
                 raise
-        inside = list(unpacking.iterdir())
+        inside = list(unpacking.iterdir()) if unpacking.is_dir() else []
+        if not inside:
+            _discard(archives[0], staging)
+            raise ArchiveError(f"{archives[0]} holds no files; get it from another place")
         single = len(inside) == 1 and inside[0].is_dir()
         os.replace(inside[0] if single else unpacking, target)
     finally:

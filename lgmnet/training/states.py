@@ -14,6 +14,7 @@ from lgmnet.config import PRECISIONS, Config, config_from_dict
 from lgmnet.runtime import Runtime
 from lgmnet.speed.precision import resolve_precision as precision_of
 from lgmnet.weights.files import CheckpointError, write_atomically
+from lgmnet.weights.foreign import require_stored
 from lgmnet.weights.tensor_files import damaged, read_metadata
 
 
@@ -62,6 +63,7 @@ def load_training_state(path: Path, config: Config) -> dict[str, Any]:
             "folder with --output"
         )
     try:
+        require_stored(path)
         require_intact(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for a damaged file

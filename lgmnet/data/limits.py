@@ -1,0 +1,46 @@
+"""How much, and how slowly, a server may send."""
+
+import time
+from http.client import HTTPResponse
+
+from lgmnet.data.catalogue import DownloadError
+
+# COCO, the largest set, has 19 GB.
+SLOWEST, WINDOW_S = 1000, 60.0  # bytes per second, over so many seconds
+LARGEST_FILE = 100 * 10**9
+
+
+def content_length(response: HTTPResponse) -> int:
+    """Bytes that the server will send; 0 where it does not say."""
+    text = response.headers.get("Content-Length", "0")
+    if not (text.isascii() and text.isdigit()):
+        raise ConnectionError(f"the server gives the length {text[:40]!r}, expected a number")
+    require_size(int(text[:20]))
+    return int(text)
+
+
+def require_size(count: int) -> None:
+    if count > LARGEST_FILE:
+        raise DownloadError(
+            f"the server sends more than {LARGEST_FILE / 1e9:g} GB for one file; use a local copy, "
+            "--from DIR"
+        )
+
+
+class Pace:
+    """Bytes per second of a download; a server that sends drops would keep it for ever."""
+
+    def __init__(self) -> None:
+        self.total = self._recent = 0
+        self._since = time.monotonic()
+
+    def add(self, count: int) -> None:
+        """Raises ConnectionError if too little has come since the last look."""
+        self.total += count
+        self._recent += count
+        seconds = time.monotonic() - self._since
+        if seconds < WINDOW_S:
+            return
+        if self._recent < SLOWEST * seconds:
+            raise ConnectionError(f"the server sends less than {SLOWEST} bytes per second")
+        self._recent, self._since = 0, time.monotonic()
