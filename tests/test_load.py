@@ -104,7 +104,8 @@ SIDE, COUNT = 2000, 5000
 def sparse_store(path):
     """5,000 black images of 2000 x 2000 pixels: 20 GB that take no room on the disk."""
     area = SIDE * SIDE
-    index = [[f"{k}.png", SIDE, SIDE, zlib.crc32(bytes(area))] for k in range(COUNT)]
+    checksum = zlib.crc32(bytes(area))
+    index = [[f"{k}.png", SIDE, SIDE, checksum] for k in range(COUNT)]
     text = json.dumps(index).encode()
     with path.open("wb") as file:
         file.write(MAGIC)
