@@ -44,8 +44,8 @@ def parameters(module: nn.Module, frozen: bool = False) -> int:
     return sum(p.numel() for p in module.parameters() if p.requires_grad or frozen)
 
 
-def cost(model: nn.Module, height: int, width: int, batch: int = 1) -> Cost:
-    """Cost of ``model(image)`` for ``(batch, 1, height, width)`` images.
+def cost(model: nn.Module, height: int, width: int, batch: int = 1, channels: int = 1) -> Cost:
+    """Cost of ``model(image)`` for ``(batch, channels, height, width)`` images.
 
     A tensor that is kept several times counts once; parameters do not count.
     """
@@ -59,7 +59,7 @@ def cost(model: nn.Module, height: int, width: int, batch: int = 1) -> Cost:
             kept[storage._cdata] = storage
         return tensor
 
-    image = torch.empty(batch, 1, height, width, device="meta")
+    image = torch.empty(batch, channels, height, width, device="meta")
     used, trained = counter(), counter()
     with used, torch.no_grad():
         shadow.eval()(image)

@@ -20,8 +20,8 @@ from lgmnet.files import write_text
 # Heads of the columns that test.py --consistency adds.
 CONSISTENCY = {"residual": "‖Φx̂−y‖/‖y‖", "psnr_on_y": "PSNR on Φx=y"}
 # What results must agree in to stand in one file.
-SAME = ("network", "options", "ratio", "weights_sha256", "phi_sha256", "protocol", "color",
-        "padding", "noise_std", "precision")  # fmt: skip
+SAME = ("network", "options", "ratio", "condition", "weights_sha256", "phi_sha256", "protocol",
+        "color", "padding", "noise_std", "precision")  # fmt: skip
 # Digits that scores are printed with.
 DIGITS = {"psnr": 2, "ssim": 4, "residual": 4, "psnr_on_y": 2}
 
@@ -43,14 +43,15 @@ class Published(NamedTuple):
 def published(
     network: str,
     dataset: str,
-    ratio: float,
+    at: float | str,
     protocol: str,
     color: str = "luma",
     options: Mapping[str, Any] = MappingProxyType({}),
 ) -> Published | None:
-    """What the authors print for this network, test set, ratio and protocol, if they do.
+    """What the authors print for this network, test set, condition and protocol, if they do.
 
     Args:
+        at: a ratio as a number, or the name of another condition, such as a mask.
         options: of the network, where they are not the defaults. An option that any published row
             of this network names must be as in the row; others may differ.
     """
@@ -60,12 +61,22 @@ def published(
     chosen = {key: value for key, value in options.items() if key in named}
     for table, row in rows:
         same = table["dataset"] == dataset and table["protocol"] == protocol
-        scored = color in table.get("color", ["luma"]) and ratio in table["ratios"]
+        scored = color in table.get("color", ["luma"]) and at in table["conditions"]
         if same and scored and row.get("options", {}) == chosen:
-            found = _published(table, row, table["ratios"].index(ratio))
+            found = _published(table, row, table["conditions"].index(at))
             if found.psnr is not None:
                 return found
     return None
+
+
+def condition(results: Mapping[str, Any]) -> Any:
+    """What a metrics.json was measured at: a ratio as a number, else the name of the condition."""
+    return results["condition"] if "condition" in results else results["ratio"]
+
+
+def condition_title(at: float | str) -> str:
+    """A condition in tables: ``10 %``, or its name."""
+    return at if isinstance(at, str) else f"{100 * at:g} %"
 
 
 @cache
@@ -93,7 +104,7 @@ def comparable(results: Mapping[str, Any], dataset: str) -> Published | None:
     if any(results.get(key, usual) != usual for key, usual in rules):
         return None
     return published(
-        results["network"], dataset, results["ratio"], results["protocol"],
+        results["network"], dataset, condition(results), results["protocol"],
         results.get("color", "luma"), results.get("options", {}),
     )  # fmt: skip
 

@@ -148,7 +148,7 @@ def read_scores(subjects: list[Subject], files: list[Path], dataset: str) -> dic
         if scored not in timed:
             raise ValueError(f"{file} scores '{scored}', which is not among the networks given")
         subject = timed[scored]
-        if subject.config and (highest := subject.config.sampling.limits[-1]) != ratio:
+        if subject.config and (highest := subject.config.block_sampling.limits[-1]) != ratio:
             raise ValueError(
                 f"{file} scores '{scored}' at {ratio:g}, but a network for a range is timed at its "
                 f"highest ratio, {highest:g}"

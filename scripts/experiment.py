@@ -24,10 +24,11 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
 
 from lgmnet import complexity, report, runtime
-from lgmnet.config import ConfigError, SamplingConfig, load_config
+from lgmnet.config import ConfigError, load_config
 from lgmnet.conversion import read_yaml
 from lgmnet.data.datasets import open_test_sets
 from lgmnet.evaluation.scoring import Scoring, score_sets
+from lgmnet.operators import SamplingConfig
 from lgmnet.project import PROJECT
 from lgmnet.weights.saved import find_weights
 
@@ -164,10 +165,10 @@ def perform(run: Run, folder: Path, experiment: dict[str, Any], device: str) -> 
     sampling = weights.config.sampling
     fast = experiment.get("fast")
     datasets: dict[str, Any] = {}
-    for ratio in sampling.scored_ratios:
+    for condition in sampling.conditions:
         how = Scoring(
             rules=[weights.config.evaluation],
-            ratio=ratio,
+            condition=condition,
             consistency=True,
             fast=bool(fast),
             precision=fast or "fp32",
@@ -175,7 +176,8 @@ def perform(run: Run, folder: Path, experiment: dict[str, Any], device: str) -> 
         with runtime.start(device) as here:
             [scores] = score_sets(weights, sets, how, here)
         for name, values in scores["datasets"].items():
-            datasets[name_at(name, ratio) if experiment.get("name_ratios") else name] = values
+            named = f"{name} at {sampling.title(condition)}"
+            datasets[named if experiment.get("name_ratios") else name] = values
     report.write_results(folder, scores | {"datasets": datasets})
 
 
@@ -201,7 +203,7 @@ def result(run: Run, folder: Path, name_ratios: bool = False) -> dict[str, Any]:
     """What a finished run says: its choices, its size, its scores."""
     phases = [load_config(path) for path in folder.rglob("config.yaml")]
     model = find_weights(folder).load()
-    side = 8 * phases[0].sampling.block_size
+    side = 8 * phases[0].block_sampling.block_size
     scores = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["datasets"]
     return {
         "choices": run.choices,
@@ -222,7 +224,7 @@ def validation(folder: Path, named: SamplingConfig | None = None) -> dict[str, d
     """The scores of the final weights on the validation images, if the run has any.
 
     Args:
-        named: whose ratios the sets are named by.
+        named: whose conditions the sets are named by.
     """
     lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
     found = [line for line in map(json.loads, lines) if line["kind"] == "validation"]
@@ -231,15 +233,13 @@ def validation(folder: Path, named: SamplingConfig | None = None) -> dict[str, d
     last = found[-1]
     if named is None:
         return {"validation": {key: last[key] for key in ("psnr", "ssim")}}
-    key = "psnr_r{:.2f}" if named.is_range else "psnr"
+    several = len(named.conditions) > 1
     return {
-        name_at("validation", ratio): {"psnr": last[key.format(ratio)]}
-        for ratio in named.scored_ratios
+        f"validation at {named.title(condition)}": {
+            "psnr": last[f"psnr_{condition}" if several else "psnr"]
+        }
+        for condition in named.conditions
     }
-
-
-def name_at(dataset: str, ratio: float) -> str:
-    return f"{dataset} at {100 * ratio:g} %"
 
 
 def add_speed(rows: dict[str, dict[str, Any]], path: Path) -> None:

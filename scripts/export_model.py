@@ -11,6 +11,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
 
 from lgmnet.data.images import printable
+from lgmnet.operators.ratios import condition_of
 from lgmnet.weights.export import export_model
 from lgmnet.weights.saved import Weights, find_weights
 
@@ -24,6 +25,7 @@ def main() -> int:
     )
     parser.add_argument("weights", help="name, folder or file")
     parser.add_argument("--ratio", type=float, help="of a network that serves a range of them")
+    parser.add_argument("--at", help="condition, such as r0.05 or the name of a mask")
     parser.add_argument("--output", type=Path, required=True, help="a .pt2 or .onnx file")
     parser.add_argument(
         "--from-image", action="store_true", help="measure too, without noise: image to image"
@@ -33,7 +35,8 @@ def main() -> int:
         weights = find_weights(arguments.weights)
         if not isinstance(weights, Weights):
             raise ValueError(f"{arguments.weights} holds no trained values; name weights")
-        export_model(weights.load(arguments.ratio), arguments.output, arguments.from_image)
+        condition = condition_of(arguments.ratio, arguments.at)
+        export_model(weights.load(condition), arguments.output, arguments.from_image)
     except (ValueError, OSError) as error:
         print(f"export_model.py: {error}", file=sys.stderr)
         return 1

@@ -13,10 +13,11 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
 
-from lgmnet.build import build_model
-from lgmnet.config import Config, EvaluationConfig, ModelConfig, SamplingConfig
+from lgmnet.build import Source, build_model
+from lgmnet.config import Config, EvaluationConfig, ModelConfig
 from lgmnet.models import amp_net_tip, fista_net, ista_net, lgm_net, prl
 from lgmnet.models.base import OtherNetwork
+from lgmnet.operators import BlockSamplingConfig
 from lgmnet.operators.matrices import load_matrix, measurement_count
 from lgmnet.weights.foreign import load_foreign
 from lgmnet.weights.saved import save_weights
@@ -113,10 +114,10 @@ def import_weights(
     fallback = "ista33" if block_size == 33 else "paper"
     config = Config(
         model=ModelConfig(name=network, options=options),
-        sampling=SamplingConfig(ratio=ratio, rounding=rounding, block_size=block_size),
+        sampling=BlockSamplingConfig(ratio=ratio, rounding=rounding, block_size=block_size),
         evaluation=EvaluationConfig(protocol=PROTOCOLS.get(network, fallback)),
     )
-    model = build_model(config, matrix)
+    model = build_model(config, Source({"matrix": matrix}))
     load_state(model.network, state, str(file))
     metadata = {"training_data": f"published weights {file.name}"}
     save_weights(output / "model.safetensors", model, config, metadata)

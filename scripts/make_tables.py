@@ -14,6 +14,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no
 
 from lgmnet import report
 from lgmnet.files import sha256
+from lgmnet.operators import BlockSamplingConfig, FourierMask
+from lgmnet.operators.masks import sampling_ratio
 from lgmnet.weights.files import SUMS
 from lgmnet.weights.shipped import Shipped, describe
 
@@ -83,8 +85,9 @@ def results_table(shipped: Iterable[Shipped]) -> str:
     for weights in shipped:
         name = f"`{weights.name}`"
         for result in weights.results:
-            ratio = f"{100 * result['ratio']:g} %"
-            shown = ["Set11"] if weights.config.sampling.is_range else result["datasets"]
+            ratio = report.condition_title(report.condition(result))
+            several = len(weights.config.sampling.conditions) > 1
+            shown = ["Set11"] if several else result["datasets"]
             for scored in scores(result, shown):
                 rows.append([name, ratio, *scored])
                 name = ratio = ""
@@ -144,9 +147,7 @@ CARD = """# {name}
 Made by `python scripts/make_tables.py` from the files of this folder; do not edit.
 
 **What it is.** The network `{network}` ({options}):
-{parameters} parameters, and a {phi} Φ for blocks of {block} x {block} with {phi_entries} entries,
-begun as `{phi_init}`{made}.
-It measures {ratio} numbers per hundred pixels of one luma plane.
+{parameters} parameters, and {measures}
 
 ```python
 import lgmnet
@@ -175,30 +176,64 @@ SHA-256 of `model.safetensors`: `{sha}`
 """
 
 
+BLOCKS = """a {phi} Φ for blocks of {block} x {block} with {phi_entries} entries,
+begun as `{phi_init}`{made}.
+It measures {ratio} numbers per hundred pixels of one luma plane."""
+MASK = """the operator `{operator}` at `{label}`: {about}.
+It measures {kind} images of {height} x {width} pixels."""
+
+
+def measures(weights: Shipped) -> str:
+    """What the operator of shipped weights is, for their card."""
+    sampling, operator = weights.config.sampling, weights.weights.load().operator
+    if isinstance(sampling, BlockSamplingConfig):
+        return BLOCKS.format(
+            phi=sampling.phi,
+            phi_init=sampling.phi_init,
+            made=HOW_MADE if Path(sampling.phi_init).suffix else "",
+            phi_entries=f"{weights.phi_entries:,}",
+            block=sampling.block_size,
+            ratio=" to ".join(f"{100 * limit:g}" for limit in dict.fromkeys(sampling.limits)),
+        )
+    assert isinstance(operator, FourierMask)
+    assert operator.size
+    return MASK.format(
+        operator="fourier_mask",
+        label=sampling.label,
+        about=f"{100 * sampling_ratio(operator.mask):.1f} % of all frequencies",
+        kind="complex" if operator.channels == 2 else "real",
+        height=operator.size[0],
+        width=operator.size[1],
+    )
+
+
 def card(weights: Shipped) -> str:
     """The model card of shipped weights."""
     config, metadata = weights.config, weights.weights.metadata
     header = ["ratio", "test set", "images", "PSNR / SSIM", "published", "difference"]
     rows = [
-        [f"{100 * result['ratio']:g} %", name, str(len(result["datasets"][name]["images"])), *rest]
+        [
+            report.condition_title(report.condition(result)),
+            name,
+            str(len(result["datasets"][name]["images"])),
+            *rest,
+        ]
         for result in weights.results
         for name, *rest in scores(result, result["datasets"])
     ]
-    limits = list(dict.fromkeys(config.sampling.limits))
+    several = len(config.sampling.conditions) > 1
+    first = report.condition(weights.results[0]) if several else ""
+    example = f'condition="{first}"' if isinstance(first, str) else f"ratio={first:g}"
+    kind = example.partition("=")[0].replace("condition", "at")
     noise, start = config.sampling.noise_std, config.training.start
     return CARD.format(
         name=weights.name,
-        at=f", ratio={limits[0]:g}" if config.sampling.is_range else "",
-        choice=" --ratio …" if config.sampling.is_range else "",
+        at=f", {example}" if several else "",
+        choice=f" --{kind} …" if several else "",
         network=weights.network,
         options=", ".join(f"{k} = {v}" for k, v in config.model.options.items()) or "as published",
         parameters=f"{weights.parameters:,}",
-        phi=config.sampling.phi,
-        phi_init=config.sampling.phi_init,
-        made=HOW_MADE if Path(config.sampling.phi_init).suffix else "",
-        phi_entries=f"{weights.phi_entries:,}",
-        block=config.sampling.block_size,
-        ratio=" to ".join(f"{100 * limit:g}" for limit in limits),
+        measures=measures(weights),
         images=f"{weights.images:,}",
         training_data=weights.training_data,
         begun=f"Begun from `{start}` of the commit below.\n" if start else "",

@@ -9,6 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no
 from lgmnet import runtime
 from lgmnet.data.color import luma
 from lgmnet.data.images import printable, read_pixels
+from lgmnet.operators.ratios import condition_of
 from lgmnet.weights.measurement import measure_image, save_measurement
 from lgmnet.weights.saved import load
 
@@ -21,6 +22,7 @@ def main() -> int:
     parser.add_argument("image", type=Path, help="8-bit grey or colour; its luma is measured")
     parser.add_argument("--weights", default="lgm_net_tiny_r0.10", help="name, folder or file")
     parser.add_argument("--ratio", type=float, help="of a network that serves a range of them")
+    parser.add_argument("--at", help="condition, such as r0.05 or the name of a mask")
     parser.add_argument("--output", type=Path, required=True, help="a .safetensors file")
     parser.add_argument("--noise-std", type=float, default=0.0, help="in the unit of y")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
@@ -30,10 +32,11 @@ def main() -> int:
     try:
         with runtime.start(arguments.device) as here:
             runtime.announce(here, sys.stderr)
-            model = load(arguments.weights, arguments.ratio).to(here.device)
+            condition = condition_of(arguments.ratio, arguments.at)
+            model = load(arguments.weights, condition=condition).to(here.device)
             model.noise_std = arguments.noise_std
             plane = luma(read_pixels(arguments.image))
-            measurement = measure_image(model, plane, arguments.image.stem)
+            measurement = measure_image(model, plane, arguments.image.stem, condition)
         save_measurement(arguments.output, measurement)
     except (ValueError, OSError) as error:
         print(f"measure.py: {error}", file=sys.stderr)

@@ -19,11 +19,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
 
 from lgmnet import complexity
-from lgmnet.build import build_model
+from lgmnet.build import Source, build_model
 from lgmnet.config import load_config
 from lgmnet.models import SensingModel
 from lgmnet.operators.matrices import orthonormal
-from lgmnet.ratios import measurements
 from lgmnet.speed.inference import optimize_for_inference, prepare
 from lgmnet.weights.saved import find_weights
 
@@ -58,9 +57,10 @@ def open_model(network: str) -> SensingModel:
 
 def untrained(network: str) -> SensingModel:
     config = load_config(Path(network))
-    sampling = config.sampling
+    sampling = config.block_sampling
     torch.manual_seed(0)
-    return build_model(config, orthonormal(measurements(sampling), sampling.block_size**2)).eval()
+    matrix = orthonormal(sampling.measurements(), sampling.block_size**2)
+    return build_model(config, Source({"matrix": matrix})).eval()
 
 
 @torch.inference_mode()

@@ -17,7 +17,6 @@ from lgmnet.build import start_blocks
 from lgmnet.config import ConfigError, load_config
 from lgmnet.operators import BlockSampling
 from lgmnet.operators.matrices import nested
-from lgmnet.ratios import measurements
 from lgmnet.training.images import open_data
 from lgmnet.weights.saved import Weights, find_weights
 
@@ -42,10 +41,10 @@ def main() -> int:
         if arguments.output.suffix != ".npy":
             raise ValueError(f"--output is {arguments.output}; give it a name such as nested.npy")
         config = load_config(arguments.config, arguments.overrides)
-        side = config.sampling.block_size
+        side = config.block_sampling.block_size
         learned = [learned_matrix(name, side) for name in arguments.learned]
         blocks = start_blocks(open_data(config).train, side, config.training.seed)
-        phi = nested(learned, blocks, measurements(config.sampling))
+        phi = nested(learned, blocks, config.block_sampling.measurements())
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
         with arguments.output.open("wb") as file:
             np.save(file, phi.numpy())
@@ -64,7 +63,7 @@ def learned_matrix(name: str, block_size: int) -> Tensor:
         ConfigError: it has not, or for other blocks.
     """
     weights = find_weights(name)
-    sampling = weights.config.sampling
+    sampling = weights.config.block_sampling
     if not isinstance(weights, Weights) or sampling.is_range or sampling.phi != "learned":
         raise ConfigError(f"{name} has learned no Φ for a single ratio; name weights that have")
     if sampling.block_size != block_size:

@@ -31,12 +31,11 @@ def main() -> int:
     try:
         measurement = load_measurement(arguments.measurement)
         weights = find_weights(arguments.weights)
-        sampling = weights.config.sampling
-        ratio = measurement.values.shape[1] / sampling.block_size**2 if sampling.is_range else None
+        condition = measurement.condition or weights.config.sampling.measured_at(measurement.values)
         with runtime.start(arguments.device) as here, convolutions(arguments.precision):
             runtime.announce(here, sys.stderr)
             model = prepare(
-                weights.load(ratio).to(here.device),
+                weights.load(condition).to(here.device),
                 arguments.fast,
                 arguments.precision,
                 arguments.max_memory,

@@ -223,7 +223,7 @@ def test_percentiles_are_values_that_occurred(percent, expected):
 def test_penalties_count_in_training_alone(network, gflop, training_gflop):
     with torch.device("meta"):
         operator = BlockSampling(torch.zeros(103, 1024), 32)
-        model = SensingModel(operator, create_network(network, {}, 103, 32))
+        model = SensingModel(operator, create_network(network, {}, operator.sizes()))
     cost = complexity.cost(model, 256, 256)
     assert cost.flops / 1e9 == pytest.approx(gflop, abs=6e-4)
     assert cost.training_flops / 1e9 == pytest.approx(training_gflop, abs=6e-4)

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 import lgmnet
 from lgmnet import runtime
-from lgmnet.build import build_model, initial_matrix
+from lgmnet.build import Source, build_model
 from lgmnet.config import config_from_dict
 from lgmnet.models import MODELS
 from lgmnet.models.base import strip_prefix
@@ -317,7 +317,7 @@ def test_pca_is_the_start_that_best_keeps_images():
     errors = {}
     for start in ("pca", "orthonormal"):
         sampling = tiny_config(sampling={"phi_init": start}).sampling
-        matrix = initial_matrix(sampling, images)
+        matrix = sampling.initial_matrix(Source(images=images))
         errors[start] = float((test - test @ matrix.T @ matrix).square().mean())
     assert errors["pca"] < 0.2 * errors["orthonormal"]
 

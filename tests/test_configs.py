@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from lgmnet import complexity
-from lgmnet.build import build_model, start_model
+from lgmnet.build import Source, build_model, start_model
 from lgmnet.config import load_config
 from lgmnet.losses import total_loss
-from lgmnet.ratios import measurements
 from lgmnet.runtime import Runtime
 from lgmnet.training.checks import check_run
 from tests.conftest import smooth_image
@@ -77,10 +76,10 @@ def test_a_config_builds_and_trains_one_step(path, images, monkeypatch):
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(FOLDER)))
 def test_a_config_builds_at_full_size(path):
     config = load_config(path)
+    sampling = config.block_sampling
+    shape = sampling.measurements(), sampling.block_size**2
     with torch.device("meta"):
-        model = build_model(
-            config, torch.zeros(measurements(config.sampling), config.sampling.block_size**2)
-        )
+        model = build_model(config, Source({"matrix": torch.zeros(*shape)}))
     if path.parent.name == "ablations":
         check_said_size(path, complexity.parameters(model.network))
 

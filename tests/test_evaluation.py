@@ -344,7 +344,7 @@ def test_published_values_are_transcribed():
 
 def test_every_published_table_is_there_with_all_its_rows():
     tables = yaml.safe_load((PROJECT / "lgmnet/published.yaml").read_text(encoding="utf-8"))
-    found = [(t["dataset"], t["protocol"], len(t["rows"]), len(t["ratios"])) for t in tables]
+    found = [(t["dataset"], t["protocol"], len(t["rows"]), len(t["conditions"])) for t in tables]
     assert found == [
         ("Set11", "paper", 14, 5), ("General100", "paper", 15, 5), ("LIVE29", "paper", 15, 5),
         ("Urban100", "paper", 15, 5), ("Set11", "ista33", 7, 7), ("BSD68", "ista33", 4, 5),
@@ -356,7 +356,7 @@ def test_every_published_table_is_there_with_all_its_rows():
     for table in tables:
         for row in table["rows"]:
             columns = [row["psnr"], row.get("ssim", row["psnr"])]
-            assert [len(column) for column in columns] == 2 * [len(table["ratios"])]
+            assert [len(column) for column in columns] == 2 * [len(table["conditions"])]
             assert "network" not in row or {"training", "sampling"} <= row.keys()
 
 

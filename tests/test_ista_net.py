@@ -70,7 +70,7 @@ def test_blocks_are_rebuilt_by_themselves_or_together(name):
     changed[:, :, :8, :8] += 0.3
     for domain, spreads in (("block", False), ("image", True)):
         options = {"stages": 2, "channels": 4, "start": "adjoint", "prior_domain": domain}
-        network = create_network(name, options, 16, 8)
+        network = create_network(name, options, {"measurements": 16, "block_size": 8})
         network.start.fit(operator.matrix.detach())
         a, b = (network(operator(x), operator).image for x in (image, changed))
         different = (a - b).abs() > 1e-7

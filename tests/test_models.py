@@ -35,7 +35,7 @@ SMALL = {
 
 
 def small_network(name, operator):
-    network = create_network(name, SMALL[name], operator.measurements, operator.block_size)
+    network = create_network(name, SMALL[name], operator.sizes())
     blocks = torch.rand(4 * operator.measurements, operator.block_size**2)
     for module in network.modules():
         if isinstance(module, Fitted):

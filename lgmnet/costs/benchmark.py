@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lgmnet import complexity, runtime
-from lgmnet.build import build_model
+from lgmnet.build import Source, build_model
 from lgmnet.config import Config, TrainingConfig
 from lgmnet.data.crops import DeviceCrops, Plan, TrainingCrops, loaded_batches
 from lgmnet.models import SensingModel
@@ -152,7 +152,7 @@ class TrainingStep:
             precision=resolve_precision(config.training.precision, here.device),
         )
         self.config = dataclasses.replace(config, training=training)
-        model = build_model(self.config, operator.matrix.detach())
+        model = build_model(self.config, Source({"matrix": operator.matrix.detach()}))
         model.operator.gathers = operator.gathers  # type: ignore[assignment]
         self.learner = Learner(model, self.config, here)
         data = open_data(self.config)

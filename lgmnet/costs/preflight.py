@@ -74,7 +74,7 @@ def _print_size(config: Config, show: Callable[[str], None]) -> None:
     model = build_model(config)
     check_trainable(model)
     side, settings = config.data.crop_size, config.training
-    cost = complexity.cost(model, side, side)
+    cost = complexity.cost(model, side, side, channels=model.operator.channels)
     total = complexity.parameters(model)
     # Autocast keeps most activations in two bytes instead of four.
     share = 0.5 if settings.precision == "bf16" else 1.0

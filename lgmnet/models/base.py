@@ -83,19 +83,39 @@ def require_tensors(network: str, state: Mapping[str, Tensor], *needed: str) -> 
         )
 
 
+# What the constructors of networks may ask an operator for.
+SIZES = frozenset(("image_channels", "measurements", "block_size"))
+
 MODELS: Registry[UnfoldingNetwork] = Registry("model")
 
 
 def create_network(
-    name: str, options: Mapping[str, Any], measurements: int, block_size: int
+    name: str, options: Mapping[str, Any], sizes: Mapping[str, int]
 ) -> UnfoldingNetwork:
     """Build a registered network.
 
-    Networks with linear maps of y have ``measurements`` and ``block_size`` among the arguments of
-    their constructor; these two come from the operator, never from the config.
+    A constructor may have ``image_channels``, ``measurements`` and ``block_size`` among its
+    arguments. They come from the operator, never from the config.
+
+    Args:
+        sizes: of the operator, see `LinearOperator.sizes`.
+
+    Raises:
+        ValueError: an option is unknown or wrong, or the network does not work on the operator.
     """
     known = inspect.signature(MODELS.get(name)).parameters
-    sizes = {"measurements": measurements, "block_size": block_size}
-    if given := sizes.keys() & options.keys():
+    if given := SIZES & options.keys():
         raise ValueError(f"model.{min(given)} follows from sampling; set it there")
+    for size in SIZES & known.keys() - sizes.keys():
+        if known[size].default is inspect.Parameter.empty:
+            raise ValueError(
+                f"{name} needs {size}, which only block sampling has; choose "
+                "sampling.operator=block_sampling, or another network"
+            )
+    channels = sizes.get("image_channels", 1)
+    if channels != 1 and "image_channels" not in known:
+        raise ValueError(
+            f"{name} rebuilds images of one channel, but the operator measures {channels}; choose "
+            "another network, such as ista_net_plus"
+        )
     return MODELS.create(name, **options, **{k: v for k, v in sizes.items() if k in known})

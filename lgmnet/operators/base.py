@@ -1,6 +1,7 @@
 """The contract of everything that measures: Φ and its transpose."""
 
 import functools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -11,8 +12,6 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 from torch.amp import is_autocast_available
-
-from lgmnet.registry import Registry
 
 
 def in_full_precision(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -62,6 +61,8 @@ class LinearOperator(nn.Module, ABC):
 
     channels: int = 1
     """Channels of an image."""
+    multiple: int = 1
+    """Height and width of an image must be multiples of this, in pixels."""
     size: tuple[int, int] | None = None
     """Height and width of an image, in pixels; None if several fit."""
 
@@ -70,10 +71,39 @@ class LinearOperator(nn.Module, ABC):
         """True where y is measured; its shape broadcasts to that of y. None: everywhere."""
         return None
 
-    @property
-    @abstractmethod
-    def multiple(self) -> int:
-        """Height and width of an image must be multiples of this, in pixels."""
+    def sizes(self) -> dict[str, int]:
+        """Numbers that the constructor of a network may ask for, by name."""
+        return {"image_channels": self.channels}
+
+    def picture(self) -> Tensor | None:
+        """Φ to look at, ``(H, W)`` in [0, 1] on the CPU; None where there is nothing to see."""
+        return None
+
+    def check_image(self, image: Tensor, multiple: int = 1) -> None:
+        """Raise ValueError unless an image fits.
+
+        Args:
+            multiple: of which height and width must be multiples too, in pixels.
+        """
+        if image.ndim != 4 or image.shape[1] != self.channels:
+            hint = ": one luma channel; see lgmnet.data.color for colour images"
+            raise ValueError(
+                f"the image has shape {tuple(image.shape)}, expected (batch, {self.channels}, H, W)"
+                + hint * (self.channels == 1)
+            )
+        if self.size is not None and image.shape[2:] != self.size:
+            raise ValueError(
+                f"the image has {image.shape[2]} x {image.shape[3]} pixels (height x width), but "
+                f"{type(self).__name__} measures images of {self.size[0]} x {self.size[1]}; crop "
+                "or resize the image, or make the operator for its size"
+            )
+        whole = math.lcm(self.multiple, multiple)
+        for name, side in zip(("height", "width"), image.shape[2:], strict=True):
+            if side == 0 or side % whole:
+                raise ValueError(
+                    f"image {name} {side} is not a multiple of {whole}; use pad_to_block before "
+                    "measuring and crop_back after"
+                )
 
     @abstractmethod
     def measurement_shape(self, height: int, width: int) -> tuple[int, ...]:
@@ -124,6 +154,3 @@ class LinearOperator(nn.Module, ABC):
     def gram_of_images(self, images: Tensor) -> Tensor:
         """ΦᵀΦ of images ``(batch, channels, H, W)``. An operator may know a shorter way."""
         return self.adjoint(self(images))
-
-
-OPERATORS: Registry[LinearOperator] = Registry("operator")

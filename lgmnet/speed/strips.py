@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from lgmnet import complexity
 from lgmnet.models import SensingModel, UnfoldingNetwork
+from lgmnet.operators import BlockSampling, LinearOperator
 
 UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 # Libraries work in memory that is not a tensor; a plan leaves this much more than it counts.
@@ -114,7 +115,7 @@ class InStrips(SensingModel):
 
     def __init__(self, model: SensingModel, max_memory: int, progress: bool = False) -> None:
         super().__init__(model.operator, model.network, model.noise_std)
-        check_strips(model.network)
+        check_strips(model.network, model.operator)
         self.max_memory = max_memory
         self._sizes: Sizes | None = None
         self.progress = progress
@@ -222,13 +223,18 @@ def rows_high(model: SensingModel) -> int:
 
 def rebuild(model: SensingModel, measurement: Tensor, strips: Strips) -> Tensor:
     """The image ``(1, 1, H, W)`` of one measurement; see `check_strips` for the networks."""
-    check_strips(model.network)
+    check_strips(model.network, model.operator)
     measured = Rows(measurement.split(rows_high(model), dim=2))
     return torch.cat(model.network.unfold(measured, model.operator, strips).rows, dim=2)
 
 
-def check_strips(network: UnfoldingNetwork) -> None:
-    """Raise ValueError if a network needs the whole image."""
+def check_strips(network: UnfoldingNetwork, operator: LinearOperator) -> None:
+    """Raise ValueError if a network or an operator needs the whole image."""
+    if not isinstance(operator, BlockSampling):
+        raise ValueError(
+            f"{type(operator).__name__} measures the whole image at once, so it cannot be rebuilt "
+            "in strips; run it without a memory limit"
+        )
     if network.reach is None and not network.stepwise:
         raise ValueError(
             f"{type(network).__name__} needs the whole image at once and cannot work in strips; "

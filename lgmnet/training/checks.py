@@ -8,7 +8,7 @@ from torch import nn
 from lgmnet import complexity
 from lgmnet.build import build_network
 from lgmnet.config import Config, ConfigError
-from lgmnet.ratios import measurements
+from lgmnet.operators import LinearOperator
 from lgmnet.runtime import Runtime
 
 
@@ -21,21 +21,35 @@ def check_trainable(model: nn.Module) -> None:
         )
 
 
+def check_crops(config: Config, operator: LinearOperator) -> None:
+    """Raise ConfigError unless crops have the size that an operator asks for."""
+    side = config.data.crop_size
+    if operator.size not in (None, (side, side)):
+        height, width = operator.size
+        raise ConfigError(
+            f"data.crop_size is {side}, but the operator measures images of {height} x {width} "
+            "pixels (height x width); "
+            + (f"set data.crop_size={height}" if height == width else "training needs a square one")
+        )
+
+
 def check_run(config: Config, here: Runtime) -> None:
     """Raise ConfigError unless crops fit the model, and the rest what this process runs on."""
-    block = config.sampling.block_size
+    sampling = config.sampling
+    block = sampling.sizes().get("block_size", 1)
     with torch.device("meta"):
-        network = build_network(config, measurements(config.sampling))
+        network = build_network(config, config.sampling.sizes())
     multiple = math.lcm(block, network.multiple)
     side = config.data.crop_size
     following = multiple * math.ceil(side / multiple)
     if side != following:
         raise ConfigError(
-            f"data.crop_size {side} is not a multiple of {multiple}, which blocks of {block} and "
-            f"{config.model.name} need; the next one is {following}"
+            f"data.crop_size {side} is not a multiple of {multiple}, which "
+            + f"blocks of {block} and " * (block > 1)
+            + f"{config.model.name} need; the next one is {following}"
         )
     settings = config.training
-    if settings.compile and config.sampling.is_range:
+    if settings.compile and sampling.resizes:
         raise ConfigError(
             "training.compile makes a graph for every number of measurements, which a range of "
             "sampling.ratio draws anew in every step; set training.compile=false"

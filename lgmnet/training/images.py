@@ -33,7 +33,7 @@ def open_data(config: Config) -> TrainingData:
         ImageError: images are missing, or nothing usable is left.
     """
     data, roots = config.data, data_roots()
-    smallest = max(data.crop_size, config.sampling.block_size)
+    smallest = max(data.crop_size, config.sampling.smallest)
     for name in data.train:
         if name != "builtin":
             find_folder(name, roots)  # said before validation images are missed
@@ -49,7 +49,7 @@ def open_data(config: Config) -> TrainingData:
         images, copies = without_copies(images, validation)
         rejected |= copies
     elif reserved:
-        found = scan(reserved[: data.validation_images], config.sampling.block_size)
+        found = scan(reserved[: data.validation_images], config.sampling.smallest)
         validation = FileImages(found.paths, found.sizes)
         rejected |= {printable(path): reason for path, reason in found.rejected.items()}
     if validation is not None:

@@ -11,13 +11,16 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lgmnet import runtime
 from lgmnet.config import Config, TrainingConfig
+from lgmnet.data.crops import generator
 from lgmnet.models import SensingModel
-from lgmnet.ratios import draw_rows
 from lgmnet.runtime import Runtime
 from lgmnet.training.ema import WeightAverage
 from lgmnet.training.gradients import Gradients, Terms
 from lgmnet.training.muon import Muon
 from lgmnet.training.reduced import ReducedWeights
+
+# Crops, flips and blocks are drawn from other streams.
+OPERATOR_STREAM = 5
 
 
 class Learner:
@@ -53,8 +56,10 @@ class Learner:
         """
         settings = self.config.training
         self.optimizer.zero_grad(set_to_none=True)
-        self.model.rows = draw_rows(self.config.sampling, settings.seed, step)
-        return self._gradients(batch, step)
+        # A function of seed and step: a resumed run and every process draw the same.
+        random = generator(settings.seed, step, OPERATOR_STREAM)
+        operator = self.config.sampling.draw(self.model.operator, random)
+        return self._gradients(batch, operator, step)
 
     def move(self, step: int, rate: float) -> Tensor:
         """Clip the gradients and step along them; their norm before clipping."""

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from einops import rearrange
 from torch import Tensor
 from tqdm import tqdm
 
 from lgmnet.files import write_text
-from lgmnet.operators import BlockSampling
 from lgmnet.project import provenance
 from lgmnet.runtime import Runtime
 from lgmnet.speed.precision import precision_note
@@ -167,13 +165,3 @@ def drop_after(path: Path, step: int) -> None:
     kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
     if kept != lines:
         write_text(path, "".join(kept))
-
-
-def phi_tiles(operator: BlockSampling, count: int = 64) -> Tensor:
-    """The first rows of Φ as ``B x B`` pictures in a grid, each scaled to [0, 1]."""
-    rows = operator.matrix.detach()[:count].float().cpu()
-    side = int(len(rows) ** 0.5)
-    rows = rows[: side * side]
-    low, high = rows.amin(1, keepdim=True), rows.amax(1, keepdim=True)
-    rows = (rows - low) / (high - low).clamp_min(1e-12)
-    return rearrange(rows, "(r c) (h w) -> (r h) (c w)", r=side, h=operator.block_size)

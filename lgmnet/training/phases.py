@@ -9,7 +9,6 @@ import torch
 from lgmnet.build import build_network
 from lgmnet.config import Config, ConfigError, LoraConfig, TrainingConfig
 from lgmnet.models import LoRun
-from lgmnet.ratios import measurements
 from lgmnet.runtime import Runtime
 from lgmnet.training.loop import train
 from lgmnet.training.setup import is_finished
@@ -40,7 +39,7 @@ def phases(config: Config, folder: Path) -> list[Phase]:
         ConfigError: a setting does not fit.
     """
     with torch.device("meta"):
-        network = build_network(config, measurements(config.sampling))
+        network = build_network(config, config.sampling.sizes())
     if not isinstance(network, LoRun):
         if config.lora is not None:
             raise ConfigError(f"lora is for the network lorun, but model is {config.model.name}")

@@ -39,8 +39,8 @@ class ReducedWeights:
 
     @torch.no_grad()
     def load(self) -> None:
-        """Take over the weights, and the settings of a step, of the first model."""
-        self.model.rows, self.model.noise_std = self._source.rows, self._source.noise_std
+        """Take over the weights and the noise of the first model."""
+        self.model.noise_std = self._source.noise_std
         for reduced in self._reduced:
             reduced.grad = None
         if self._full:

@@ -13,16 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lgmnet.config import Config, ratio_label
+from lgmnet.build import at_condition
+from lgmnet.config import Config
 from lgmnet.evaluation.rebuild import validate
 from lgmnet.metrics import Score, summarise
 from lgmnet.models import SensingModel
-from lgmnet.ratios import at_ratio
 from lgmnet.runtime import Runtime, StopSignal
 from lgmnet.training import states
 from lgmnet.training.images import TrainingData
 from lgmnet.training.learner import Learner
-from lgmnet.training.log import RunLog, phi_tiles
+from lgmnet.training.log import RunLog
 from lgmnet.training.schedule import Position
 from lgmnet.weights import files, saved, tensor_files
 from lgmnet.weights.files import CheckpointError
@@ -157,7 +157,7 @@ class Saver:
             self._save_weights("best", self.judged, at, score)
 
     def _validate(self, at: Position) -> Score | None:
-        """The mean over the images, and over the ratios of a network that serves a range."""
+        """The mean over the images, and over the conditions of a network that serves several."""
         images = self.data.validation
         if images is None:
             return None
@@ -170,12 +170,15 @@ class Saver:
 
         sampling, limit = self.config.sampling, self.config.data.validation_images
         scores = {
-            ratio: validate(at_ratio(self.judged, sampling, ratio), images, self.here, limit, show)
-            for ratio in sampling.scored_ratios
+            condition: validate(
+                at_condition(self.judged, sampling, condition), images, self.here, limit, show
+            )
+            for condition in sampling.conditions
         }
         score = summarise(list(scores.values()))
-        each = {f"psnr_{ratio_label(r)}": s.psnr for r, s in scores.items() if sampling.is_range}
-        self.log.image(at.step, "phi", phi_tiles(self.learner.model.operator))  # type: ignore[arg-type]
+        each = {f"psnr_{c}": s.psnr for c, s in scores.items() if len(scores) > 1}
+        if (picture := self.learner.model.operator.picture()) is not None:
+            self.log.image(at.step, "phi", picture)
         self.log.record(
             at.step,
             "validation",

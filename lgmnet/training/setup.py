@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lgmnet.build import build_model, start_model
+from lgmnet.build import build_model, saved_operator, start_model
 from lgmnet.config import Config, TrainingConfig
 from lgmnet.data.crops import DeviceCrops, TrainingCrops
 from lgmnet.files import write_text
@@ -16,7 +16,7 @@ from lgmnet.models import SensingModel
 from lgmnet.runtime import Runtime
 from lgmnet.training import states
 from lgmnet.training.batches import open_batches
-from lgmnet.training.checks import check_run, check_trainable
+from lgmnet.training.checks import check_crops, check_run, check_trainable
 from lgmnet.training.images import TrainingData, open_data
 from lgmnet.training.learner import Learner
 from lgmnet.training.saver import restore
@@ -72,8 +72,9 @@ def first_model(
 ) -> SensingModel:
     """The model that a run begins or goes on with; `restore` gives it the values of a state."""
     if state:
-        return build_model(config, state["model"]["operator.matrix"])
+        return build_model(config, saved_operator(state["model"]))
     model = start_model(config, data.train)
+    check_crops(config, model.operator)
     if config.training.start:
         saved.adopt_weights(model, config.training.start, config.training.start_phi)
     if config.lora:

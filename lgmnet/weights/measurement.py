@@ -20,20 +20,27 @@ FORMAT = "lgmnet-measurement/1"
 
 
 class Measurement(NamedTuple):
-    """y ``(1, m, H/B, W/B)`` of one image, the image's size before padding, and the hash of Φ."""
+    """y ``(1, …)`` of one image, the image's size before padding, the hash of Φ, the condition.
+
+    The condition is empty where the network serves one only, or the shape of y tells it.
+    """
 
     values: Tensor
     height: int
     width: int
     phi_sha256: str
+    condition: str = ""
 
 
-def measure_image(model: SensingModel, luma: np.ndarray, name: str) -> Measurement:
+def measure_image(
+    model: SensingModel, luma: np.ndarray, name: str, condition: str | None = None
+) -> Measurement:
     """Measure an image of any size, where the model is; zeros complete it to whole blocks.
 
     Args:
         luma: ``(H, W)`` uint8.
         name: fixes the noise, where the model has any.
+        condition: that the model was loaded for, if any.
 
     Returns:
         y on the CPU, whatever the device of the model.
@@ -43,7 +50,8 @@ def measure_image(model: SensingModel, luma: np.ndarray, name: str) -> Measureme
     with torch.inference_mode():
         values = model.measure(padded, name)
     values = values.cpu().contiguous()  # safetensors takes no other
-    return Measurement(values, luma.shape[0], luma.shape[1], model.operator.fingerprint())
+    fingerprint = model.operator.fingerprint()
+    return Measurement(values, luma.shape[0], luma.shape[1], fingerprint, condition or "")
 
 
 def reconstruct_image(model: SensingModel, measurement: Measurement) -> np.ndarray:
@@ -85,6 +93,8 @@ def save_measurement(path: Path, measurement: Measurement) -> None:
         "width": str(measurement.width),
         "phi_sha256": measurement.phi_sha256,
     }
+    if measurement.condition:
+        metadata["condition"] = measurement.condition
     tensors = {"measurement": measurement.values.float().contiguous()}
     write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
 
@@ -114,7 +124,8 @@ def load_measurement(path: Path) -> Measurement:
     if not values.isfinite().all():
         raise CheckpointError(f"{path} holds values that are not finite")
     height, width = (_pixels(metadata, key, path) for key in ("height", "width"))
-    return Measurement(values, height, width, metadata.get("phi_sha256", "none"))
+    phi_sha256, condition = metadata.get("phi_sha256", "none"), metadata.get("condition", "")
+    return Measurement(values, height, width, phi_sha256, condition)
 
 
 def _pixels(metadata: Mapping[str, str], key: str, path: Path) -> int:

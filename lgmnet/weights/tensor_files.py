@@ -12,10 +12,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from lgmnet.build import shadow_model
+from lgmnet.build import OPERATOR, shadow_model
 from lgmnet.config import Config, ConfigError, config_from_dict
 from lgmnet.models import SensingModel
-from lgmnet.ratios import measurements
 from lgmnet.weights.files import CheckpointError
 
 FORMAT = "lgmnet/1"
@@ -66,10 +65,10 @@ def damaged(path: Path, error: Exception) -> str:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a weights file, in float32.
+    """All tensors of a weights file, in float32; masks stay boolean.
 
     Raises:
-        CheckpointError: damaged, or a tensor of another type than real numbers.
+        CheckpointError: damaged, or a tensor of another type.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -77,9 +76,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError) as error:
         raise CheckpointError(damaged(path, error)) from None
     for key, tensor in tensors.items():
-        if not tensor.is_floating_point():
+        is_mask = tensor.dtype == torch.bool and key.startswith(OPERATOR)
+        if not (tensor.is_floating_point() or is_mask):
             raise CheckpointError(f"{key} in {path} is of {tensor.dtype}, expected a real type")
-    return {key: tensor.float() for key, tensor in tensors.items()}
+    return {k: v if v.dtype == torch.bool else v.float() for k, v in tensors.items()}
 
 
 def read_shapes(path: Path) -> dict[str, Tensor]:
@@ -100,16 +100,8 @@ def check_shapes(config: Config, shapes: Mapping[str, Tensor], path: Path) -> Se
     Raises:
         CheckpointError: Φ is not that of the ratio, or names or shapes differ.
     """
-    sampling = config.sampling
-    phi = tuple(shapes.get("operator.matrix", torch.empty(0)).shape)
     try:
-        expected = measurements(sampling), sampling.block_size**2
-        if phi != expected:
-            raise ConfigError(
-                f"Φ has shape {phi}, but ratio {sampling.ratio}, rounding "
-                f"'{sampling.rounding}' and block size {sampling.block_size} make {expected}"
-            )
-        model = shadow_model(config, expected, PARTS_PER_TENSOR * (len(shapes) + 10))
+        model = shadow_model(config, shapes, PARTS_PER_TENSOR * (len(shapes) + 10))
     except ConfigError as error:
         raise CheckpointError(
             f"the {len(shapes)} tensors of {path} are not those that its config describes: {error}"
