@@ -280,8 +280,9 @@ def _sampling_tree(sampling: SamplingConfig) -> dict[str, Any]:
     """The keys of ``sampling:``, with the noise as the last one."""
     name = next(n for n in OPERATORS.names() if OPERATORS.get(n) is type(sampling))
     values = dataclasses.asdict(sampling)
+    noise_std = values.pop("noise_std")
     named = {} if name == USUAL_OPERATOR else {"operator": name}
-    return {**named, **values, "noise_std": values.pop("noise_std")}
+    return {**named, **values, "noise_std": noise_std}
 
 
 def load_config(path: Path, overrides: Sequence[str] = (), joined: Sequence[Path] = ()) -> Config:

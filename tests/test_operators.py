@@ -238,6 +238,30 @@ def test_a_reduced_type_comes_back_and_is_computed_in_float32(operator):
     assert torch.equal(solved, wide.bfloat16())
 
 
+def test_what_any_operator_can_do_agrees_with_closed_forms(operator):
+    """Conjugate gradients and power iteration: what an operator without closed forms inherits."""
+    image, other = image_for(operator), image_for(operator)
+    back = operator.adjoint(operator(other))
+    for weight in (0.05, 3.0):
+        found = LinearOperator.solve(operator, image, weight, back)
+        expected = operator.solve(image, weight, back)
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    y = operator(other)
+    found = LinearOperator.project(operator, image, y)
+    torch.testing.assert_close(found, operator.project(image, y), rtol=1e-9, atol=1e-9)
+    assert LinearOperator.lipschitz(operator) == pytest.approx(operator.lipschitz(), rel=0.05)
+
+
+def test_conjugate_gradients_pass_gradients_and_leave_a_solution_alone():
+    operator = BlockSampling(matrices.xavier(5, 16), 4, learned=False).double()
+    image, weight = image_for(operator)[:1, :, :4, :4].requires_grad_(), torch.tensor(0.7).double()
+    inputs = (image, weight.requires_grad_())
+    for solve in (LinearOperator.solve, BlockSampling.solve):
+        assert torch.autograd.gradcheck(lambda x, w, s=solve: s(operator, x, w, x), inputs)
+    zeros = torch.zeros(2, 1, 8, 8).double()
+    assert torch.equal(LinearOperator.solve(operator, zeros, 1.0, zeros), zeros)
+
+
 @pytest.mark.parametrize("method", ["forward", "adjoint", "gram", "solve", "project"])
 def test_a_complex_tensor_is_refused(operator, method):
     image = image_for(operator)

@@ -1,6 +1,7 @@
 """The contract of everything that measures: Φ and its transpose."""
 
 import functools
+import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -12,6 +13,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 from torch.amp import is_autocast_available
+
+from lgmnet.operators.iterative import conjugate_gradients, largest_eigenvalue
 
 
 def in_full_precision(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -117,24 +120,51 @@ class LinearOperator(nn.Module, ABC):
     def adjoint(self, measurement: Tensor) -> Tensor:
         """Φᵀy."""
 
-    @abstractmethod
+    @in_full_precision
     def solve(self, image: Tensor, weight: Tensor | float, back_projection: Tensor) -> Tensor:
         """(ΦᵀΦ + weight·I)⁻¹ (back_projection + weight·image), with back_projection = Φᵀy.
 
-        The minimiser of ½‖Φx − y‖² + ½ weight ‖x − image‖²; ``weight`` is positive.
+        The minimiser of ½‖Φx − y‖² + ½ weight ‖x − image‖²; ``weight`` is positive. Here by
+        conjugate gradients; an operator with a closed form has its own.
         """
+        target = back_projection + weight * image
+        return conjugate_gradients(
+            lambda x: self.gram_of_images(x) + weight * x, target, image.expand_as(target)
+        )
 
-    @abstractmethod
+    @in_full_precision
     def project(self, image: Tensor, measurement: Tensor) -> Tensor:
-        """The image closest to ``image`` among those that Φ measures as ``measurement``."""
+        """The image closest to ``image`` among those that Φ measures as ``measurement``.
 
-    @abstractmethod
+        Here by conjugate gradients on ΦΦᵀ.
+        """
+        residual = measurement - self(image)
+        dual = conjugate_gradients(
+            lambda y: self(self.adjoint(y)), residual, torch.zeros_like(residual)
+        )
+        return image + self.adjoint(dual)
+
     def fingerprint(self) -> str:
-        """Two operators with the same fingerprint measure alike."""
+        """Two operators with the same fingerprint measure alike: of the class and its tensors."""
+        digest = hashlib.sha256(repr(self).encode())
+        for name, tensor in self.state_dict().items():
+            digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
-    @abstractmethod
     def lipschitz(self) -> float:
-        """Largest eigenvalue of ΦᵀΦ: gradient steps up to 1/lipschitz descend."""
+        """Largest eigenvalue of ΦᵀΦ: gradient steps up to 1/lipschitz descend.
+
+        Here by power iteration on one small image. It may be too small by some per cent.
+        """
+        sides = self.size or (4 * self.multiple, 4 * self.multiple)
+        start = torch.randn(1, self.channels, *sides, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            return largest_eigenvalue(self.gram_of_images, start.to(self._like()))
+
+    def _like(self) -> Tensor:
+        """A tensor of the operator: of its type, on its device."""
+        tensors = (*self.parameters(), *self.buffers())
+        return next((t for t in tensors if t.is_floating_point()), torch.zeros(()))
 
     @in_full_precision
     def gram(self, features: Tensor, scale: int = 1) -> Tensor:
