@@ -20,7 +20,8 @@ def test_published_weights_give_what_the_authors_code_gives(reference, case):
     """They score magnitudes."""
     options, state = admm_csnet.from_published(published(reference))
     assert options == {
-        "stages": 10, "channels": 128, "kernel_size": 5, "knots": 101, "shared": True
+        "stages": 10, "channels": 128, "kernel_size": 5, "knots": 101, "shared": True,
+        "project": True,
     }  # fmt: skip
     network = ADMMCSNet(**options)
     network.load_state_dict(state)
@@ -60,7 +61,7 @@ def test_two_stages_written_out(kind):
     """Two z steps each; with weights that differ from stage to stage."""
     torch.manual_seed(1)
     operator = operators(kind).double()
-    network = ADMMCSNet(stages=2, channels=3, inner_steps=2, project=False).double()
+    network = ADMMCSNet(stages=2, channels=3, inner_steps=2).double()
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     measurement = operator(torch.rand(2, operator.channels, 8, 12, dtype=torch.float64))
@@ -82,7 +83,7 @@ def test_two_stages_written_out(kind):
 
 
 @pytest.mark.parametrize("kind", ["blocks", "real", "complex"])
-def test_the_result_is_measured_as_y_unless_that_is_switched_off(kind):
+def test_the_result_is_measured_as_y_if_that_is_asked_for(kind):
     operator = operators(kind).double()
     measurement = operator(torch.rand(1, operator.channels, 8, 12, dtype=torch.float64))
     for project in (True, False):

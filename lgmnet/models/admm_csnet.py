@@ -18,6 +18,7 @@ from lgmnet.models.base import (
     strip_prefix,
 )
 from lgmnet.operators import LinearOperator
+from lgmnet.unfolding.blocks import radius
 from lgmnet.unfolding.checks import require_positive
 from lgmnet.unfolding.piecewise_linear import PiecewiseLinear, knots
 
@@ -72,14 +73,15 @@ class ADMMCSNet(UnfoldingNetwork):
     Any operator serves. Of a complex image, real and imaginary part go through the same maps.
 
     Args:
+        block_size: B, from the operator where it has blocks; only `reach` depends on it.
         stages: K; a last X step follows them.
         channels: L, filters of a stage.
         kernel_size: of the filters, odd.
         knots: of the piecewise linear functions; equally spaced in [-1, 1].
         inner_steps: gradient steps for z in a stage.
         shared: one set of weights for all stages, the last X step included.
-        project: end with the closest image that Φ measures as y, as the public code does. With
-            noise in y, rather not.
+        project: end with the closest image that Φ measures as y, as the public code does. Not for
+            noisy y; nor can a network with blocks be compiled with it.
 
     Shapes:
         measurement as the operator has it -> image ``(batch, c, H, W)``; c is 1 or 2 channels.
@@ -97,13 +99,14 @@ class ADMMCSNet(UnfoldingNetwork):
 
     def __init__(
         self,
+        block_size: int | None = None,
         stages: int = 10,
         channels: int = 8,
         kernel_size: int = 3,
         knots: int = 101,
         inner_steps: int = 1,
         shared: bool = False,
-        project: bool = True,
+        project: bool = False,
     ) -> None:
         super().__init__()
         require_positive(stages=stages, channels=channels, inner_steps=inner_steps)
@@ -117,6 +120,9 @@ class ADMMCSNet(UnfoldingNetwork):
             PenaltyStep(channels, kernel_size, knots, inner_steps) for _ in range(count)
         )
         self.steps = nn.Parameter(torch.full((count,), STEP))
+        if block_size is not None:
+            # ΦᵀΦ couples a block; the inner steps look beyond it.
+            self.reach = stages * math.ceil(inner_steps * radius(self.priors[0]) / block_size)
         self.stage_count = stages
         self.shared = shared
         self.project = project
@@ -173,6 +179,7 @@ def from_published(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[st
         "kernel_size": kernel_size,
         "knots": count,
         "shared": True,
+        "project": True,
     }
     return options, own
 
