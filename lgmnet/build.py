@@ -111,6 +111,10 @@ def build_model(config: Config, source: Source | None = None) -> SensingModel:
         _check_resizes(config.model.name)
     operator = sampling.make(source or Source())
     network = build_network(config, operator.sizes())
+    try:
+        network.check_operator(operator)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     return SensingModel(operator, network, sampling.noise_std)
 
 

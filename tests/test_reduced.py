@@ -28,7 +28,7 @@ def found(model, reduced, batch, parts):
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_gradients_are_those_of_autocast_to_the_bit(name):
-    model = small_model(name).train()
+    model = small_model(name, size=(66, 66)).train()
     side = model.multiple * max(1, 66 // model.multiple)
     batch = torch.randint(0, 256, (4, 1, side, side), dtype=torch.uint8)
     reduced = ReducedWeights(model)

@@ -1,5 +1,7 @@
 """The networks, one file per paper. Importing this package registers them."""
 
+from lgmnet.models.admm_csnet import ADMMCSNet
+from lgmnet.models.admm_net import ADMMNet
 from lgmnet.models.amp_net_tip import AMPNetTIP
 from lgmnet.models.ampa_net import AMPANet, AMPNet
 from lgmnet.models.base import MODELS, Reconstruction, UnfoldingNetwork, create_network
@@ -17,6 +19,8 @@ __all__ = [
     "ISTA",
     "MODELS",
     "PRL",
+    "ADMMCSNet",
+    "ADMMNet",
     "AMPANet",
     "AMPNet",
     "AMPNetTIP",

@@ -48,6 +48,9 @@ class UnfoldingNetwork(nn.Module, ABC):
         assert self.reach is not None
         return run(lambda y: self(y, operator).image, self.reach, measurement)
 
+    def check_operator(self, operator: LinearOperator) -> None:
+        """Raise ValueError if the network does not work with this operator."""
+
     @abstractmethod
     def stages(self) -> Iterable[nn.Module]:
         """The iterations, first to last: what training may recompute to save memory."""

@@ -35,7 +35,7 @@ class BlockDCT(nn.Module):
     def __init__(self, side: int) -> None:
         super().__init__()
         self.multiple = side
-        self.register_buffer("matrix", dct_matrix(side), persistent=False)
+        self.register_buffer("matrix", dct_matrix(side).float(), persistent=False)
 
     def analysis(self, image: Tensor) -> list[Tensor]:
         side = self.multiple
@@ -49,12 +49,12 @@ class BlockDCT(nn.Module):
 
 
 def dct_matrix(side: int) -> Tensor:
-    """The orthonormal DCT-II, ``(side, side)``: frequencies in rows."""
+    """The orthonormal DCT-II, ``(side, side)``, in float64: frequencies in rows."""
     frequency = torch.arange(side, dtype=torch.float64)[:, None]
     position = torch.arange(side, dtype=torch.float64) + 0.5
     rows = math.sqrt(2 / side) * torch.cos(math.pi / side * frequency * position)
     rows[0] /= math.sqrt(2)
-    return rows.float()
+    return rows
 
 
 class Wavelet(nn.Module):

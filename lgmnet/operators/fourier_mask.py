@@ -9,6 +9,9 @@ from torch import Tensor
 from lgmnet.operators import masks
 from lgmnet.operators.base import LinearOperator, in_full_precision
 
+# In place of a zero that `FourierMask.solve_filtered` would divide by (Yang et al., NIPS 2016).
+SMALL = 1e-6
+
 
 class FourierMask(LinearOperator):
     """Measure the frequencies of an image where a mask is 1.
@@ -92,6 +95,24 @@ class FourierMask(LinearOperator):
             raise ValueError(f"the weight of a quadratic step is {weight}, expected > 0")
         target = back_projection + weight * image
         return self._filter(target, 1 / (self.eigenvalues().to(target.dtype) + weight))
+
+    @in_full_precision
+    def solve_filtered(self, target: Tensor, filters: Tensor, weights: Tensor) -> Tensor:
+        """(ΦᵀΦ + Σ ρ_l H_lᵀH_l)⁻¹ target; H_l is circular convolution with filter l.
+
+        One division per frequency. Where neither Φ nor a filter sees a frequency, it is divided
+        by 1e-6.
+
+        Args:
+            target: ``(batch, channels, H, W)``.
+            filters: ``(L, h, w)``, real; where their origin lies makes no difference.
+            weights: ρ ``(L,)``.
+        """
+        spectra = torch.fft.fft2(filters.to(target.dtype), s=self.size)
+        power = spectra.real.square() + spectra.imag.square()
+        penalty = torch.einsum("l,lhw->hw", weights.to(target.dtype), power)
+        divisor = self.eigenvalues().to(target.dtype) + penalty
+        return self._filter(target, 1 / torch.where(divisor == 0, SMALL, divisor))
 
     @in_full_precision
     def project(self, image: Tensor, measurement: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
-"""Tensors in the pickles of others."""
+"""Tensors in the weights files of others: pickles, and MATLAB 7.3."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,16 +10,18 @@ from lgmnet.weights.files import CheckpointError
 
 
 def load_foreign(path: Path) -> dict[str, Tensor]:
-    """Tensors of somebody else's pickle, read without running anything it contains.
+    """Tensors of somebody else's file, read without running anything it contains.
 
     They may lie one level down, beside other things, as in ``{"params": …}`` of BasicSR and
-    ``{"state_dict": …, "epoch": …}`` of Lightning.
+    ``{"state_dict": …, "epoch": …}`` of Lightning. A .mat is read by `load_matlab_layers`.
 
     Raises:
         CheckpointError: no file, damaged, or no single dict of tensors in it.
     """
     if not path.is_file():
         raise CheckpointError(f"there is no file {path}")
+    if path.suffix == ".mat":
+        return load_matlab_layers(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -35,6 +38,42 @@ def load_foreign(path: Path) -> dict[str, Tensor]:
     holds = ", ".join(map(str, entries)) or type(content).__name__
     several = f"; it has {len(found)} of them, save the one you mean by itself" if found else ""
     raise CheckpointError(f"{path} holds {holds}, expected a dict of tensors{several}")
+
+
+def load_matlab_layers(path: Path) -> dict[str, Tensor]:
+    """The weights in the cell array ``net.layers`` of a MATLAB 7.3 file.
+
+    Their names are ``{index}.{type}.{number}`` of the layer and of its weights, counted from 0.
+    The axes are those that MATLAB shows.
+
+    Raises:
+        CheckpointError: h5py is missing, or the file is damaged or has no such array.
+    """
+    try:
+        import h5py
+    except ImportError:
+        raise CheckpointError(
+            f"{path} needs h5py: pip install -c constraints.txt -e '.[matlab]'"
+        ) from None
+    try:
+        with h5py.File(path) as file:
+            layers = [file[reference] for reference in file["net/layers"][()].ravel()]
+            return {
+                f"{k}.{_text(layer['type'])}.{n}": torch.from_numpy(file[reference][()].T.copy())
+                for k, layer in enumerate(layers)
+                if "weights" in layer
+                for n, reference in enumerate(layer["weights"][()].ravel())
+            }
+    except (OSError, LookupError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} has no layers in the form of Deep ADMM-Net: a cell array net.layers in a "
+            f"MATLAB 7.3 file ({type(error).__name__}: {error})"
+        ) from None
+
+
+def _text(characters: Any) -> str:
+    """A MATLAB string, which is stored as numbers."""
+    return "".join(map(chr, characters[()].ravel()))
 
 
 def _is_state(content: object) -> bool:
