@@ -108,7 +108,8 @@ class TrainingConfig:
     accumulate: int = 1
     """A batch is computed in so many parts; the step is the same, the memory less."""
     optimizer: str = "adam"
-    """adam, adamw, or muon: orthogonal steps for kernels, adamw for Φ, biases and scalars."""
+    """adam, adamw, muon (orthogonal steps for kernels, adamw for Φ, biases and scalars), or lbfgs:
+    one iteration with a line search per step, always on the same first batch of crops."""
     rate: float = 1e-4
     """Largest learning rate."""
     phi_rate: float = 1.0
@@ -153,7 +154,7 @@ class TrainingConfig:
     """Steps between validations, which also save the state; 0 for only at the end."""
 
     def __post_init__(self) -> None:
-        require_choice("training.optimizer", self.optimizer, ("adam", "adamw", "muon"))
+        require_choice("training.optimizer", self.optimizer, ("adam", "adamw", "muon", "lbfgs"))
         schedules = ("multistep", "cosine", "onecycle", "constant")
         require_choice("training.schedule", self.schedule, schedules)
         require_choice("training.loss", self.loss, ("mse", "l1", "charbonnier"))
@@ -181,6 +182,14 @@ class TrainingConfig:
             0 < self.phi_rate < math.inf,
             f"training.phi_rate is {self.phi_rate}, expected > 0 (sampling.phi=fixed trains no Φ)",
         )
+        if self.optimizer == "lbfgs":
+            for name, needed in (("phi_rate", 1), ("weight_decay", 0), ("clip", 0)):
+                value = getattr(self, name)
+                require(
+                    value == needed,
+                    f"training.{name} is {value}, but optimizer lbfgs knows of none; set "
+                    f"training.{name}={needed}",
+                )
         names = ("minutes", "weight_decay", "clip", "validate_every", "seed", "ratio_exponent")
         weights = ("measurement_weight", "orthogonality_weight", "l1_weight")
         for name in (*names, *weights):

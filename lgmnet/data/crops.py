@@ -28,21 +28,25 @@ NONE_READABLE = f"{ATTEMPTS} images drawn in a row cannot be decoded; check the 
 
 
 class Plan(NamedTuple):
-    """Which sample numbers a process draws: ``batch`` numbers per step, from ``step`` on."""
+    """Which sample numbers a process draws: ``batch`` numbers per step, from ``step`` on.
+
+    With ``repeat`` every step has the numbers of the first one.
+    """
 
     step: int
     batch: int
     rank: int = 0
     processes: int = 1
+    repeat: bool = False
 
     def numbers(self) -> Iterator[list[int]]:
         """Sample numbers of each step, forever. Together the processes take whole batches."""
         share = self.batch // self.processes
-        step = self.step
+        step = 0 if self.repeat else self.step
         while True:
             first = step * self.batch + self.rank * share
             yield list(range(first, first + share))
-            step += 1
+            step += not self.repeat
 
 
 class CropRule(NamedTuple):

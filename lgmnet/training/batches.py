@@ -29,7 +29,9 @@ def open_batches(
         ConfigError: the images do not fit into the memory of the device.
     """
     rule = crop_rule(config)
-    plan = Plan(step, config.training.batch_size, here.rank, here.processes)
+    settings = config.training
+    repeat = settings.optimizer == "lbfgs"
+    plan = Plan(step, settings.batch_size, here.rank, here.processes, repeat)
     if config.data.source == "device":
         resident = on_device(images, here)
         return resident, resident.batches(rule, plan)

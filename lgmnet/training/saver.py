@@ -216,7 +216,7 @@ def restore(state: Mapping[str, Any], learner: Learner) -> Position:
                 "the saved state has no weight average; set training.ema=0 or start again"
             )
         average.load_state_dict(state["average"])
-    decays = [group["weight_decay"] for group in optimizer.param_groups]
+    decays = [group.get("weight_decay", 0) for group in optimizer.param_groups]
     try:
         optimizer.load_state_dict(state["optimizer"])
     except ValueError:
