@@ -1,6 +1,5 @@
 """Fourier measurements against dense matrices, published numbers and other people's files."""
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -156,13 +155,6 @@ def test_wrong_arguments_are_refused():
 
 def psnr(image, reference):
     return float(-10 * torch.log10((image - reference).square().mean()))
-
-
-@pytest.fixture
-def brains():
-    paths = sorted((reference_data() / "mri/BrainImages_test").glob("*.png"))
-    images = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in paths]
-    return torch.from_numpy(np.stack(images)).double()[:, None] / 255
 
 
 @pytest.mark.shared

@@ -9,6 +9,7 @@ from lgmnet.registry import require_choice
 from lgmnet.unfolding.fitted import Fitted
 
 RULES = ("regression", "adjoint", "gaussian")
+BACK_PROJECTION = "back_projection"
 # Standard deviation of a gaussian start (Li and Zhou, AMP-Net, 2020).
 GAUSSIAN_STD = 0.01
 
@@ -75,6 +76,25 @@ class LinearStart(Fitted):
     @in_full_precision
     def forward(self, measurement: Tensor) -> Tensor:
         return make_blocks(measurement, self.matrix.T, self.block_size)
+
+
+def first_estimate(
+    rule: str, measurements: int | None, block_size: int | None
+) -> LinearStart | None:
+    """The part that makes x⁰ by one of the `RULES`; None for ``back_projection``, x⁰ = Φᵀy.
+
+    Raises:
+        ValueError: an unknown rule, or one that needs blocks where m and B are not given.
+    """
+    require_choice("start", rule, (*RULES, BACK_PROJECTION))
+    if rule == BACK_PROJECTION:
+        return None
+    if measurements is None or block_size is None:
+        raise ValueError(
+            f"start is '{rule}', which is a linear map of blocks, but the operator has no blocks; "
+            f"set model.start={BACK_PROJECTION}"
+        )
+    return LinearStart(measurements, block_size, rule)
 
 
 def regression(phi: Tensor, blocks: Tensor) -> Tensor:
