@@ -66,7 +66,8 @@ ELSEWHERE = {
     },
     "sampling": set(),
     "evaluation": {"datasets", *SCORING},
-    "data": {"train", "source", "decode", "workers", "validation", "validation_images"},
+    "data": {"train", "source", "decode", "workers", "validation", "validation_images",
+             "color"},
 }  # fmt: skip
 
 
