@@ -13,7 +13,9 @@ from pathlib import Path
 
 from lgmnet import report, runtime
 from lgmnet.data.datasets import TestSet, open_test_sets
-from lgmnet.data.images import ImageError, printable, to_uint8, write_image
+from lgmnet.data.images import ImageError, printable, write_reconstruction
+from lgmnet.data.stacks import container
+from lgmnet.data.values import from_protocol_scale
 from lgmnet.evaluation.rebuild import Result
 from lgmnet.evaluation.scoring import Scoring, results_folder, score_sets
 from lgmnet.metrics import PROTOCOLS, find_protocol
@@ -97,17 +99,17 @@ def score_weights(arguments: argparse.Namespace) -> int:
 
 
 def saved_path(folder: Path, dataset: str, image: str) -> Path:
-    """Where a reconstruction is saved."""
-    return folder / dataset / f"{image}.png"
+    """Where a reconstruction is saved, without the ending: .png, or .npy of 2 or more bands."""
+    return folder / dataset / image
 
 
 def check_saved(sets: list[TestSet], folders: list[Path]) -> None:
     """Raise ImageError if a reconstruction would be written over or among test images."""
-    inputs = {file_identity(path) for images in sets for path in images.paths}
+    inputs = {file_identity(container(path)) for images in sets for path in images.paths}
     searched = [images.folder.resolve() for images in sets if images.folder]
-    for folder, images in itertools.product(folders, sets):
+    for folder, images, ending in itertools.product(folders, sets, (".png", ".npy")):
         for name in images.names:
-            target = saved_path(folder, images.name, name)
+            target = Path(f"{saved_path(folder, images.name, name)}{ending}")
             over = target.exists() and file_identity(target) in inputs
             if over or any(target.resolve().is_relative_to(place) for place in searched):
                 raise ImageError(
@@ -137,7 +139,8 @@ def score(
     """
 
     def save(dataset: str, result: Result) -> None:
-        write_image(saved_path(folder, dataset, result.name), to_uint8(result.pixels / 255))
+        path = saved_path(folder, dataset, result.name)
+        write_reconstruction(path, from_protocol_scale(result.pixels))
 
     folder.mkdir(parents=True, exist_ok=True)  # said before the work, not after it
     at = how.condition or weights.config.sampling.usual
@@ -192,14 +195,18 @@ def parse() -> argparse.Namespace:
         "--ratio", nargs="+", type=float, help="the same for ratios, as numbers: 0.05"
     )
     parser.add_argument("--output", type=Path, help="folder (default: results/<weights>)")
-    parser.add_argument("--save-images", action="store_true", help="save reconstructions as PNG")
+    parser.add_argument(
+        "--save-images",
+        action="store_true",
+        help="save reconstructions as PNG (other than 1 or 3 channels: .npy)",
+    )
     parser.add_argument(
         "--protocol",
         nargs="+",
         help=f"some of {', '.join(PROTOCOLS)} (default: what the weights name)",
     )
-    parser.add_argument("--color", help="luma, or rgb: each channel by itself")
-    parser.add_argument("--padding", help="zeros (as published) or replicate")
+    parser.add_argument("--color", help="luma; rgb: each channel by itself; color; bands")
+    parser.add_argument("--padding", help="zeros (as published), replicate or crop")
     parser.add_argument(
         "--noise-std", type=float, help="measurement noise, in the unit of y (default: as trained)"
     )

@@ -52,7 +52,11 @@ class DataConfig:
     """What is trained on."""
 
     train: tuple[str, ...] = ("builtin",)
-    """Folders of images (searched in all subfolders), one packed .luma file, or builtin."""
+    """Folders of images (searched in all subfolders), array files (.npy, .npz, .mat), one packed
+    store (.luma, .packed), or builtin."""
+    color: str = "luma"
+    """What is measured of an image: ``luma``; ``color``, its three channels together; or ``bands``,
+    all its channels as they are."""
     source: str = "files"
     """``files`` decodes each crop's image; ``device`` keeps all images on the training device."""
     decode: str = "cpu"
@@ -72,6 +76,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         require(bool(self.train), "data.train is empty; name a folder of images or 'builtin'")
+        require_choice("data.color", self.color, ("luma", "color", "bands"))
         require_choice("data.source", self.source, ("files", "device"))
         require_choice("data.decode", self.decode, ("cpu", "gpu"))
         require(
@@ -124,7 +129,7 @@ class TrainingConfig:
     clip: float = 0.0
     """Largest gradient norm; 0 does not clip."""
     loss: str = "mse"
-    """mse, l1 or charbonnier, between reconstruction and image."""
+    """mse, l1, charbonnier or nmse (‖x̂ − x‖ / ‖x‖), between reconstruction and image."""
     measurement_weight: float = 0.0
     """Weight of the mean of (Φx̂ − Φx)², without noise."""
     orthogonality_weight: float = 0.0
@@ -157,7 +162,7 @@ class TrainingConfig:
         require_choice("training.optimizer", self.optimizer, ("adam", "adamw", "muon", "lbfgs"))
         schedules = ("multistep", "cosine", "onecycle", "constant")
         require_choice("training.schedule", self.schedule, schedules)
-        require_choice("training.loss", self.loss, ("mse", "l1", "charbonnier"))
+        require_choice("training.loss", self.loss, ("mse", "l1", "charbonnier", "nmse"))
         require_choice("training.precision", self.precision, (*PRECISIONS, "auto"))
         for name in ("epochs", "steps_per_epoch", "batch_size", "accumulate", "log_every"):
             value = getattr(self, name)
@@ -243,13 +248,15 @@ class EvaluationConfig:
     protocol: str = "paper"
     """Named set of rules for PSNR and SSIM; see lgmnet.metrics.PROTOCOLS."""
     color: str = "luma"
-    """``luma`` scores Y; ``rgb`` rebuilds and scores each channel."""
+    """``luma`` scores Y; ``rgb`` rebuilds R, G and B one by one; ``color`` the three together;
+    ``bands`` all channels as they are."""
     padding: str = "zeros"
-    """How an image is completed to whole blocks: zeros (as published) or replicate."""
+    """How an image is brought to whole blocks: completed by zeros (as published) or replicate, or
+    ``crop``, which leaves off its right and lower end. What was left off is not scored."""
 
     def __post_init__(self) -> None:
-        require_choice("evaluation.color", self.color, ("luma", "rgb"))
-        require_choice("evaluation.padding", self.padding, ("zeros", "replicate"))
+        require_choice("evaluation.color", self.color, ("luma", "rgb", "color", "bands"))
+        require_choice("evaluation.padding", self.padding, ("zeros", "replicate", "crop"))
 
 
 @dataclass(frozen=True, kw_only=True)

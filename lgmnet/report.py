@@ -17,13 +17,13 @@ import yaml
 
 from lgmnet.files import write_text
 
-# Heads of the columns that test.py --consistency adds.
-CONSISTENCY = {"residual": "‖Φx̂−y‖/‖y‖", "psnr_on_y": "PSNR on Φx=y"}
+# Heads of the columns that a protocol adds, or test.py --consistency.
+ADDED = {"nmse": "NMSE", "residual": "‖Φx̂−y‖/‖y‖", "psnr_on_y": "PSNR on Φx=y"}
 # What results must agree in to stand in one file.
 SAME = ("network", "options", "ratio", "condition", "weights_sha256", "phi_sha256", "protocol",
         "color", "padding", "noise_std", "precision")  # fmt: skip
 # Digits that scores are printed with.
-DIGITS = {"psnr": 2, "ssim": 4, "residual": 4, "psnr_on_y": 2}
+DIGITS = {"psnr": 2, "ssim": 4, "nmse": 4, "residual": 4, "psnr_on_y": 2}
 
 
 class Published(NamedTuple):
@@ -144,7 +144,7 @@ def comparison(results: Mapping[str, Any]) -> str:
     """Markdown of a ``metrics.json``: measured, published, difference, one row per test set."""
     results = finite(results)
     rows, notes = [], set()
-    extra = [key for key in CONSISTENCY if any(key in d for d in results["datasets"].values())]
+    extra = [key for key in ADDED if any(key in d for d in results["datasets"].values())]
     for name, data in results["datasets"].items():
         known = comparable(results, name)
         row = [name, _scored(data), number(data["psnr"], 2), number(data["ssim"], 4)]
@@ -160,7 +160,7 @@ def comparison(results: Mapping[str, Any]) -> str:
         rows.append(row + [number(data.get(key), DIGITS[key]) for key in extra])
         notes |= {f"{name}: the mean {note}" for note in _counts(data)}
     header = ["test set", "images", "PSNR", "SSIM", "published PSNR", "difference", "s/image"]
-    header += [CONSISTENCY[key] for key in extra]
+    header += [ADDED[key] for key in extra]
     return "\n".join([markdown(header, rows), *sorted(notes)])
 
 
@@ -202,7 +202,7 @@ def experiment_table(experiment: Mapping[str, Any]) -> str:
 
 def _head(column: str) -> str:
     dataset, _, key = column.rpartition(" ")
-    name = CONSISTENCY.get(key, key.upper() if dataset else key)
+    name = ADDED.get(key, key.upper() if dataset else key)
     return f"{dataset} {name}".strip()
 
 
@@ -250,11 +250,16 @@ def write_results(folder: Path, results: Mapping[str, Any], name: str = "metrics
     write_text(folder / f"{name}.json", content + "\n")
     table = io.StringIO(newline="")
     writer = csv.writer(table)
-    writer.writerow(["dataset", "image", "psnr", "ssim", "seconds"])
-    for dataset, data in results["datasets"].items():
-        for image, values in data["images"].items():
-            row = [values["psnr"], values["ssim"], values["seconds"]]
-            writer.writerow([dataset, image, *row])
+    rows = [
+        (dataset, image, values)
+        for dataset, data in results["datasets"].items()
+        for image, values in data["images"].items()
+    ]
+    nmse = ["nmse"] if any("nmse" in values for _, _, values in rows) else []
+    columns = ["psnr", "ssim", *nmse, "seconds"]
+    writer.writerow(["dataset", "image", *columns])
+    for dataset, image, values in rows:
+        writer.writerow([dataset, image, *(values.get(column) for column in columns)])
     write_text(folder / f"{name}.csv", table.getvalue())
 
 

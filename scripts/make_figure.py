@@ -18,6 +18,7 @@ from lgmnet.data import builtin
 from lgmnet.data.color import luma
 from lgmnet.data.images import read_pixels
 from lgmnet.data.transforms import crop_back, pad_to_block
+from lgmnet.data.values import from_unit, to_unit
 from lgmnet.models import SensingModel
 from lgmnet.runtime import device_of
 from lgmnet.weights.saved import find_weights
@@ -31,14 +32,14 @@ def columns(model: SensingModel, pixels: np.ndarray) -> list[np.ndarray]:
 
     The rows of a learned Φ have no unit norm; one factor brings Φᵀy to the scale of the image.
     """
-    image = torch.from_numpy(pixels).to(device_of(model))[None, None].float() / 255
+    image = to_unit(torch.from_numpy(pixels).to(device_of(model)))[None, None]
     padded = pad_to_block(image, model.multiple)
     with torch.inference_mode():
         y = model.measure(padded)
         adjoint = model.operator.adjoint(y)
         adjoint = adjoint * (adjoint * padded).sum() / adjoint.square().sum()
         images = [adjoint, model.reconstruct(y)]
-    rebuilt = [crop_back(i, *pixels.shape)[0, 0].double().cpu().numpy() * 255 for i in images]
+    rebuilt = [from_unit(crop_back(i, *pixels.shape)[0, 0]) for i in images]
     return [pixels.astype(np.float64), *rebuilt]
 
 

@@ -19,7 +19,7 @@ def main() -> int:
         description=__doc__,
         epilog="example: python scripts/measure.py photo.png --output y.safetensors",
     )
-    parser.add_argument("image", type=Path, help="8-bit grey or colour; its luma is measured")
+    parser.add_argument("image", type=Path, help="grey or colour; its luma is measured")
     parser.add_argument("--weights", default="lgm_net_tiny_r0.10", help="name, folder or file")
     parser.add_argument("--ratio", type=float, help="of a network that serves a range of them")
     parser.add_argument("--at", help="condition, such as r0.05 or the name of a mask")

@@ -7,7 +7,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
 
 from lgmnet import runtime
-from lgmnet.data.images import printable, to_uint8, write_image
+from lgmnet.data.images import printable, write_image
+from lgmnet.data.values import to_uint8
 from lgmnet.speed.inference import prepare
 from lgmnet.speed.memory import OUT_OF_MEMORY, out_of_memory
 from lgmnet.speed.precision import convolutions

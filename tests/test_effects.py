@@ -67,7 +67,8 @@ ELSEWHERE = {
     },
     "sampling": set(),
     "evaluation": {"datasets", *SCORING},
-    "data": {"train", "source", "decode", "workers", "validation", "validation_images"},
+    "data": {"train", "source", "decode", "workers", "validation", "validation_images",
+             "color"},
 }  # fmt: skip
 
 

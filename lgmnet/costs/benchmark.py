@@ -12,6 +12,7 @@ from lgmnet import complexity, runtime
 from lgmnet.build import Source, build_model
 from lgmnet.config import Config, TrainingConfig
 from lgmnet.data.crops import DeviceCrops, Plan, TrainingCrops, loaded_batches
+from lgmnet.data.values import to_unit
 from lgmnet.models import SensingModel
 from lgmnet.operators import BlockSampling
 from lgmnet.project import provenance
@@ -177,7 +178,7 @@ class TrainingStep:
 
     def forward(self) -> object:
         """One forward pass, whose result holds what the backward pass needs."""
-        target = next(self.batches).float() / 255
+        target = to_unit(next(self.batches))
         with autocast(self.here.device, self.config.training.precision):
             return self.learner.computing(target)
 

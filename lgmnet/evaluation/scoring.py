@@ -12,7 +12,7 @@ from lgmnet.config import EvaluationConfig
 from lgmnet.data.datasets import NamedImage, TestSet
 from lgmnet.data.images import read_pixels
 from lgmnet.evaluation.rebuild import Result, Rules, evaluate_image
-from lgmnet.metrics import find_protocol, mean_psnr, summarise
+from lgmnet.metrics import Score, find_protocol, mean_psnr, summarise
 from lgmnet.models import SensingModel
 from lgmnet.operators import SamplingConfig
 from lgmnet.project import provenance
@@ -163,11 +163,8 @@ def summary(outcomes: Sequence[list[Result] | Failure], k: int, rules: Rules) ->
     failed = {o.name: o.reason for o in outcomes if isinstance(o, Failure)}
     scores = [result.score for result in results]
     total = summarise(scores, rules.protocol)
-    images = {
-        r.name: {"psnr": r.score.psnr, "ssim": r.score.ssim, "seconds": round(r.seconds, 4)}
-        for r in results
-    }
-    means: dict[str, Any] = {"psnr": total.psnr, "ssim": total.ssim}
+    images = {r.name: {**_values(r.score, rules), "seconds": round(r.seconds, 4)} for r in results}
+    means = _values(total, rules)
     counts = {"psnr_images": len(scores), "ssim_images": sum(s.has_ssim for s in scores)}
     if not rules.protocol.pooled:
         counts["psnr_images"] = sum(s.has_psnr for s in scores)
@@ -179,3 +176,9 @@ def summary(outcomes: Sequence[list[Result] | Failure], k: int, rules: Rules) ->
         means["residual"] = float(np.mean([c.residual for _, c in consistent]))
         means["psnr_on_y"] = mean_psnr([c.psnr for _, c in consistent])
     return {**means, "images": images, **({"failed": failed} if failed else {})}
+
+
+def _values(score: Score, rules: Rules) -> dict[str, Any]:
+    """The numbers that the protocol asks for, by name."""
+    values = {"psnr": score.psnr, "ssim": score.ssim}
+    return values | {"nmse": score.nmse} if rules.protocol.nmse else values

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lgmnet.operators.arrays import read_array
+from lgmnet.arrays import read_array
 
 # What `drawn` draws.
 KINDS = ("pseudo_radial", "cartesian", "variable_density")

@@ -23,7 +23,7 @@ def open_batches(
     here: Runtime,
     step: int,
 ) -> tuple[TrainingCrops | DeviceCrops, Iterator[Tensor]]:
-    """The source of crops, and its uint8 batches for this process from ``step`` on, without end.
+    """The source of crops, and its batches for this process from ``step`` on, without end.
 
     Raises:
         ConfigError: the images do not fit into the memory of the device.
@@ -52,7 +52,8 @@ def on_device(images: TrainingImages, here: Runtime) -> DeviceCrops:
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
-    size = sum(height * width for height, width in images.sizes) / 2**30
+    numbers = sum(height * width for height, width in images.sizes) * images.channels
+    size = numbers * images.dtype.itemsize / 2**30
     raise ConfigError(
         f"data.source=device: {len(images.names)} images of {size:.1f} GiB do not fit into the "
         f"memory of {here.device}; set data.source=files, best with a packed store in data.train "

@@ -8,7 +8,6 @@ from torch import nn
 from lgmnet import complexity
 from lgmnet.build import build_network
 from lgmnet.config import Config, ConfigError
-from lgmnet.operators import LinearOperator
 from lgmnet.runtime import Runtime
 
 
@@ -18,18 +17,6 @@ def check_trainable(model: nn.Module) -> None:
         raise ConfigError(
             "this network and its Φ have no trained values; nothing has to be trained: "
             "python test.py <this config>"
-        )
-
-
-def check_crops(config: Config, operator: LinearOperator) -> None:
-    """Raise ConfigError unless crops have the size that an operator asks for."""
-    side = config.data.crop_size
-    if operator.size not in (None, (side, side)):
-        height, width = operator.size
-        raise ConfigError(
-            f"data.crop_size is {side}, but the operator measures images of {height} x {width} "
-            "pixels (height x width); "
-            + (f"set data.crop_size={height}" if height == width else "training needs a square one")
         )
 
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from lgmnet import runtime
 from lgmnet.config import ConfigError, TrainingConfig
+from lgmnet.data.values import to_unit
 from lgmnet.losses import total_loss
 from lgmnet.models import SensingModel
 from lgmnet.operators import LinearOperator
@@ -136,7 +137,7 @@ def backward(
     weight = measured_share(operator, model.operator) ** settings.ratio_exponent / len(parts)
     with convolutions(settings.precision, fixed_size=True):
         for k, part in enumerate(parts):
-            target = part.float() / 255
+            target = to_unit(part)
             # Processes exchange gradients once per batch, with its last part.
             module = wrapped if reduced or k + 1 == len(parts) else model
             with autocast(here.device, settings.precision):

@@ -3,17 +3,20 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from lgmnet.config import Config, ConfigError
+from lgmnet.config import Config, ConfigError, DataConfig
 from lgmnet.data.datasets import (
-    FileImages,
     TrainingImages,
+    file_images,
     find_folder,
     open_training_images,
     readable,
+    scan_measured,
     split,
     without_copies,
 )
-from lgmnet.data.images import list_images, printable, scan
+from lgmnet.data.images import list_images, printable
+from lgmnet.evaluation.rebuild import check_channels
+from lgmnet.operators import LinearOperator
 from lgmnet.project import find_file
 from lgmnet.runtime import data_roots
 
@@ -40,7 +43,7 @@ def open_data(config: Config) -> TrainingData:
     listed = data.validation.endswith(".txt")
     folder = find_folder(data.validation, roots) if data.validation and not listed else None
     reserved = list_images(folder) if folder else []
-    images, rejected = open_training_images(data.train, roots, smallest, reserved)
+    images, rejected = open_training_images(data.train, roots, smallest, reserved, data.color)
     if data.exclude:
         images, _ = split(images, data.exclude)
     validation: TrainingImages | None = None
@@ -49,13 +52,30 @@ def open_data(config: Config) -> TrainingData:
         images, copies = without_copies(images, validation)
         rejected |= copies
     elif reserved:
-        found = scan(reserved[: data.validation_images], config.sampling.smallest)
-        validation = FileImages(found.paths, found.sizes)
+        chosen = reserved[: data.validation_images]
+        found = scan_measured(chosen, config.sampling.smallest, data.color)
+        validation = file_images(found, data.color)
         rejected |= {printable(path): reason for path, reason in found.rejected.items()}
     if validation is not None:
         validation, unreadable = readable(validation)
         rejected |= unreadable
     return TrainingData(images, validation, rejected)
+
+
+def check_fit(operator: LinearOperator, images: TrainingImages, data: DataConfig) -> None:
+    """Raise ConfigError unless crops of the images are what the operator measures."""
+    try:
+        check_channels(operator, images.channels, f"data.color={data.color}")
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    size = operator.size
+    if size is None or size == (data.crop_size, data.crop_size):
+        return
+    advice = f"set data.crop_size={size[0]}" if size[0] == size[1] else "crops are square"
+    raise ConfigError(
+        f"data.crop_size is {data.crop_size}, but {type(operator).__name__} measures images of "
+        f"{size[0]} x {size[1]} pixels; {advice}"
+    )
 
 
 def _read_list(name: str) -> list[str]:

@@ -16,8 +16,8 @@ from lgmnet.models import SensingModel
 from lgmnet.runtime import Runtime
 from lgmnet.training import states
 from lgmnet.training.batches import open_batches
-from lgmnet.training.checks import check_crops, check_run, check_trainable
-from lgmnet.training.images import TrainingData, open_data
+from lgmnet.training.checks import check_run, check_trainable
+from lgmnet.training.images import TrainingData, check_fit, open_data
 from lgmnet.training.learner import Learner
 from lgmnet.training.saver import restore
 from lgmnet.training.schedule import Position, progress
@@ -58,6 +58,7 @@ def open_run(config: Config, folder: Path, here: Runtime, resume: bool) -> Run:
     torch.manual_seed(settings.seed)  # the start of the network; steps are seeded one by one
     data = open_data(config)
     learner = Learner(first_model(config, data, state), config, here)
+    check_fit(learner.model.operator, data.train, config.data)
     at = restore(state, learner) if state else Position()
     crops, batches = open_batches(config, data.train, here, at.step)
     if here.is_main:
@@ -74,7 +75,6 @@ def first_model(
     if state:
         return build_model(config, saved_operator(state["model"]))
     model = start_model(config, data.train)
-    check_crops(config, model.operator)
     if config.training.start:
         saved.adopt_weights(model, config.training.start, config.training.start_phi)
     if config.lora:

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lgmnet.data.transforms import crop_back, pad_to_block
+from lgmnet.data.values import to_unit
 from lgmnet.models import SensingModel
 from lgmnet.runtime import device_of
 from lgmnet.weights.files import CheckpointError, write_atomically
@@ -38,14 +39,14 @@ def measure_image(
     """Measure an image of any size, where the model is; zeros complete it to whole blocks.
 
     Args:
-        luma: ``(H, W)`` uint8.
+        luma: ``(H, W)`` uint8, uint16 or float32, where 1.0 is white.
         name: fixes the noise, where the model has any.
         condition: that the model was loaded for, if any.
 
     Returns:
         y on the CPU, whatever the device of the model.
     """
-    image = torch.from_numpy(luma).to(device_of(model))[None, None].float() / 255
+    image = to_unit(torch.from_numpy(luma).to(device_of(model)))[None, None]
     padded = pad_to_block(image, model.multiple)
     with torch.inference_mode():
         values = model.measure(padded, name)

@@ -31,21 +31,26 @@ def read_array(path: Path, names: Sequence[str], what: str, called: str) -> tupl
     return found[0], np.asarray(arrays[found[0]])
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
+def read_arrays(path: Path, mapped: bool = False) -> dict[str, np.ndarray]:
     """All arrays of the file by name; the one of a .npy is called ``matrix``.
+
+    Args:
+        mapped: values of a .npy are read from disk when they are used, and are not writable.
 
     Raises:
         ValueError: the ending is unknown, or a MATLAB 7.3 file needs h5py. Damaged files raise
             what their reader raises.
     """
-    if path.suffix == ".npy":
-        return {"matrix": np.load(path, allow_pickle=False)}
-    if path.suffix == ".npz":
+    ending = path.suffix.lower()
+    if ending == ".npy":
+        array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+        return {"matrix": array}
+    if ending == ".npz":
         with np.load(path, allow_pickle=False) as archive:
             return dict(archive)
-    if path.suffix == ".mat":
+    if ending == ".mat":
         return _read_mat(path)
-    if path.suffix == ".safetensors":
+    if ending == ".safetensors":
         from safetensors.numpy import load_file
 
         return load_file(path)
@@ -71,5 +76,12 @@ def _read_hdf5(path: Path) -> dict[str, np.ndarray]:
             "this MATLAB 7.3 file needs h5py: pip install -c constraints.txt -e '.[matlab]'"
         ) from None
     with h5py.File(path) as file:
-        numeric = {k: v for k, v in file.items() if getattr(v, "dtype", None) is not None}
-        return {k: v[()].T for k, v in numeric.items() if v.dtype.kind in "buif"}
+        held = {k: _complex(v[()].T) for k, v in file.items() if isinstance(v, h5py.Dataset)}
+    return {k: v for k, v in held.items() if v.dtype.kind in "buifc"}
+
+
+def _complex(array: np.ndarray) -> np.ndarray:
+    """MATLAB stores a complex number as two fields."""
+    if array.dtype.names != ("real", "imag"):
+        return array
+    return array["real"] + 1j * array["imag"]
