@@ -145,6 +145,32 @@ def test_stages_are_modules_of_the_network(model):
     assert all(stage in modules for stage in stages)
 
 
+# What networks that have priors on blocks need for an operator without them.
+WITHOUT_BLOCKS = {"start": "back_projection", "prior_domain": "image"}
+SERVE_A_MASK = {
+    "admm_csnet": {}, "admm_net": {}, "fista": {}, "fista_net": WITHOUT_BLOCKS,
+    "gin_fista_net": WITHOUT_BLOCKS, "gin_ista_net_plus": WITHOUT_BLOCKS, "ista": {},
+    "ista_net": WITHOUT_BLOCKS, "ista_net_plus": WITHOUT_BLOCKS, "lgm_net": {}, "lorun": {},
+    "prl": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SERVE_A_MASK)
+def test_networks_that_serve_a_fourier_mask(name):
+    """The others begin with a linear map of blocks: AMP-Net in all its forms."""
+    network = MODELS.create(name, **SMALL[name], **SERVE_A_MASK[name])
+    for module in network.modules():
+        if isinstance(module, LowRankUpdate):
+            torch.nn.init.normal_(module.left, std=0.1)
+    model = SensingModel(FourierMask(masks.pseudo_radial((64, 64), 16)), network)
+    result = model(4 * torch.rand(2, 1, 64, 64))
+    assert result.image.shape == (2, 1, 64, 64)
+    if complexity.parameters(model):
+        (result.image.square().mean() + sum(result.penalties.values())).backward()
+        trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+        assert not [n for n, p in trained if p.grad is None or not p.grad.any()]
+
+
 @pytest.mark.parametrize("name", MODELS.names())
 def test_one_batch_can_be_learned_by_heart(name):
     """Only the network learns. Φ takes the 64 lowest frequencies of a block, or some lines."""

@@ -22,9 +22,8 @@ from lgmnet.registry import require_choice
 from lgmnet.unfolding.blocks import blocks_beyond, join_blocks, soft_threshold, split_measurement
 from lgmnet.unfolding.checks import require_positive
 from lgmnet.unfolding.fitted import Fitted
-from lgmnet.unfolding.starts import LinearStart
+from lgmnet.unfolding.starts import check_domain, first_estimate
 
-PRIOR_DOMAINS = ("block", "image")
 W_TILDE = ("phi", "alista")
 
 
@@ -137,15 +136,25 @@ class AlistaAdjoint(Fitted):
         return make_blocks(measurement, self.matrix, self.block_size)
 
 
+def alista_adjoint(measurements: int | None, block_size: int | None) -> AlistaAdjoint:
+    if measurements is None or block_size is None:
+        raise ValueError(
+            "w_tilde is 'alista', which is made of a matrix Φ, but the operator has none; set "
+            "model.w_tilde=phi"
+        )
+    return AlistaAdjoint(measurements, block_size)
+
+
 @MODELS.register("fista_net")
 class FISTANet(UnfoldingNetwork):
     """FISTA-Net: r = v − μ W̃ᵀ(Φv − y), x⁺ = T(r; θ), v⁺ = x⁺ + ρ(x⁺ − x); one T serves all stages.
 
     Args:
-        measurements, block_size: m and B, from the operator.
+        measurements, block_size: m and B, from the operator; None where it has no blocks.
         stages: K.
         channels: width of the transform.
-        start: x⁰ by ``regression`` over training blocks, or ``adjoint``.
+        start: x⁰ by ``regression`` over training blocks; ``adjoint``, the Φᵀ before training; or
+            ``back_projection``, Φᵀy. The first two need blocks.
         w_tilde: W̃ is made of a fixed Φ before training (``alista``), as in the paper, or is Φ
             itself (``phi``). The default is not the paper's network: it serves a learned Φ too, and
             weights whose config does not name W̃ were trained with it. configs/fista_net.yaml
@@ -158,7 +167,7 @@ class FISTANet(UnfoldingNetwork):
             coefficient after thresholding. Both are computed in training mode only.
 
     Shapes:
-        measurement ``(batch, m, H/B, W/B)`` -> image ``(batch, 1, H, W)``.
+        measurement as the operator has it -> image ``(batch, 1, H, W)``.
 
     Paper:     J. Xiang, Y. Dong and Y. Yang, IEEE TMI 2021, arXiv:2008.02683.
     Original:  github.com/jinxixiang/FISTA-Net
@@ -175,8 +184,8 @@ class FISTANet(UnfoldingNetwork):
 
     def __init__(
         self,
-        measurements: int,
-        block_size: int,
+        measurements: int | None = None,
+        block_size: int | None = None,
         stages: int = 7,
         channels: int = 32,
         start: str = "regression",
@@ -188,19 +197,20 @@ class FISTANet(UnfoldingNetwork):
     ) -> None:
         super().__init__()
         require_choice("w_tilde", w_tilde, W_TILDE)
-        require_choice("prior_domain", prior_domain, PRIOR_DOMAINS)
+        check_domain(prior_domain, block_size)
         require_positive(stages=stages, channels=channels)
-        self.start = LinearStart(measurements, block_size, start)
-        self.alista = AlistaAdjoint(measurements, block_size) if w_tilde == "alista" else None
+        self.start = first_estimate(start, measurements, block_size)
+        self.alista = alista_adjoint(measurements, block_size) if w_tilde == "alista" else None
         self.schedule = Schedule()
         self.prior = self.make_prior(channels)
         self.stage_count = stages
         self.nonneg = nonneg
         self.prior_domain = prior_domain
-        # On the image, each stage sees a little beyond a block, and ΦᵀΦ couples all of that block.
-        self.reach = (
-            0 if prior_domain == "block" else stages * blocks_beyond(self.prior, block_size)
-        )
+        if prior_domain == "block":
+            self.reach = 0
+        elif block_size is not None:
+            # Each stage sees a little beyond a block, and ΦᵀΦ couples all of that block.
+            self.reach = stages * blocks_beyond(self.prior, block_size)
         self.symmetry_weight = symmetry_weight
         self.sparsity_weight = sparsity_weight
 
@@ -211,7 +221,8 @@ class FISTANet(UnfoldingNetwork):
         rows, columns = measurement.shape[2:]
         if self.prior_domain == "block":
             measurement = split_measurement(measurement)
-        image = point = self.start(measurement)
+        start = operator.adjoint if self.start is None else self.start
+        image = point = start(measurement)
         symmetry, sparsity = [], []
         for k in range(self.stage_count):
             step, threshold, momentum = self.schedule(k)

@@ -203,8 +203,8 @@ class GINISTANetPlus(ISTANetPlus):
 
     def __init__(
         self,
-        measurements: int,
-        block_size: int,
+        measurements: int | None = None,
+        block_size: int | None = None,
         step: str = "cat",
         tied: bool = True,
         stages: int = 9,
@@ -235,8 +235,8 @@ class GINFISTANet(FISTANet):
 
     def __init__(
         self,
-        measurements: int,
-        block_size: int,
+        measurements: int | None = None,
+        block_size: int | None = None,
         step: str = "cat",
         tied: bool = True,
         stages: int = 7,

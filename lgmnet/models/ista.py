@@ -13,8 +13,9 @@ from lgmnet.operators import LinearOperator
 from lgmnet.registry import require_choice
 from lgmnet.unfolding.momentum import nesterov_momentum, no_momentum
 
-# Prior -> λ relative to the largest coefficient, if none is given.
-WEIGHTS = {"block_dct": 0.003, "image_dct8": 0.003, "wavelet": 0.003, "tv": 0.003}
+# Prior -> λ relative to the largest coefficient, if none is given. That of tv was chosen on five
+# chest MR images, of which a mask measures 20 %.
+WEIGHTS = {"block_dct": 0.003, "image_dct8": 0.003, "wavelet": 0.003, "tv": 0.001}
 # A continued λ falls by this factor every so many iterations.
 CONTINUATION_FACTOR, CONTINUATION_EVERY = 0.9, 10
 

@@ -16,13 +16,10 @@ from lgmnet.models.base import (
     strip_prefix,
 )
 from lgmnet.operators import LinearOperator
-from lgmnet.registry import require_choice
 from lgmnet.unfolding.blocks import blocks_beyond, join_blocks, soft_threshold, split_measurement
 from lgmnet.unfolding.checks import require_positive
 from lgmnet.unfolding.data_steps import GradientStep
-from lgmnet.unfolding.starts import first_estimate
-
-PRIOR_DOMAINS = ("block", "image")
+from lgmnet.unfolding.starts import check_domain, first_estimate
 
 
 def conv(inputs: int, outputs: int) -> nn.Conv2d:
@@ -79,16 +76,6 @@ class ResidualTransformPrior(nn.Module):
         code = self.analysis(features)
         change = self.exit(self.synthesis(soft_threshold(code, self.threshold)))
         return image + change, self.synthesis(code) - features if self.training else None
-
-
-def check_domain(prior_domain: str, block_size: int | None) -> None:
-    """Raise ValueError for an unknown domain, or for blocks where the operator has none."""
-    require_choice("prior_domain", prior_domain, PRIOR_DOMAINS)
-    if prior_domain == "block" and block_size is None:
-        raise ValueError(
-            "prior_domain is 'block', but the operator has no blocks; set model.prior_domain=image "
-            "and model.start=back_projection"
-        )
 
 
 @MODELS.register("ista_net")

@@ -1,4 +1,4 @@
-"""The first estimate x⁰ as a learned or fitted linear map of y."""
+"""The first estimate x⁰, as Φᵀy or a learned or fitted linear map of y."""
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,8 @@ from lgmnet.unfolding.fitted import Fitted
 
 RULES = ("regression", "adjoint", "gaussian")
 BACK_PROJECTION = "back_projection"
+# On what a prior works: every block by itself, or the whole image.
+PRIOR_DOMAINS = ("block", "image")
 # Standard deviation of a gaussian start (Li and Zhou, AMP-Net, 2020).
 GAUSSIAN_STD = 0.01
 
@@ -95,6 +97,16 @@ def first_estimate(
             f"set model.start={BACK_PROJECTION}"
         )
     return LinearStart(measurements, block_size, rule)
+
+
+def check_domain(prior_domain: str, block_size: int | None) -> None:
+    """Raise ValueError for an unknown domain, or for blocks where the operator has none."""
+    require_choice("prior_domain", prior_domain, PRIOR_DOMAINS)
+    if prior_domain == "block" and block_size is None:
+        raise ValueError(
+            "prior_domain is 'block', but the operator has no blocks; set model.prior_domain=image "
+            "and model.start=back_projection"
+        )
 
 
 def regression(phi: Tensor, blocks: Tensor) -> Tensor:
