@@ -1,4 +1,4 @@
-"""Put data sets into ``data/``: downloaded or copied, every file verified.
+"""Download or copy data sets to ``data/``, and verify every file.
 
 The data sets are listed in ``data/checksums``; see ``data/README.md``.
 """
@@ -51,7 +51,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         nargs=2,
         metavar=("FOLDER", "OUT.luma"),
         type=Path,
-        help="put the luma of a folder of images into one file for training, and stop",
+        help="write the luma of a folder of images to one file for training, and stop",
     )
     options = parser.parse_args(arguments)
     if not (options.names or options.list or options.pack):
@@ -68,7 +68,7 @@ def print_list() -> int:
 
 
 def pack_folder(folder: Path, output: Path) -> int:
-    from lgmnet.data.packed import pack  # only here: the other uses need no more than a download
+    from lgmnet.data.packed import pack  # imported here, because downloads do not need it
 
     try:
         pack(folder, output)
@@ -80,7 +80,7 @@ def pack_folder(folder: Path, output: Path) -> int:
 
 
 def install_all(names: list[str], root: Path, source: Path | None) -> int:
-    """Install one data set after the other; a failure does not stop the next one."""
+    """Install the data sets one by one; after a failure, continue with the next."""
     failed = []
     for name in dict.fromkeys(names):
         try:
