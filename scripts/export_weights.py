@@ -47,9 +47,7 @@ def main() -> int:
         precision = PRECISIONS[arguments.precision]
         path, log = arguments.output / "model.safetensors", weights.path.parent / "log.jsonl"
         if not log.is_file():
-            raise ValueError(
-                f"there is no {log}; name a run of train.py, which has one"
-            )
+            raise ValueError(f"there is no {log}; name a run of train.py, which has one")
         save_weights(path, weights.load(), weights.config, metadata, precision)
         (arguments.output / "config.yaml").write_text(weights.config.as_yaml(), encoding="utf-8")
         shutil.copy(log, arguments.output)
