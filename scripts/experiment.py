@@ -1,13 +1,13 @@
 """Train and score every run of an experiment, and write its table.
 
-An experiment is a YAML file: axes with choices, and what each choice adds to the words after
-train.py. Every combination is trained once for each seed into runs/experiments/, as train.py would,
-and scored with its final weights; runs that are done are not repeated, and stopped ones go on.
-Rows that the table has already stay where another machine made them: a row is known by its command.
+An experiment is a YAML file: axes with choices, and the arguments of train.py that each choice
+adds. Every combination is trained once for each seed into runs/experiments/, as by train.py,
+and its final weights are scored. Finished runs are not repeated, and stopped runs continue.
+Rows of other machines stay in the table: a row is identified by its command.
 
-{seed} in such a word is the run's seed. A network for a range is scored at every published ratio in
-it; with `name_ratios: true` the sets of all networks are then called "Set11 at 10 %". `fast: bf16`
-scores by `lgmnet.optimize_for_inference`. `validation` is what the log says last.
+{seed} in an argument is the seed of the run. A network for a range is scored at every published
+ratio in it; with `name_ratios: true` the test sets of all networks are called "Set11 at 10 %".
+`fast: bf16` scores with `lgmnet.optimize_for_inference`. `validation` is the last value in the log.
 """
 
 import argparse
@@ -42,7 +42,7 @@ OPTIONAL = {"name_ratios", "fast"}
 
 
 class Run(NamedTuple):
-    """One training: the choice on each axis, the seed, and the words after train.py."""
+    """One run: the choice on each axis, the seed, and the arguments of train.py."""
 
     choices: dict[str, str]
     seed: int
@@ -64,9 +64,15 @@ def main() -> int:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("experiment", type=Path, help="YAML file under configs/experiments/")
-    parser.add_argument("--part", default="1/1", help="k/n: only every n-th run, from the k-th on")
+    parser.add_argument(
+        "--part", default="1/1", help="k/n: only every n-th run, starting with the k-th"
+    )
     parser.add_argument("--list", action="store_true", help="print the commands and stop")
-    parser.add_argument("--finished", action="store_true", help="train nothing, write the table")
+    parser.add_argument(
+        "--finished",
+        action="store_true",
+        help="write the table of the finished runs, without training",
+    )
     parser.add_argument(
         "--speed", type=Path, help="benchmark.json of the runs' weights, for a column `speed`"
     )
@@ -113,12 +119,12 @@ def read_experiment(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} needs exactly these keys: {', '.join(sorted(KEYS))}")
     axes = tree["axes"]
     if not isinstance(axes, dict) or not all(isinstance(a, dict) for a in axes.values()):
-        raise ConfigError(f"{path}: axes needs a name, and below it choices with their words")
+        raise ConfigError(f"{path}: axes needs a name, and below it choices with their arguments")
     return tree
 
 
 def expand(experiment: dict[str, Any]) -> Iterator[Run]:
-    """All combinations. A choice may name another config; later words win."""
+    """All combinations. A choice may name another config; later arguments win."""
     axes = experiment["axes"]
     for seed, combination in itertools.product(
         experiment["seeds"], itertools.product(*(axis.items() for axis in axes.values()))
@@ -133,7 +139,7 @@ def expand(experiment: dict[str, Any]) -> Iterator[Run]:
 
 
 def part(text: str) -> tuple[int, None, int]:
-    """``k/n`` as the slice of every n-th run from the k-th on."""
+    """``k/n`` as the slice of every n-th run, starting with the k-th."""
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
         raise ConfigError(f"--part is '{text}', expected k/n with 1 <= k <= n, such as 1/2")
@@ -149,7 +155,7 @@ def done(folder: Path) -> bool:
 
 
 def perform(run: Run, folder: Path, experiment: dict[str, Any], device: str) -> None:
-    """Train one run, from where it stopped, and score its final weights on the test sets."""
+    """Train one run or resume it, and score its final weights on the test sets."""
     if done(folder):
         return
     if not (folder / "last.safetensors").exists():
@@ -158,7 +164,7 @@ def perform(run: Run, folder: Path, experiment: dict[str, Any], device: str) -> 
         print(folder, flush=True)
         base = ["--output", str(folder), "--device", device]
         subprocess.run([*command, *base, *resume], check=True)
-    # Nothing is selected: the last average where the run keeps one, else the last weights.
+    # No selection: the final weight average if the run has one, else the last weights.
     final = next(p for p in (folder / "ema.safetensors", folder / "last.safetensors") if p.exists())
     weights = find_weights(final)
     sets = open_test_sets(experiment["data"], runtime.data_roots())
@@ -186,7 +192,7 @@ def table_rows(
 ) -> dict[str, dict[str, Any]]:
     """The rows of the table by name of the run: of finished runs here, else those of ``before``.
 
-    A choice may have got another name since, and a speed was measured in a run of its own.
+    The choices are updated, because they may have new names. A measured speed is kept.
     """
     old = {row["command"]: row for row in before}
     rows = {}
@@ -200,7 +206,7 @@ def table_rows(
 
 
 def result(run: Run, folder: Path, name_ratios: bool = False) -> dict[str, Any]:
-    """What a finished run says: its choices, its size, its scores."""
+    """The row of a finished run: its choices, its size, its scores."""
     phases = [load_config(path) for path in folder.rglob("config.yaml")]
     model = find_weights(folder).load()
     side = 8 * phases[0].block_sampling.block_size
@@ -243,10 +249,10 @@ def validation(folder: Path, named: SamplingConfig | None = None) -> dict[str, d
 
 
 def add_speed(rows: dict[str, dict[str, Any]], path: Path) -> None:
-    """Crops per second of training, relative to the first run, as scripts/benchmark.py found them.
+    """Crops per second of training, relative to the first run, measured by scripts/benchmark.py.
 
     Args:
-        rows: of the table, by name of the run.
+        rows: rows of the table, by name of the run.
 
     Raises:
         ValueError: the benchmark has no training step of a run.

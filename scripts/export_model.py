@@ -1,7 +1,7 @@
-"""Write a model as one file that runs without this package: from y to the image.
+"""Write a model as one file that runs without this package and maps y to the image.
 
-.pt2 is for PyTorch (torch.export.load), .onnx for the other programs. Batch, height and
-width stay free, in whole blocks. What was written gives the numbers of the model, to 1e-5.
+.pt2 is for PyTorch (torch.export.load), .onnx for other programs. Any batch size, and any height
+and width in whole blocks, are possible. The file gives the output of the model to 1e-5.
 """
 
 import argparse
@@ -28,7 +28,9 @@ def main() -> int:
     parser.add_argument("--at", help="condition, such as r0.05 or the name of a mask")
     parser.add_argument("--output", type=Path, required=True, help="a .pt2 or .onnx file")
     parser.add_argument(
-        "--from-image", action="store_true", help="measure too, without noise: image to image"
+        "--from-image",
+        action="store_true",
+        help="include the measurement, without noise: image to image",
     )
     arguments = parser.parse_args()
     try:

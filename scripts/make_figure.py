@@ -1,4 +1,4 @@
-"""Draw the picture at the top of README: image, Φᵀy and reconstruction of built-in photographs."""
+"""Draw the figure of README: image, Φᵀy and reconstruction of built-in photographs."""
 
 import argparse
 import sys
@@ -23,7 +23,7 @@ from lgmnet.models import SensingModel
 from lgmnet.runtime import device_of
 from lgmnet.weights.saved import find_weights
 
-# Name and the part that is shown: top, left, side in pixels.
+# Name, and the crop that is shown: top, left, side in pixels.
 SHOWN = (("astronaut.png", 0, 96, 256), ("coffee.png", 90, 170, 256))
 
 

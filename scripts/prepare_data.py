@@ -1,4 +1,4 @@
-"""Put data sets into ``data/``: downloaded or copied, every file verified.
+"""Download or copy data sets to ``data/``, and verify every file.
 
 The data sets are listed in ``data/checksums``; see ``data/README.md``.
 """
@@ -84,7 +84,7 @@ def pack_folder(folder: Path, output: Path, color: str) -> int:
 
 
 def install_all(names: list[str], root: Path, source: Path | None) -> int:
-    """Install one data set after the other; a failure does not stop the next one."""
+    """Install the data sets one by one; after a failure, continue with the next."""
     failed = []
     for name in dict.fromkeys(names):
         try:

@@ -176,9 +176,9 @@ def test_the_importer_refuses_what_is_not_its_own():
     state = published_state(small())
     with pytest.raises(ValueError, match="no AMP-Net file.*no tensor A.*fcs"):
         from_published({"fcs.0.lambda_step": torch.zeros(1)})
-    with pytest.raises(ValueError, match="no AMP-Net file.*its tensor phi is unknown"):
+    with pytest.raises(ValueError, match="not an AMP-Net file.*its tensor phi is unknown"):
         from_published({**state, "phi": torch.zeros(1)})
-    with pytest.raises(ValueError, match="hold their own"):
+    with pytest.raises(ValueError, match="contain Φ and Q"):
         from_published(state, state["A"])
 
 

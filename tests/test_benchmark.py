@@ -174,11 +174,11 @@ def test_each_network_is_measured_in_its_own_whole_blocks(network, foreign, tmp_
         (["NETWORK,training.rat=1"], "did you mean 'rate'"),
         (["nothing"], "there are no weights 'nothing'"),
         (["nothing,training.rate=1"], "only a config takes changes"),
-        (["--compare", "none.py:Net"], "of a file that is there"),
+        (["--compare", "none.py:Net"], "of an existing file"),
         (["--compare", "FOREIGN:Other"], "no nn.Module named 'Other'"),
         (["--compare", "FOREIGN:Needs"], "Needs() without arguments fails"),
         (["--compare", "FOREIGN:Colour"], "does not take an image of shape (1, 1, 256, 256)"),
-        (["--compare", "FOREIGN:Theirs", "--data-rate", "--rounds", "1"], "crops are cut as"),
+        (["--compare", "FOREIGN:Theirs", "--data-rate", "--rounds", "1"], "needs a config"),
         (["NETWORK", "--train", "2", "--data", "nowhere", "--size", "32"], "no images 'nowhere'"),
     ],
 )  # fmt: skip

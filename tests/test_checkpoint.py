@@ -177,7 +177,7 @@ def test_metadata_that_are_no_numbers_are_named(key, value, declare):
 def test_scores_that_cannot_be_read_are_named(content, declare):
     path = declare()
     path.with_name("metrics.json").write_text(content)
-    with pytest.raises(CheckpointError, match=r"metrics\.json is no metrics\.json of test\.py"):
+    with pytest.raises(CheckpointError, match=r"metrics\.json is not a metrics\.json of test\.py"):
         describe(path)
 
 

@@ -89,7 +89,7 @@ def test_a_list_of_validation_images_may_begin_with_a_mark(image_folder, tmp_pat
 
 
 def test_a_missing_list_is_named(image_folder):
-    with pytest.raises(ConfigError, match=r"names nowhere\.txt, which is not there"):
+    with pytest.raises(ConfigError, match=r"names nowhere\.txt, but there is no such file"):
         open_data(tiny_config(image_folder, data={"validation": "nowhere.txt"}))
 
 

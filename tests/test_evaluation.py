@@ -176,7 +176,7 @@ def test_the_pixels_of_scored_images_are_not_kept(identity, photos):
         torch.OutOfMemoryError("CUDA out of memory"),
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
         MemoryError(),
-        ValueError("1 MiB of memory do not suffice"),
+        ValueError("1 MiB of memory are not enough"),
     ],
 )
 def test_images_that_cannot_be_scored_are_named_and_the_others_are_scored(photos, error):

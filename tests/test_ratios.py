@@ -208,8 +208,8 @@ def test_a_range_begins_with_what_single_ratios_have_learned(
     torch.testing.assert_close(measured @ start[:103].T @ start[:103], measured)
     torch.testing.assert_close(span(start), span(matrices.pca(blocks, 512)), rtol=0, atol=1e-5)
     for unfit, message in (
-        (PROJECT / "configs/fista.yaml", "fista.yaml has learned no Φ for a single ratio"),
-        ("lgm_net_tiny_all_ratios", "lgm_net_tiny_all_ratios has learned no Φ for a single"),
+        (PROJECT / "configs/fista.yaml", "fista.yaml has no learned Φ for a single ratio"),
+        ("lgm_net_tiny_all_ratios", "lgm_net_tiny_all_ratios has no learned Φ for a single"),
     ):
         arguments[-3] = unfit
         assert run_main("scripts/nest_phi.py", arguments, monkeypatch) == 1
@@ -220,7 +220,7 @@ def test_a_range_begins_with_what_single_ratios_have_learned(
     assert "blocks of 32 pixels, but the config says 16" in capsys.readouterr().err
     arguments[-1] = tmp_path / "phi"
     assert run_main("scripts/nest_phi.py", arguments, monkeypatch) == 1
-    assert "give it a name such as nested.npy" in capsys.readouterr().err
+    assert "choose a name such as nested.npy" in capsys.readouterr().err
 
 
 def test_weights_are_loaded_at_any_ratio(weights, model):

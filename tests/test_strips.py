@@ -139,7 +139,7 @@ def test_the_memory_decides_the_height_and_holds():
     y = torch.zeros(1, 10, 40, 4)
     limited = InStrips(model, 2**60)
     assert limited.strip_height(y) == 40
-    with pytest.raises(ValueError, match=r"do not suffice for 1280 x 128 pixels; LGMNet needs"):
+    with pytest.raises(ValueError, match=r"are not enough for 1280 x 128 pixels; LGMNet needs"):
         InStrips(model, 2**20).strip_height(y)
     sizes = measure_sizes(model, y)
     # The pair, the pair that skips a scale, the first X, and Φᵀy.
@@ -160,7 +160,7 @@ def test_sizes_are_read_with_their_unit():
     assert parse_size("2GiB") == 2**31
     assert parse_size("1.5 MB") == 1_500_000
     for text in ("2", "GiB", "2 gigs", "-1GiB"):
-        with pytest.raises(ValueError, match="is no size"):
+        with pytest.raises(ValueError, match="is not a size"):
             parse_size(text)
 
 

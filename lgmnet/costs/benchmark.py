@@ -1,4 +1,4 @@
-"""What networks cost, measured side by side: the content of benchmark.json."""
+"""Measure networks in turn and compare their cost: the content of benchmark.json."""
 
 import dataclasses
 import math
@@ -27,17 +27,17 @@ MIB = 2**20
 
 @dataclasses.dataclass(frozen=True)
 class Conditions:
-    """Under which conditions networks are timed."""
+    """The conditions of the measurement."""
 
     size: int = 256
-    """Side of the images; each network gets them in its own whole blocks."""
+    """Side of the images; it is rounded up to whole blocks for each network."""
     batch: int = 1
     """Images at a time."""
     rounds: int = 9
     warmup: int = 1
-    """Rounds before those that count."""
+    """Warm-up rounds, which do not count."""
     train: int = 0
-    """Also training steps of so many crops."""
+    """Crops in a training step; 0: no training steps."""
     data: tuple[str, ...] = ("builtin",)
     """Images for the training steps."""
     data_rate: bool = False
@@ -45,7 +45,7 @@ class Conditions:
 
 @dataclasses.dataclass
 class Subject:
-    """A network to be timed: an image in, an image out. Foreign ones have no config."""
+    """A network to measure: image to image. Networks of other projects have no config."""
 
     name: str
     model: nn.Module
@@ -56,7 +56,7 @@ class Subject:
         return self.config.training if self.config else TrainingConfig()
 
     def side(self, size: int) -> int:
-        """Side of an image of ``size`` that is completed to this network's whole blocks."""
+        """``size`` rounded up to whole blocks of this network."""
         multiple = self.model.multiple if isinstance(self.model, SensingModel) else 1
         return multiple * math.ceil(size / multiple)
 
@@ -139,7 +139,7 @@ def latency(seconds: list[float], reference: list[float]) -> dict[str, Any]:
 
 
 class TrainingStep:
-    """Whole training steps of one network, and the seconds that their parts have taken."""
+    """Whole training steps of one network, and the seconds of their parts."""
 
     def __init__(self, subject: Subject, images: Sequence[str], batch: int, here: Runtime) -> None:
         assert subject.config is not None
@@ -199,7 +199,7 @@ def with_images(config: Config, images: Sequence[str]) -> Config:
 def train_steps(
     subjects: list[Subject], rule: Conditions, here: Runtime
 ) -> dict[str, dict[str, Any]]:
-    """Time of a step, the share of its parts, and the memory of its tensors."""
+    """Time of a step, the shares of its parts, and the memory of its tensors."""
     steps = {s.name: TrainingStep(s, rule.data, rule.train, here) for s in subjects}
     read = complexity.clock(here.device)
     timed = complexity.interleave(steps, rule.rounds, read, rule.warmup)
@@ -219,10 +219,10 @@ def train_steps(
 
 
 def data_rates(subjects: list[Subject], rule: Conditions, here: Runtime) -> dict[str, float]:
-    """Crops per second of one process: from files (or the packed store), and kept on the device."""
+    """Crops per second of one process: from files (or a packed store), and from the device."""
     config = next((s.config for s in subjects if s.config), None)
     if config is None:
-        raise ValueError("crops are cut as a config says; name a network of this project too")
+        raise ValueError("the data rate needs a config; name a network of this project too")
     config = with_images(config, rule.data)
     images, crops, batch = open_data(config).train, crop_rule(config), 64
     plan = Plan(0, batch)

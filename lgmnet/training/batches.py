@@ -1,4 +1,4 @@
-"""Where the batches of a run come from."""
+"""The source of the batches of a run."""
 
 from collections.abc import Iterator
 
@@ -46,7 +46,7 @@ def open_batches(
 
 
 def on_device(images: TrainingImages, here: Runtime) -> DeviceCrops:
-    """All images on the device, or a ConfigError that says what to choose instead."""
+    """All images on the device. Raises ConfigError if they do not fit."""
     try:
         return DeviceCrops(images, here.device, show=here.is_main)
     except (RuntimeError, MemoryError) as error:

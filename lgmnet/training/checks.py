@@ -1,4 +1,4 @@
-"""What makes a run impossible is said before it begins."""
+"""Checks before a run starts: settings that make the run impossible."""
 
 import math
 
@@ -12,10 +12,10 @@ from lgmnet.runtime import Runtime
 
 
 def check_trainable(model: nn.Module) -> None:
-    """Classical algorithms have nothing to train."""
+    """Raise ConfigError if nothing is trained, as in classical algorithms."""
     if not complexity.parameters(model):
         raise ConfigError(
-            "this network and its Φ have no trained values; nothing has to be trained: "
+            "this network and its Φ have no trained values; score it without training: "
             "python test.py <this config>"
         )
 
@@ -38,8 +38,8 @@ def check_run(config: Config, here: Runtime) -> None:
     settings = config.training
     if settings.compile and sampling.resizes:
         raise ConfigError(
-            "training.compile makes a graph for every number of measurements, which a range of "
-            "sampling.ratio draws anew in every step; set training.compile=false"
+            "training.compile makes a graph for every number of measurements, and with a range of "
+            "sampling.ratio every step draws another number; set training.compile=false"
         )
     if settings.cuda_graphs and here.device.type != "cuda":
         raise ConfigError(

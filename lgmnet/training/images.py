@@ -1,4 +1,4 @@
-"""The images of a run: to train on, to validate on, and those left out."""
+"""The images of a run: for training, for validation, and those left out."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +22,7 @@ from lgmnet.runtime import data_roots
 
 
 class TrainingData(NamedTuple):
-    """Images to train on and to validate on, and why files were left out, by path."""
+    """Images for training and validation; ``rejected``: path of a file -> reason."""
 
     train: TrainingImages
     validation: TrainingImages | None
@@ -33,13 +33,13 @@ def open_data(config: Config) -> TrainingData:
     """Find the images of ``config.data``. Validation images are never trained on.
 
     Raises:
-        ImageError: images are missing, or nothing usable is left.
+        ImageError: images are missing, or no usable image is left.
     """
     data, roots = config.data, data_roots()
     smallest = max(data.crop_size, config.sampling.smallest)
     for name in data.train:
         if name != "builtin":
-            find_folder(name, roots)  # said before validation images are missed
+            find_folder(name, roots)  # so that this error comes before one about validation images
     listed = data.validation.endswith(".txt")
     folder = find_folder(data.validation, roots) if data.validation and not listed else None
     reserved = list_images(folder) if folder else []
@@ -82,8 +82,8 @@ def _read_list(name: str) -> list[str]:
     path = find_file(Path(name))
     if not path.is_file():
         raise ConfigError(
-            f"data.validation names {path}, which is not there; see configs/validation"
+            f"data.validation names {path}, but there is no such file; see configs/validation"
         )
-    # Notepad begins a file with a mark; a name need not be UTF-8.
+    # Notepad writes a byte order mark at the start. A name may be not UTF-8.
     lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
     return [printable(line.strip()) for line in lines if line.strip() and line[0] != "#"]

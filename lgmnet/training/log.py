@@ -1,4 +1,4 @@
-"""What a run leaves behind to be read: console, log.jsonl, TensorBoard."""
+"""The log of a run: console, log.jsonl and TensorBoard."""
 
 import json
 import time
@@ -17,18 +17,17 @@ from lgmnet.speed.precision import precision_note
 from lgmnet.training.images import TrainingData
 from lgmnet.training.schedule import Position
 
-# So many names of bad images appear on the console; the log holds all.
+# Largest number of bad images named on the console; the log contains all.
 SHOWN = 20
 
 
 class RunLog:
     """Writes each record to ``log.jsonl`` and TensorBoard, and a line to the progress bar.
 
-    A record is appended, so a resumed run continues its log. Other processes than the main one
-    write nothing.
+    Records are appended, so a resumed run continues its log. Only the main process writes.
 
     Args:
-        step: where the run goes on; what an earlier process wrote of later steps is dropped.
+        step: the step where the run continues; records of later steps are removed.
     """
 
     def __init__(
@@ -50,7 +49,7 @@ class RunLog:
     def record(self, step: int, kind: str, values: dict[str, Any]) -> None:
         """One line of ``log.jsonl``; numbers go to TensorBoard under ``kind/``.
 
-        JSON has no infinity, the PSNR of identical images: null stands for it.
+        JSON has no infinity, which is the PSNR of identical images. It is written as null.
         """
         if not self.active:
             return
@@ -65,7 +64,7 @@ class RunLog:
                 self._board.add_scalar(f"{kind}/{name}", value, step)
 
     def start(self, step: int, data: TrainingData, here: Runtime, precision: str) -> None:
-        """What the run is made of: versions, device, images, and those left out by name."""
+        """Record versions, device and images of the run; name the images that are left out."""
         self.record(
             step,
             "start",
@@ -90,7 +89,7 @@ class RunLog:
             self.note(step, note)
 
     def resumed(self, step: int, changes: list[str]) -> None:
-        """Where a run goes on, and which settings are not those it began with."""
+        """Record where a run continues, and which settings have changed."""
         self.record(step, "resume", {"changed": changes})
         self.say(f"resumed from step {step}" + "".join(f"; changed: {c}" for c in changes))
 
@@ -103,7 +102,7 @@ class RunLog:
         here: Runtime,
         done: float,
     ) -> None:
-        """The means since the last line, and the state of the run; ``done`` percent of it."""
+        """Record the means since the last line. ``done``: percentage of the run that is done."""
         self.record(
             at.step,
             "train",
@@ -119,7 +118,7 @@ class RunLog:
         self._progress(done, line)
 
     def end(self, step: int, unreadable: list[str], signal: int) -> None:
-        """How the run ended, and which images failed on the way."""
+        """Record how the run ended, and which images could not be decoded."""
         if unreadable:
             named = ", ".join(unreadable[:SHOWN])
             self.say(f"{len(unreadable)} images could not be decoded: {named}")
@@ -135,12 +134,12 @@ class RunLog:
             self._bar.write(text)
 
     def note(self, step: int, text: str) -> None:
-        """Something the run did by itself: on the console and in the log."""
+        """Record an action of the run that nobody asked for, and print it."""
         self.record(step, "note", {"text": text})
         self.say(text)
 
     def image(self, step: int, name: str, image: Tensor | np.ndarray) -> None:
-        """A grey picture ``(H, W)`` in [0, 1], in TensorBoard."""
+        """Write a grey image ``(H, W)`` in [0, 1] to TensorBoard."""
         if self.active:
             self._board.add_image(name, np.clip(np.asarray(image), 0, 1), step, dataformats="HW")
 
@@ -158,7 +157,7 @@ class RunLog:
 
 
 def drop_after(path: Path, step: int) -> None:
-    """Keep the lines of a log up to ``step``; a torn last line goes too."""
+    """Keep the lines of a log up to ``step``; remove an incomplete last line too."""
     if not path.exists():
         return
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)

@@ -19,8 +19,8 @@ GAUSSIAN_STD = 0.01
 class LinearStart(Fitted):
     """x⁰ = Qy, block by block.
 
-    Q is made by `fit` before training and saved with the network. Until then it is NaN, so that
-    a forgotten start cannot pass for a bad result.
+    `fit` computes Q before training, and Q is saved with the network. Until then Q is NaN, so that
+    a missing call is noticed.
 
     Args:
         measurements: m.
@@ -55,13 +55,13 @@ class LinearStart(Fitted):
 
     @torch.no_grad()
     def fit(self, phi: Tensor, blocks: Tensor | None = None) -> None:
-        """Make Q for Φ ``(m, B²)``.
+        """Compute Q for Φ ``(m, B²)``.
 
         Args:
             blocks: ``(count, B²)`` training blocks in [0, 1], for the regression.
 
         Raises:
-            ValueError: the regression has no blocks, or fewer than measurements.
+            ValueError: the regression has no blocks, or fewer blocks than measurements.
         """
         if self.rule == "adjoint":
             self.matrix.copy_(phi.T)
@@ -110,7 +110,7 @@ def check_domain(prior_domain: str, block_size: int | None) -> None:
 
 
 def regression(phi: Tensor, blocks: Tensor) -> Tensor:
-    """Q ``(B², m)`` with the least mean of ‖QΦx − x‖² over blocks ``(count, B²)``."""
+    """Q ``(B², m)`` that minimises the mean of ‖QΦx − x‖² over blocks ``(count, B²)``."""
     x = blocks.double().to(phi.device)
     y = x @ phi.double().T
     return torch.linalg.lstsq(y.T @ y, y.T @ x).solution.T.to(phi.dtype)
