@@ -48,7 +48,11 @@ def images():
     """Images to crop from, to fit starts and to take the PCA of."""
     pixels = [smooth_image(90, 120, k) for k in range(4)]
     return SimpleNamespace(
-        names=list("abcd"), sizes=[p.shape for p in pixels], read=lambda k: pixels[k]
+        names=list("abcd"),
+        sizes=[p.shape for p in pixels],
+        channels=1,
+        dtype=pixels[0].dtype,
+        read=lambda k: pixels[k],
     )
 
 
