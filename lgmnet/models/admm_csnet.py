@@ -97,6 +97,8 @@ class ADMMCSNet(UnfoldingNetwork):
     block sensing are our choices.
     """
 
+    any_channels = True
+
     def __init__(
         self,
         block_size: int | None = None,

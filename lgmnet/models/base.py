@@ -32,6 +32,8 @@ class UnfoldingNetwork(nn.Module, ABC):
     """How many blocks away a measurement can change a pixel; None if it may be any number."""
     stepwise: bool = False
     """Whether `unfold` has steps with a reach of their own, so that each can work in strips."""
+    any_channels: bool = False
+    """Whether it works on images of any number of channels, without ``image_channels``."""
     inside_stages: tuple[str, ...] = ()
     """Submodules that the stages are given to work with: recomputed with them, not alone."""
 
@@ -106,7 +108,8 @@ def create_network(
     Raises:
         ValueError: an option is unknown or wrong, or the network does not work on the operator.
     """
-    known = inspect.signature(MODELS.get(name)).parameters
+    network = MODELS.get(name)
+    known = inspect.signature(network).parameters
     if given := SIZES & options.keys():
         raise ValueError(f"model.{min(given)} follows from sampling; set it there")
     for size in SIZES & known.keys() - sizes.keys():
@@ -116,7 +119,8 @@ def create_network(
                 "sampling.operator=block_sampling, or another network"
             )
     channels = sizes.get("image_channels", 1)
-    if channels != 1 and "image_channels" not in known:
+    many = "image_channels" in known or getattr(network, "any_channels", False)
+    if channels != 1 and not many:
         raise ValueError(
             f"{name} rebuilds images of one channel, but the operator measures {channels}; choose "
             "another network, such as ista_net_plus"
