@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: a wheel has weights and configs within the package."""
+"""Copy weights and configs into the package of a wheel, which pyproject.toml cannot do."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from setuptools.command.build_py import build_py
 
 
 class BuildWithShipped(build_py):
-    """An editable install finds them in the clone, so nothing is copied for it."""
+    """For an editable install nothing is copied, because the files are in the clone."""
 
     def run(self) -> None:
         super().run()
@@ -18,12 +18,12 @@ class BuildWithShipped(build_py):
                 self.copy_file(str(file), str(target))
 
     def get_source_files(self) -> list[str]:
-        """What a source distribution needs."""
+        """The files of a source distribution."""
         return [*super().get_source_files(), *map(str, shipped())]
 
 
 def shipped() -> list[Path]:
-    """All configs, and the weights that SHA256SUMS lists: not those of others beside them."""
+    """All configs, and the weights in SHA256SUMS; other weights in the folder are left out."""
     sums = Path("checkpoints", "SHA256SUMS")
     listed = [line.split()[1] for line in sums.read_text(encoding="utf-8").splitlines()]
     folders = [Path("configs"), *(sums.parent / Path(file).parent for file in listed)]

@@ -13,10 +13,13 @@ from pathlib import Path
 
 from lgmnet import report, runtime
 from lgmnet.data.datasets import TestSet, open_test_sets
-from lgmnet.data.images import ImageError, printable, to_uint8, write_image
+from lgmnet.data.images import ImageError, printable, write_reconstruction
+from lgmnet.data.stacks import container
+from lgmnet.data.values import from_protocol_scale
 from lgmnet.evaluation.rebuild import Result
 from lgmnet.evaluation.scoring import Scoring, results_folder, score_sets
 from lgmnet.metrics import PROTOCOLS, find_protocol
+from lgmnet.operators.ratios import ratio_label
 from lgmnet.runtime import Runtime
 from lgmnet.speed import memory
 from lgmnet.weights.adapters import Adapted
@@ -74,8 +77,9 @@ def score_weights(arguments: argparse.Namespace) -> int:
     sets = open_test_sets(arguments.data, runtime.data_roots())
     output = arguments.output or Path("results") / weights.name
     sampling = weights.config.sampling
-    ratios = arguments.ratio or sampling.scored_ratios
-    folders = {ratio: results_folder(output, sampling, ratio) for ratio in ratios}
+    asked_for = [*map(ratio_label, arguments.ratio or ()), *(arguments.at or ())]
+    conditions = asked_for or sampling.conditions
+    folders = {c: results_folder(output, sampling, c) for c in conditions}
     if arguments.save_images:
         check_saved(sets, list(folders.values()))
     with runtime.start(arguments.device) as here:
@@ -84,28 +88,28 @@ def score_weights(arguments: argparse.Namespace) -> int:
             score(
                 weights,
                 sets,
-                dataclasses.replace(how, ratio=ratio),
+                dataclasses.replace(how, condition=condition),
                 here,
                 folder,
                 arguments.save_images,
             )
-            for ratio, folder in folders.items()
+            for condition, folder in folders.items()
         ]
     return 1 if any(failures) else 0
 
 
 def saved_path(folder: Path, dataset: str, image: str) -> Path:
-    """Where a reconstruction is saved."""
-    return folder / dataset / f"{image}.png"
+    """Where a reconstruction is saved, without the ending: .png, or .npy of 2 or more bands."""
+    return folder / dataset / image
 
 
 def check_saved(sets: list[TestSet], folders: list[Path]) -> None:
     """Raise ImageError if a reconstruction would be written over or among test images."""
-    inputs = {file_identity(path) for images in sets for path in images.paths}
+    inputs = {file_identity(container(path)) for images in sets for path in images.paths}
     searched = [images.folder.resolve() for images in sets if images.folder]
-    for folder, images in itertools.product(folders, sets):
+    for folder, images, ending in itertools.product(folders, sets, (".png", ".npy")):
         for name in images.names:
-            target = saved_path(folder, images.name, name)
+            target = Path(f"{saved_path(folder, images.name, name)}{ending}")
             over = target.exists() and file_identity(target) in inputs
             if over or any(target.resolve().is_relative_to(place) for place in searched):
                 raise ImageError(
@@ -128,16 +132,18 @@ def score(
     folder: Path,
     save_images: bool,
 ) -> int:
-    """Score at one ratio, print the tables, and write the results into ``folder``.
+    """Score at one condition, print the tables, and write the results into ``folder``.
 
     Returns:
         How many images could not be scored.
     """
 
     def save(dataset: str, result: Result) -> None:
-        write_image(saved_path(folder, dataset, result.name), to_uint8(result.pixels / 255))
+        path = saved_path(folder, dataset, result.name)
+        write_reconstruction(path, from_protocol_scale(result.pixels))
 
     folder.mkdir(parents=True, exist_ok=True)  # said before the work, not after it
+    at = how.condition or weights.config.sampling.usual
     scored = score_sets(weights, sets, how, here, save if save_images else None)
     failed = {
         f"{name}/{image}": reason
@@ -148,7 +154,7 @@ def score(
         return len(failed)
     for results in scored:
         several = f", protocol {results['protocol']}" if len(scored) > 1 else ""
-        print(f"{weights.name} at {100 * results['ratio']:g} %{several}")
+        print(f"{weights.name} at {weights.config.sampling.title(at)}{several}")
         print(report.comparison(results))
         path = report.add_results(folder, results)
         print(f"written to {printable(path)}")
@@ -181,17 +187,26 @@ def parse() -> argparse.Namespace:
         "--data", nargs="+", default=["builtin"], help="test sets by name, folder or image"
     )
     parser.add_argument(
-        "--ratio", nargs="+", type=float, help="ratios to score a network at that serves a range"
+        "--at",
+        nargs="+",
+        help="conditions to score a network at that serves several: r0.05, or the name of a mask",
+    )
+    parser.add_argument(
+        "--ratio", nargs="+", type=float, help="the same for ratios, as numbers: 0.05"
     )
     parser.add_argument("--output", type=Path, help="folder (default: results/<weights>)")
-    parser.add_argument("--save-images", action="store_true", help="save reconstructions as PNG")
+    parser.add_argument(
+        "--save-images",
+        action="store_true",
+        help="save reconstructions as PNG (other than 1 or 3 channels: .npy)",
+    )
     parser.add_argument(
         "--protocol",
         nargs="+",
         help=f"some of {', '.join(PROTOCOLS)} (default: what the weights name)",
     )
-    parser.add_argument("--color", help="luma, or rgb: each channel by itself")
-    parser.add_argument("--padding", help="zeros (as published) or replicate")
+    parser.add_argument("--color", help="luma; rgb: each channel by itself; color; bands")
+    parser.add_argument("--padding", help="zeros (as published), replicate or crop")
     parser.add_argument(
         "--noise-std", type=float, help="measurement noise, in the unit of y (default: as trained)"
     )

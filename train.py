@@ -52,7 +52,7 @@ def main() -> int:
         help="YAML file with settings for any network, such as configs/budget.yaml; repeatable",
     )
     parser.add_argument(
-        "--output", type=Path, help="run folder (default: runs/<config name>_r<ratio>)"
+        "--output", type=Path, help="run folder (default: runs/<config name>_<ratio or mask>)"
     )
     parser.add_argument(
         "--resume", action="store_true", help="continue from last.pt in the run folder"
@@ -101,7 +101,7 @@ def main() -> int:
 
 
 def default_folder(arguments: argparse.Namespace, config: Config) -> Path:
-    """``runs/<config name>_r<ratio>``, with the names of joined files between them."""
+    """``runs/<config name>_<ratio or mask>``, with the names of joined files between them."""
     names = [path.stem for path in (arguments.config, *arguments.joined)]
     return Path("runs") / "_".join([*names, config.sampling.label])
 
@@ -121,12 +121,12 @@ def score_run(config: Config, folder: Path, here: Runtime) -> None:
         weights = find_weights(folder)
         assert isinstance(weights, Weights)
         here.say(f"{weights.path}:")
-        for ratio in config.sampling.scored_ratios:
-            how = Scoring(rules=[config.evaluation], ratio=ratio)
+        for condition in config.sampling.conditions:
+            how = Scoring(rules=[config.evaluation], condition=condition)
             [results] = score_sets(weights, sets, how, here)
             if here.is_main:
-                report.write_results(results_folder(folder, config.sampling, ratio), results)
-            here.say(f"at {100 * ratio:g} %")
+                report.write_results(results_folder(folder, config.sampling, condition), results)
+            here.say(f"at {config.sampling.title(condition)}")
             here.say(report.comparison(results))
             for name, scores in results["datasets"].items():
                 for image, reason in scores.get("failed", {}).items():

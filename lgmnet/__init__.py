@@ -1,11 +1,11 @@
-"""Deep-unfolding image compressive sensing: LGM-Net and the networks it is compared with.
+"""Deep-unfolding image compressive sensing: LGM-Net, and the networks that it is compared with.
 
 >>> import lgmnet
 >>> model = lgmnet.load("lgm_net_tiny_r0.10")
 >>> y = model.measure(image)             # image (batch, 1, H, W) in [0, 1], whole blocks
 >>> rebuilt = model.reconstruct(y)       # the same shape
 >>> rebuilt = model(image).image         # both at once
->>> print(*lgmnet.available(), sep="\n")  # the shipped weights and what they reach
+>>> print(*lgmnet.available(), sep="\n")  # the shipped weights and their PSNR
 >>> fast = lgmnet.optimize_for_inference(model, "bf16")
 """
 

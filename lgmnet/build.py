@@ -1,8 +1,9 @@
 """From a config to the things it names: images, operator, network."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from threading import get_ident
 from typing import Any
@@ -15,18 +16,18 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
-from lgmnet.config import Config, ConfigError, SamplingConfig, convert, plain
+from lgmnet.config import Config, ConfigError, convert, plain
 from lgmnet.data.crops import sample_blocks
-from lgmnet.data.datasets import (
-    TrainingImages,
-)
+from lgmnet.data.datasets import TrainingImages
 from lgmnet.models import MODELS, SensingModel, UnfoldingNetwork, create_network
-from lgmnet.operators import BlockSampling, matrices
-from lgmnet.ratios import measurements
+from lgmnet.operators import BlockSampling, SamplingConfig
+from lgmnet.runtime import data_roots
 from lgmnet.unfolding.fitted import Fitted
 
 # Training blocks for the PCA start of Φ and for fitted parts.
 START_BLOCKS = 60_000
+# What the names of an operator's tensors begin with in the state of a model.
+OPERATOR = "operator."
 
 
 def converted_options(config: Config) -> dict[str, Any]:
@@ -38,15 +39,17 @@ def converted_options(config: Config) -> dict[str, Any]:
     }
 
 
-def build_network(config: Config, measurements: int) -> UnfoldingNetwork:
+def build_network(config: Config, sizes: Mapping[str, int]) -> UnfoldingNetwork:
     """The network of ``config.model``; option values are converted as its signature says.
 
+    Args:
+        sizes: of the operator, see `LinearOperator.sizes`.
+
     Raises:
-        ConfigError: no such network or option, or a value out of range.
+        ConfigError: no such network or option, a value out of range, or another operator needed.
     """
     try:
-        options, block_size = converted_options(config), config.sampling.block_size
-        return create_network(config.model.name, options, measurements, block_size)
+        return create_network(config.model.name, converted_options(config), sizes)
     except ConfigError:
         raise
     except ValueError as error:
@@ -60,30 +63,81 @@ def chosen_options(config: Config) -> dict[str, Any]:
     return plain({key: value for key, value in options if value != known[key].default})
 
 
-def build_model(config: Config, matrix: Tensor | None = None) -> SensingModel:
+@dataclass(frozen=True)
+class Source:
+    """See `lgmnet.operators.sampling.Source`.
+
+    Args:
+        tensors: of an operator whose weights are loaded, by name.
+        images: to train on.
+    """
+
+    tensors: Mapping[str, Tensor] | None = None
+    images: TrainingImages | None = None
+    seed: int = 0
+
+    def tensor(self, name: str, make: Callable[[], Tensor]) -> Tensor:
+        if self.tensors is None:
+            return make()
+        if name not in self.tensors:
+            raise ConfigError(f"there is no tensor operator.{name} in the weights")
+        return self.tensors[name]
+
+    def find(self, name: str) -> Path:
+        candidates = [Path(name), *(root / name for root in data_roots())]
+        return next((path for path in candidates if path.is_file()), Path(name))
+
+    def blocks(self, side: int) -> Tensor | None:
+        return None if self.images is None else start_blocks(self.images, side, self.seed)
+
+
+def saved_operator(state: Mapping[str, Tensor]) -> Source:
+    """The source of an operator whose tensors are in the state of a model."""
+    own = {k.removeprefix(OPERATOR): v for k, v in state.items() if k.startswith(OPERATOR)}
+    return Source(own)
+
+
+def build_model(config: Config, source: Source | None = None) -> SensingModel:
     """Operator, noise and network of a config, untrained.
 
     Args:
-        matrix: Φ; made as ``config.sampling`` says if none is given.
+        source: what the operator is made from; files and random numbers if none is given.
+
+    Raises:
+        ConfigError: a setting does not fit, or the network does not work on the operator.
     """
     sampling = config.sampling
-    if matrix is None:
-        matrix = initial_matrix(sampling)
-    if sampling.is_range:
-        _check_serves_a_range(config.model.name)
+    if sampling.resizes:
+        _check_resizes(config.model.name)
+    operator = sampling.make(source or Source())
+    network = build_network(config, operator.sizes())
     try:
-        operator = BlockSampling(matrix, sampling.block_size, sampling.phi == "learned")
+        network.check_operator(operator)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    network = build_network(config, len(matrix))
     return SensingModel(operator, network, sampling.noise_std)
 
 
-def shadow_model(config: Config, phi_shape: tuple[int, int], parts: int) -> SensingModel:
+def at_condition(
+    model: SensingModel, sampling: SamplingConfig, condition: str | None
+) -> SensingModel:
+    """``model`` as it measures at a condition, its operator no longer trained; itself without one.
+
+    Raises:
+        ConfigError: the model was not made for this condition.
+    """
+    if condition is None:
+        return model
+    with torch.no_grad():
+        operator = sampling.at(model.operator, condition)
+    return model if operator is model.operator else model.measured_by(operator)
+
+
+def shadow_model(config: Config, state: Mapping[str, Tensor], parts: int) -> SensingModel:
     """The model of a config on the meta device: names and shapes, without memory for values.
 
     Args:
-        phi_shape: of Φ, ``(m, B²)``.
+        state: the tensors of the model by name, on the meta device.
         parts: the most modules and tensors that it may have; building stops beyond.
 
     Raises:
@@ -91,7 +145,7 @@ def shadow_model(config: Config, phi_shape: tuple[int, int], parts: int) -> Sens
     """
     try:
         with torch.device("meta"), _at_most(parts):
-            return build_model(config, torch.empty(phi_shape))
+            return build_model(config, saved_operator(state))
     except (RuntimeError, OverflowError, TypeError) as error:  # sizes beyond 64 bits
         reason = str(error).partition("\n")[0]
         raise ConfigError(f"the network cannot be built ({reason})") from None
@@ -123,7 +177,7 @@ def _at_most(parts: int) -> Iterator[None]:
             handle.remove()
 
 
-def _check_serves_a_range(network: str) -> None:
+def _check_resizes(network: str) -> None:
     """Linear maps of y are made for one m."""
     if "measurements" in inspect.signature(MODELS.get(network)).parameters:
         raise ConfigError(
@@ -138,64 +192,20 @@ def start_model(config: Config, images: TrainingImages) -> SensingModel:
     Raises:
         ConfigError: a setting does not fit.
     """
-    seed = config.training.seed
-    matrix = initial_matrix(config.sampling, images, seed)
-    model = build_model(config, matrix)
+    source = Source(images=images, seed=config.training.seed)
+    model = build_model(config, source)
     fitted = [module for module in model.modules() if isinstance(module, Fitted)]
-    blocks = None
-    if any(part.needs_blocks for part in fitted):
-        blocks = start_blocks(images, config.sampling.block_size, seed)
+    if not fitted:
+        return model
+    operator = model.operator
+    assert isinstance(operator, BlockSampling)  # they ask for sizes that no other operator has
+    needed = any(part.needs_blocks for part in fitted)
+    blocks = source.blocks(operator.block_size) if needed else None
     for part in fitted:
-        part.fit(matrix, blocks)
+        part.fit(operator.matrix.detach(), blocks)
     return model
-
-
-def initial_matrix(
-    sampling: SamplingConfig, images: TrainingImages | None = None, seed: int = 0
-) -> Tensor:
-    """Φ ``(m, B²)`` as ``sampling.phi_init`` says.
-
-    Args:
-        images: training images, for ``pca``; without them ``pca`` gives zeros, to be loaded.
-    """
-    pixels = sampling.block_size**2
-    m = measurements(sampling)
-    if sampling.phi_init == "pca":
-        if images is None:
-            return torch.zeros(m, pixels)
-        return matrices.pca(start_blocks(images, sampling.block_size, seed), m)
-    starts = {
-        "xavier": matrices.xavier,
-        "gaussian": matrices.gaussian,
-        "small_gaussian": matrices.small_gaussian,
-        "orthonormal": matrices.orthonormal,
-    }
-    if sampling.phi_init in starts:
-        return starts[sampling.phi_init](m, pixels, torch.Generator().manual_seed(seed))
-    return _matrix_from_file(sampling, m)
 
 
 def start_blocks(images: TrainingImages, block_size: int, seed: int) -> Tensor:
     """Training blocks ``(count, B²)`` in [0, 1], enough for the PCA and for fitted parts."""
     return sample_blocks(images, block_size, max(START_BLOCKS, 2 * block_size**2), seed)
-
-
-def _matrix_from_file(sampling: SamplingConfig, m: int) -> Tensor:
-    path = Path(sampling.phi_init)
-    if not path.suffix:
-        raise ConfigError(
-            f"sampling.phi_init is '{path}', expected xavier, gaussian, small_gaussian, "
-            "orthonormal, pca or a file"
-        )
-    try:
-        matrix = matrices.load_matrix(path)
-    except ValueError as error:
-        raise ConfigError(f"sampling.phi_init: {error}") from None
-    if len(matrix) != m:
-        ratio = len(matrix) / sampling.block_size**2
-        raise ConfigError(
-            f"{path} measures {len(matrix)} numbers per block (ratio {ratio:.4f}), but "
-            f"sampling.ratio {sampling.ratio} with rounding '{sampling.rounding}' asks for {m}; "
-            "change the ratio, the rounding or the file"
-        )
-    return matrix

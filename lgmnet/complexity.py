@@ -1,11 +1,11 @@
-"""What a network costs: parameters, arithmetic, memory, time; with the conventions stated.
+"""Cost of a network: parameters, arithmetic, memory and time, with the counting conventions.
 
 FLOPs follow PyTorch's counter: convolutions and matrix products only, two per
 multiply-accumulate (MAC). Φ and Φᵀ are included. Arithmetic and memory are counted on the meta
 device: nothing is computed.
 
-Times are only compared when they were taken in turn, in one process: `interleave`. On a CPU with
-one thread the clock is the process's own time, which other programs do not lengthen.
+Times are compared only if they were measured in turn, in one process: `interleave`. On a CPU with
+one thread the clock is process time, which other programs do not change.
 """
 
 import copy
@@ -24,10 +24,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 class Cost(NamedTuple):
-    """Of one forward pass."""
+    """Cost of one forward pass."""
 
     flops: int
-    """In evaluation mode: without what only a loss needs."""
+    """In evaluation mode, without the penalties of the network."""
     training_flops: int
     """In training mode, with the penalties of the network."""
     activations: int
@@ -40,18 +40,18 @@ class Cost(NamedTuple):
 
 
 def parameters(module: nn.Module, frozen: bool = False) -> int:
-    """Number of trained values; with ``frozen`` also of those that are kept as they are."""
+    """Number of trained values; with ``frozen`` including frozen ones."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad or frozen)
 
 
-def cost(model: nn.Module, height: int, width: int, batch: int = 1) -> Cost:
-    """Cost of ``model(image)`` for ``(batch, 1, height, width)`` images.
+def cost(model: nn.Module, height: int, width: int, batch: int = 1, channels: int = 1) -> Cost:
+    """Cost of ``model(image)`` for ``(batch, channels, height, width)`` images.
 
-    A tensor that is kept several times counts once; parameters do not count.
+    A tensor that is kept several times counts once. Parameters do not count.
     """
     shadow = copy.deepcopy(model).to("meta")
     own = {p.untyped_storage()._cdata for p in shadow.parameters()}
-    kept: dict[int, torch.UntypedStorage] = {}  # holding a storage keeps its address taken
+    kept: dict[int, torch.UntypedStorage] = {}  # a kept storage keeps its address
 
     def note(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
@@ -59,7 +59,7 @@ def cost(model: nn.Module, height: int, width: int, batch: int = 1) -> Cost:
             kept[storage._cdata] = storage
         return tensor
 
-    image = torch.empty(batch, 1, height, width, device="meta")
+    image = torch.empty(batch, channels, height, width, device="meta")
     used, trained = counter(), counter()
     with used, torch.no_grad():
         shadow.eval()(image)
@@ -70,7 +70,7 @@ def cost(model: nn.Module, height: int, width: int, batch: int = 1) -> Cost:
 
 
 def counter() -> FlopCounterMode:
-    """PyTorch's counter, which by itself gives 0 for Fourier transforms."""
+    """PyTorch's counter, with Fourier transforms, for which it counts 0 by default."""
     fft = torch.ops.aten
     transforms = {fft._fft_c2c: _complex_fft, fft._fft_r2c: _real_fft, fft._fft_c2r: _to_real_fft}
     return FlopCounterMode(display=False, custom_mapping=transforms)
@@ -93,7 +93,7 @@ def _to_real_fft(shape: Shape, axes: list[int], *_: object, out_shape: Shape, **
 
 
 def clock(device: torch.device) -> Callable[[], float]:
-    """Seconds: of this process on a CPU with one thread, else of the wall, synchronised."""
+    """A clock in seconds: process time on a CPU with one thread, else synchronised wall time."""
     if device.type == "cuda":
 
         def synchronised() -> float:
@@ -110,7 +110,7 @@ def interleave(
     read: Callable[[], float],
     warmup: int = 1,
 ) -> dict[str, list[float]]:
-    """Seconds of each run, taken in turn in ``rounds`` rounds, after some that do not count.
+    """Seconds of each run, measured in turn in ``rounds`` rounds after the warm-up rounds.
 
     Args:
         read: the clock; see `clock`.
@@ -132,7 +132,7 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 
 class Ratio(NamedTuple):
-    """How many times as fast, round by round: median, smallest, largest."""
+    """Speed ratio over the rounds: median, smallest, largest."""
 
     median: float
     low: float
@@ -140,20 +140,20 @@ class Ratio(NamedTuple):
 
 
 def speedup(reference: Sequence[float], seconds: Sequence[float]) -> Ratio:
-    """Of ``seconds`` against ``reference``, both from one `interleave`."""
+    """Speed ratio of ``seconds`` to ``reference``, both from one `interleave`."""
     ratios = [r / s for r, s in zip(reference, seconds, strict=True)]
     return Ratio(statistics.median(ratios), min(ratios), max(ratios))
 
 
 class Memory(NamedTuple):
-    """Bytes of tensors beyond those before a run: most at once, and left with its result."""
+    """Bytes of tensors that a run adds: the peak, and the bytes that its result keeps."""
 
     peak: int
     kept: int
 
 
 def memory(run: Callable[[], object], device: torch.device) -> Memory:
-    """Memory that one call of ``run`` takes; on a CPU without the libraries' own buffers."""
+    """Memory that one call of ``run`` takes; on a CPU without the buffers of libraries."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -170,7 +170,7 @@ def memory(run: Callable[[], object], device: torch.device) -> Memory:
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of tensors made inside this context, and their peak."""
+    """Counts the bytes of tensors created inside this context, and their peak."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -200,6 +200,6 @@ class LiveBytes(TorchDispatchMode):
 
 
 def strided(values: Any) -> list[Tensor]:
-    """The tensors among ``values``; those in a layout of a library have no storage to count."""
+    """The strided tensors among ``values``; other layouts have no storage to count."""
     leaves = [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
     return [leaf for leaf in leaves if leaf.layout == torch.strided]

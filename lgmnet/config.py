@@ -31,16 +31,12 @@ from lgmnet.conversion import (
     section_of,
     with_current_names,
 )
+from lgmnet.operators import OPERATORS, BlockSamplingConfig, SamplingConfig
 
 # What a network can compute in; Φ is always in float32.
 PRECISIONS = ("fp32", "tf32", "bf16")
-# The ratios of the published tables.
-PUBLISHED_RATIOS = (0.01, 0.04, 0.1, 0.25, 0.5)
-
-
-def ratio_label(ratio: float) -> str:
-    """A ratio in names of folders, with two digits where they say it: ``r0.10``, ``r0.125``."""
-    return f"r{ratio:.2f}" if float(f"{ratio:.2f}") == ratio else f"r{ratio:g}"
+# What ``sampling.operator`` is where nothing is said, and where nothing is written.
+USUAL_OPERATOR = "block_sampling"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,74 +48,15 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SamplingConfig:
-    """How an image is measured: ``y = Φx + n``."""
-
-    ratio: float | tuple[float, ...]
-    """Measurements per pixel, m / B². Every run states it; there is no default. Two numbers, the
-    smallest and the largest, train one network for every ratio between them."""
-    block_size: int = 32
-    """Side B of a block, in pixels."""
-    rounding: str = "ceil"
-    """From ratio · B² to m: ceil, floor, round, or table33 (published 33 x 33 matrices)."""
-    phi: str = "learned"
-    """``learned`` with the network, or ``fixed``."""
-    phi_init: str = "xavier"
-    """xavier, gaussian, small_gaussian, orthonormal, pca (of training blocks), or the path of a
-    file."""
-    noise_std: float = 0.0
-    """Standard deviation of n, in the unit of y (images are in [0, 1]). A learned Φ may grow, and
-    with it the signal: compare networks under noise with a fixed Φ."""
-
-    def __post_init__(self) -> None:
-        require(
-            len(self.limits) == 2 and all(0 < limit <= 1 for limit in self.limits),
-            f"sampling.ratio is {self.ratio}, expected 0 < ratio <= 1 "
-            "(for 10 % of the pixels write 0.1, for every ratio of a range [0.01, 0.5])",
-        )
-        require(
-            not self.is_range or self.limits[0] < self.limits[1],
-            f"sampling.ratio is {self.ratio}, expected the smaller ratio first",
-        )
-        require(
-            not (self.is_range and self.rounding == "table33"),
-            "sampling.rounding 'table33' knows eight ratios, not a range; use ceil, floor or round",
-        )
-        require(self.block_size >= 1, f"sampling.block_size is {self.block_size}, expected >= 1")
-        require_choice("sampling.rounding", self.rounding, ("ceil", "floor", "round", "table33"))
-        require_choice("sampling.phi", self.phi, ("learned", "fixed"))
-        require(self.noise_std >= 0, f"sampling.noise_std is {self.noise_std}, expected >= 0")
-
-    @property
-    def is_range(self) -> bool:
-        """Whether the network serves all ratios between two."""
-        return isinstance(self.ratio, tuple)
-
-    @property
-    def limits(self) -> tuple[float, ...]:
-        """Smallest and largest ratio; the same number twice without a range."""
-        return self.ratio if isinstance(self.ratio, tuple) else (self.ratio, self.ratio)
-
-    @property
-    def scored_ratios(self) -> tuple[float, ...]:
-        """Where a network is validated and tested: at its ratio, or at the published of a range."""
-        low, high = self.limits
-        published = tuple(r for r in PUBLISHED_RATIOS if low <= r <= high)
-        return (published or (low, high)) if self.is_range else (low,)
-
-    @property
-    def label(self) -> str:
-        """The ratio in names of folders: ``r0.10``, ``r0.01-0.50``."""
-        low, high = self.limits
-        return f"{ratio_label(low)}-{ratio_label(high)[1:]}" if self.is_range else ratio_label(low)
-
-
-@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """What is trained on."""
 
     train: tuple[str, ...] = ("builtin",)
-    """Folders of images (searched in all subfolders), one packed .luma file, or builtin."""
+    """Folders of images (searched in all subfolders), array files (.npy, .npz, .mat), one packed
+    store (.luma, .packed), or builtin."""
+    color: str = "luma"
+    """What is measured of an image: ``luma``; ``color``, its three channels together; or ``bands``,
+    all its channels as they are."""
     source: str = "files"
     """``files`` decodes each crop's image; ``device`` keeps all images on the training device."""
     decode: str = "cpu"
@@ -139,6 +76,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         require(bool(self.train), "data.train is empty; name a folder of images or 'builtin'")
+        require_choice("data.color", self.color, ("luma", "color", "bands"))
         require_choice("data.source", self.source, ("files", "device"))
         require_choice("data.decode", self.decode, ("cpu", "gpu"))
         require(
@@ -175,7 +113,8 @@ class TrainingConfig:
     accumulate: int = 1
     """A batch is computed in so many parts; the step is the same, the memory less."""
     optimizer: str = "adam"
-    """adam, adamw, or muon: orthogonal steps for kernels, adamw for Φ, biases and scalars."""
+    """adam, adamw, muon (orthogonal steps for kernels, adamw for Φ, biases and scalars), or lbfgs:
+    one iteration with a line search per step, always on the same first batch of crops."""
     rate: float = 1e-4
     """Largest learning rate."""
     phi_rate: float = 1.0
@@ -190,7 +129,7 @@ class TrainingConfig:
     clip: float = 0.0
     """Largest gradient norm; 0 does not clip."""
     loss: str = "mse"
-    """mse, l1 or charbonnier, between reconstruction and image."""
+    """mse, l1, charbonnier or nmse (‖x̂ − x‖ / ‖x‖), between reconstruction and image."""
     measurement_weight: float = 0.0
     """Weight of the mean of (Φx̂ − Φx)², without noise."""
     orthogonality_weight: float = 0.0
@@ -222,10 +161,10 @@ class TrainingConfig:
     """Minutes that a process waits for another, also while the main one validates."""
 
     def __post_init__(self) -> None:
-        require_choice("training.optimizer", self.optimizer, ("adam", "adamw", "muon"))
+        require_choice("training.optimizer", self.optimizer, ("adam", "adamw", "muon", "lbfgs"))
         schedules = ("multistep", "cosine", "onecycle", "constant")
         require_choice("training.schedule", self.schedule, schedules)
-        require_choice("training.loss", self.loss, ("mse", "l1", "charbonnier"))
+        require_choice("training.loss", self.loss, ("mse", "l1", "charbonnier", "nmse"))
         require_choice("training.precision", self.precision, (*PRECISIONS, "auto"))
         for name in ("epochs", "steps_per_epoch", "batch_size", "accumulate", "log_every"):
             value = getattr(self, name)
@@ -252,6 +191,14 @@ class TrainingConfig:
             0 < self.phi_rate < math.inf,
             f"training.phi_rate is {self.phi_rate}, expected > 0 (sampling.phi=fixed trains no Φ)",
         )
+        if self.optimizer == "lbfgs":
+            for name, needed in (("phi_rate", 1), ("weight_decay", 0), ("clip", 0)):
+                value = getattr(self, name)
+                require(
+                    value == needed,
+                    f"training.{name} is {value}, but optimizer lbfgs knows of none; set "
+                    f"training.{name}={needed}",
+                )
         names = ("minutes", "weight_decay", "clip", "validate_every", "seed", "ratio_exponent")
         weights = ("measurement_weight", "orthogonality_weight", "l1_weight")
         for name in (*names, *weights):
@@ -305,13 +252,15 @@ class EvaluationConfig:
     protocol: str = "paper"
     """Named set of rules for PSNR and SSIM; see lgmnet.metrics.PROTOCOLS."""
     color: str = "luma"
-    """``luma`` scores Y; ``rgb`` rebuilds and scores each channel."""
+    """``luma`` scores Y; ``rgb`` rebuilds R, G and B one by one; ``color`` the three together;
+    ``bands`` all channels as they are."""
     padding: str = "zeros"
-    """How an image is completed to whole blocks: zeros (as published) or replicate."""
+    """How an image is brought to whole blocks: completed by zeros (as published) or replicate, or
+    ``crop``, which leaves off its right and lower end. What was left off is not scored."""
 
     def __post_init__(self) -> None:
-        require_choice("evaluation.color", self.color, ("luma", "rgb"))
-        require_choice("evaluation.padding", self.padding, ("zeros", "replicate"))
+        require_choice("evaluation.color", self.color, ("luma", "rgb", "color", "bands"))
+        require_choice("evaluation.padding", self.padding, ("zeros", "replicate", "crop"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -325,14 +274,35 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     lora: LoraConfig | None = None  # LoRun's; other networks have none
 
+    @property
+    def block_sampling(self) -> BlockSamplingConfig:
+        """``sampling``, for commands that work on block sampling only.
+
+        Raises:
+            ConfigError: the operator is another one.
+        """
+        if not isinstance(self.sampling, BlockSamplingConfig):
+            raise ConfigError("this command works on block sampling only; name such a network")
+        return self.sampling
+
     def as_dict(self) -> dict[str, Any]:
         """Plain dictionaries, lists and numbers, as a YAML file would hold them."""
         tree = {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
         tree["model"] = {"name": self.model.name, **self.model.options}
+        tree["sampling"] = _sampling_tree(self.sampling)
         return plain(tree)
 
     def as_yaml(self) -> str:
         return yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True)
+
+
+def _sampling_tree(sampling: SamplingConfig) -> dict[str, Any]:
+    """The keys of ``sampling:``, with the noise as the last one."""
+    name = next(n for n in OPERATORS.names() if OPERATORS.get(n) is type(sampling))
+    values = dataclasses.asdict(sampling)
+    noise_std = values.pop("noise_std")
+    named = {} if name == USUAL_OPERATOR else {"operator": name}
+    return {**named, **values, "noise_std": noise_std}
 
 
 def load_config(path: Path, overrides: Sequence[str] = (), joined: Sequence[Path] = ()) -> Config:
@@ -361,13 +331,23 @@ def config_from_dict(tree: Mapping[str, Any]) -> Config:
     reject_unknown(tree, sections, "")
     model = section_of(tree, "model")
     require("name" in model, "model.name is missing; name a network, such as lgm_net")
-    types = {**typing.get_type_hints(Config), "lora": LoraConfig}
+    types = {**typing.get_type_hints(Config), "lora": LoraConfig, "sampling": _operator(tree)}
     options = {k: v for k, v in model.items() if k != "name"}
     values: dict[str, Any] = {"model": ModelConfig(name=str(model["name"]), options=options)}
     for name in sections:
         if name != "model" and (name in tree or name != "lora"):
-            values[name] = build(types[name], section_of(tree, name), name)
+            section = section_of(tree, name)
+            if name == "sampling":
+                section = {k: v for k, v in section.items() if k != "operator"}
+            values[name] = build(types[name], section, name)
     return Config(**values)
+
+
+def _operator(tree: Mapping[str, Any]) -> type[SamplingConfig]:
+    """The settings of the operator that ``sampling.operator`` names."""
+    name = str(section_of(tree, "sampling").get("operator", USUAL_OPERATOR))
+    require_choice("sampling.operator", name, OPERATORS.names())
+    return typing.cast(type[SamplingConfig], OPERATORS.get(name))
 
 
 def _without_late_crops(tree: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -382,7 +362,7 @@ def _without_late_crops(tree: Mapping[str, Any]) -> Mapping[str, Any]:
 def _for_ratio(per_ratio: Mapping[Any, Any], ratio: Any) -> dict[str, Any]:
     """The entry of ``per_ratio:`` for this ratio, or its ``default``."""
     name = "default"
-    annotation = typing.get_type_hints(SamplingConfig)["ratio"]
+    annotation = typing.get_type_hints(BlockSamplingConfig)["ratio"]
     for key in per_ratio:
         if key != "default" and ratio is not None:
             written = convert(key, float, "a key of per_ratio")

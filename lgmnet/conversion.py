@@ -1,4 +1,4 @@
-"""What a YAML file says, as the types that dataclasses name; every mistake in words."""
+"""Read YAML files into the types of dataclasses; errors name the setting."""
 
 import dataclasses
 import typing
@@ -13,16 +13,16 @@ from lgmnet import registry
 from lgmnet.project import find_file
 from lgmnet.registry import nearest
 
-# Values of a YAML file, its aliases written out; configs have a hundred.
+# Largest number of values in a YAML file with its aliases expanded. Configs have about a hundred.
 LARGEST_TREE = 100_000
-# Characters of a YAML text; configs have a few thousand.
+# Largest number of characters in a YAML text. Configs have a few thousand.
 LARGEST_TEXT = 200_000
-# Sections of a config, and in them: the name of a key in older files -> its name today.
+# Section of a config -> (name of a key in older files -> its current name).
 FORMER_NAMES = {"data": {"patch_size": "crop_size"}}
 
 
 class ConfigError(ValueError):
-    """A setting is wrong; the message says which, what was expected, and what to do."""
+    """A setting is wrong. The message says which one, what was expected, and what to do."""
 
 
 def require(condition: bool, message: str) -> None:
@@ -35,7 +35,7 @@ def require_choice(key: str, value: str, known: Sequence[str]) -> None:
 
 
 def convert(value: Any, annotation: Any, key: str) -> Any:
-    """``value`` as the type that ``annotation`` names: YAML reads 1e-4 as a string."""
+    """``value`` converted to the type ``annotation``. (YAML reads 1e-4 as a string.)"""
     origin = typing.get_origin(annotation)
     if origin in (typing.Union, UnionType):
         members = typing.get_args(annotation)
@@ -58,7 +58,7 @@ def _convert_scalar(value: Any, annotation: Any, key: str) -> Any:
         text = str(value).lower()
         require(text in ("true", "false"), message + " (true or false)")
         return text == "true"
-    # YAML reads off, no and yes as booleans: never what a number or a name was meant to be.
+    # YAML reads off, no and yes as booleans, which are no valid numbers or names.
     require(not isinstance(value, bool) and isinstance(value, str | int | float), message)
     if annotation is str:
         return str(value)
@@ -73,7 +73,7 @@ def _convert_scalar(value: Any, annotation: Any, key: str) -> Any:
 
 
 def build(section: type, values: Mapping[str, Any], prefix: str) -> Any:
-    """The dataclass ``section`` of values, converted as its fields say."""
+    """The dataclass ``section`` with ``values``, converted to the types of its fields."""
     fields = {f.name: f for f in dataclasses.fields(section)}
     reject_unknown(values, fields, prefix + ".")
     types = typing.get_type_hints(section)
@@ -84,7 +84,7 @@ def build(section: type, values: Mapping[str, Any], prefix: str) -> Any:
 
 
 def section_of(tree: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The keys and values under ``name``; none where it is missing or empty."""
+    """The keys and values under ``name``; empty if it is missing or empty."""
     section = {} if tree.get(name) is None else tree[name]
     require(isinstance(section, dict), f"{name} is {section!r}, expected keys and values")
     return section
@@ -100,10 +100,10 @@ def reject_unknown(tree: Mapping[str, Any], known: Mapping[str, Any], prefix: st
 
 
 class StrictLoader(yaml.SafeLoader):
-    """YAML without the two things that are never meant.
+    """YAML that refuses two frequent mistakes.
 
-    PyYAML lets the last of two equal keys win in silence, and an alias of aliases of aliases
-    stands for more values than fit into memory.
+    PyYAML silently uses the last of two equal keys, and it expands nested aliases to more values
+    than fit into memory.
     """
 
     def __init__(self, text: str) -> None:
@@ -120,7 +120,7 @@ class StrictLoader(yaml.SafeLoader):
             self._sizes[node] = 1 + sum(self._sizes[child] for child in _children(node))
         if self._sizes[node] > LARGEST_TREE:
             raise yaml.YAMLError(
-                f"{_line(node)} stands for more than {LARGEST_TREE:,} values; write them without "
+                f"{_line(node)} expands to more than {LARGEST_TREE:,} values; write them without "
                 "aliases (*name)"
             )
         return node
@@ -151,10 +151,10 @@ def _line(node: yaml.Node) -> str:
 
 
 def parse_yaml(text: str) -> Any:
-    """What a YAML text says.
+    """The content of a YAML text.
 
     Raises:
-        ValueError: it is not valid, gives a key twice, is too long, or stands for too many values.
+        ValueError: it is not valid, gives a key twice, is too long, or expands to too many values.
     """
     if len(text) > LARGEST_TEXT:
         raise ValueError(f"it has {len(text):,} characters, expected at most {LARGEST_TEXT:,}")
@@ -165,22 +165,22 @@ def parse_yaml(text: str) -> Any:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The keys and values of a YAML file, see `find_file`, or a ConfigError."""
+    """The keys and values of a YAML file (see `find_file`). Raises ConfigError."""
     path = find_file(path)
     require(path.is_file(), f"there is no config file {path}; see configs/")
     try:
         tree = parse_yaml(path.read_text(encoding="utf-8")) or {}
-    except ValueError as error:  # also of text that is not UTF-8, and of dates that are none
-        raise ConfigError(f"{path} is no valid YAML: {error}") from None
-    require(isinstance(tree, dict), f"{path} holds no keys and values")
+    except ValueError as error:  # also for text that is not UTF-8, and for invalid dates
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    require(isinstance(tree, dict), f"{path} contains no keys and values")
     return with_current_names(tree)
 
 
 def read_with_bases(path: Path) -> dict[str, Any]:
-    """A YAML file over the one that it names as ``base``, and so on.
+    """A YAML file merged over its ``base``, which may have a base too.
 
     Raises:
-        ConfigError: a file is missing or wrong, or is its own base.
+        ConfigError: a file is missing or invalid, or is its own base.
     """
     path = find_file(path)
     tree, seen = read_yaml(path), [path.resolve()]
@@ -193,9 +193,9 @@ def read_with_bases(path: Path) -> dict[str, Any]:
 
 
 def with_current_names(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """``tree`` with the names of today in place of `FORMER_NAMES`.
+    """``tree`` with the current names in place of `FORMER_NAMES`.
 
-    Each source (file, command line, weights) is renamed before it is merged with another one.
+    Each source (file, command line, weights) is renamed before it is merged with another source.
 
     Raises:
         ConfigError: a source gives a setting by both names, with different values.
@@ -225,7 +225,7 @@ def _renamed(values: Mapping[str, Any], section: str) -> dict[str, Any]:
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Both trees; where they meet, the values of ``above``."""
+    """Both trees merged; if both have a value, that of ``above``."""
     merged = dict(below)
     for key, value in above.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
@@ -234,14 +234,14 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def override_tree(overrides: Sequence[str]) -> dict[str, Any]:
-    """The tree that ``section.key=value`` texts stand for."""
+    """The tree of ``section.key=value`` texts."""
     tree: dict[str, Any] = {}
     for text in overrides:
         key, equals, value = text.partition("=")
         section, dot, name = key.partition(".")
         require(
             bool(equals and dot and section and name),
-            f"'{text}' is no override; write section.key=value, such as sampling.ratio=0.25",
+            f"'{text}' is not an override; write section.key=value, such as sampling.ratio=0.25",
         )
         try:
             tree.setdefault(section, {})[name] = parse_yaml(value)
@@ -251,7 +251,7 @@ def override_tree(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """``value`` with lists in place of tuples, as YAML and JSON hold them."""
+    """``value`` with lists in place of tuples, for YAML and JSON."""
     if isinstance(value, dict):
         return {k: plain(v) for k, v in value.items()}
     return [plain(v) for v in value] if isinstance(value, list | tuple) else value

@@ -8,10 +8,16 @@ from lgmnet.operators import BlockSampling, LinearOperator
 
 # ε of the Charbonnier loss √(e² + ε²), in the unit of the image.
 CHARBONNIER_EPSILON = 1e-3
+# In the loss nmse an image counts as one whose root mean square is at least this.
+DARKEST = 1e-3
 
 
 def distance(image: Tensor, target: Tensor, kind: str) -> Tensor:
-    """Mean over all pixels: ``mse``, ``l1`` or ``charbonnier``."""
+    """``mse``, ``l1`` or ``charbonnier``, means over all pixels; or ``nmse``.
+
+    ``nmse`` is the mean over the images of ‖x̂ − x‖ / ‖x‖ (Deep ADMM-Net). Its gradient is zero for
+    a perfect image.
+    """
     error = image - target
     if kind == "mse":
         return error.square().mean()
@@ -19,7 +25,11 @@ def distance(image: Tensor, target: Tensor, kind: str) -> Tensor:
         return error.abs().mean()
     if kind == "charbonnier":
         return (error.square() + CHARBONNIER_EPSILON**2).sqrt().mean()
-    raise ValueError(f"unknown loss '{kind}', expected mse, l1 or charbonnier")
+    if kind == "nmse":
+        norms = torch.linalg.vector_norm(target.flatten(1), dim=1)
+        darkest = DARKEST * target[0].numel() ** 0.5
+        return (torch.linalg.vector_norm(error.flatten(1), dim=1) / norms.clamp_min(darkest)).mean()
+    raise ValueError(f"unknown loss '{kind}', expected mse, l1, charbonnier or nmse")
 
 
 def orthogonality(operator: LinearOperator) -> Tensor:

@@ -1,4 +1,4 @@
-"""Where the files are that come with the package, and of which commit and versions it is."""
+"""The folder of the weights and configs of the package, and its commit and versions."""
 
 import platform
 import subprocess
@@ -9,18 +9,18 @@ import torch
 import lgmnet
 
 _PACKAGE = Path(__file__).resolve().parent
-# They stand beside the package in a clone; a wheel has them within (see setup.py).
+# In a clone they are beside the package; in a wheel they are inside it (see setup.py).
 PROJECT = _PACKAGE if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent
 
 
 def find_file(path: Path) -> Path:
-    """``path`` as seen from here, else that of the project, else as it was given."""
+    """``path`` if it is a file, else the file of the project, else ``path`` unchanged."""
     ours = PROJECT / path
     return ours if ours.is_file() and not path.is_file() else path
 
 
 def provenance() -> dict[str, str]:
-    """Commit and versions, so that a number can be traced."""
+    """Commit and versions, to trace a number to its code."""
     return {
         "commit": commit(),
         "torch": torch.__version__,
@@ -30,9 +30,10 @@ def provenance() -> dict[str, str]:
 
 
 def commit() -> str:
-    """Of the clone that runs; the version of a package that is installed in whatever place.
+    """The commit of this clone; for an installed package, its version.
 
-    Git is told which repository: by itself it takes that of a folder above, or of a variable.
+    Git gets the repository explicitly. Otherwise it would use that of a parent folder, or of
+    GIT_DIR.
     """
     own = PROJECT / ".git"
     if not own.exists():

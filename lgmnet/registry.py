@@ -1,4 +1,4 @@
-"""Name -> constructor, with an error that helps."""
+"""Registry of constructors by name, and helpful errors for unknown names."""
 
 import difflib
 import inspect
@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """``"; did you mean 'x'?"`` for the known word closest to ``word``, or nothing."""
+    """``"; did you mean 'x'?"`` for the known word closest to ``word``, else an empty text."""
     matches = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean '{matches[0]}'?" if matches else ""
 
@@ -29,7 +29,7 @@ class Registry(Generic[T]):
     """A list of constructors by name. A name can be taken only once.
 
     Args:
-        kind: what is registered, for messages: ``"model"``.
+        kind: what is registered, such as ``"model"``; used in messages.
     """
 
     def __init__(self, kind: str) -> None:
@@ -39,7 +39,7 @@ class Registry(Generic[T]):
     def register(self, name: str) -> Callable[[type[T]], type[T]]:
         def decorate(constructor: type[T]) -> type[T]:
             if name in self._constructors:
-                raise ValueError(f"{self.kind} '{name}' is registered already")
+                raise ValueError(f"{self.kind} '{name}' is already registered")
             self._constructors[name] = constructor
             return constructor
 
@@ -57,10 +57,10 @@ class Registry(Generic[T]):
         return self._constructors[name]
 
     def create(self, name: str, /, **options: object) -> T:
-        """Build what ``name`` stands for.
+        """Call the constructor of ``name`` with ``options``.
 
         Raises:
-            ValueError: the name is unknown, or its constructor has no such option.
+            ValueError: the name is unknown, or its constructor does not have an option.
         """
         constructor = self.get(name)
         known = list(inspect.signature(constructor).parameters)

@@ -1,4 +1,4 @@
-"""Numbers -> tables: measured values beside published ones."""
+"""Tables of measured numbers, with published values for comparison."""
 
 import csv
 import io
@@ -17,17 +17,17 @@ import yaml
 
 from lgmnet.files import write_text
 
-# Heads of the columns that test.py --consistency adds.
-CONSISTENCY = {"residual": "‖Φx̂−y‖/‖y‖", "psnr_on_y": "PSNR on Φx=y"}
+# Heads of the columns that a protocol adds, or test.py --consistency.
+ADDED = {"nmse": "NMSE", "residual": "‖Φx̂−y‖/‖y‖", "psnr_on_y": "PSNR on Φx=y"}
 # What results must agree in to stand in one file.
-SAME = ("network", "options", "ratio", "weights_sha256", "phi_sha256", "protocol", "color",
-        "padding", "noise_std", "precision")  # fmt: skip
+SAME = ("network", "options", "ratio", "condition", "weights_sha256", "phi_sha256", "protocol",
+        "color", "padding", "noise_std", "precision")  # fmt: skip
 # Digits that scores are printed with.
-DIGITS = {"psnr": 2, "ssim": 4, "residual": 4, "psnr_on_y": 2}
+DIGITS = {"psnr": 2, "ssim": 4, "nmse": 4, "residual": 4, "psnr_on_y": 2}
 
 
 class Published(NamedTuple):
-    """A published result: PSNR in dB, SSIM (None where not printed), and where it stands."""
+    """A published result: PSNR in dB, SSIM (None if not printed), and its source."""
 
     method: str
     psnr: float
@@ -35,22 +35,23 @@ class Published(NamedTuple):
     training: str
     source: str
     options: Mapping[str, Any]
-    """Of the network, where they are not the defaults here."""
+    """Options of the network that are not the defaults here."""
     sampling: Mapping[str, Any]
-    """What is known of Φ, by the names of the config."""
+    """The known settings of Φ, by their names in the config."""
 
 
 def published(
     network: str,
     dataset: str,
-    ratio: float,
+    at: float | str,
     protocol: str,
     color: str = "luma",
     options: Mapping[str, Any] = MappingProxyType({}),
 ) -> Published | None:
-    """What the authors print for this network, test set, ratio and protocol, if they do.
+    """What the authors print for this network, test set, condition and protocol, if they do.
 
     Args:
+        at: a ratio as a number, or the name of another condition, such as a mask.
         options: of the network, where they are not the defaults. An option that any published row
             of this network names must be as in the row; others may differ.
     """
@@ -60,12 +61,22 @@ def published(
     chosen = {key: value for key, value in options.items() if key in named}
     for table, row in rows:
         same = table["dataset"] == dataset and table["protocol"] == protocol
-        scored = color in table.get("color", ["luma"]) and ratio in table["ratios"]
+        scored = color in table.get("color", ["luma"]) and at in table["conditions"]
         if same and scored and row.get("options", {}) == chosen:
-            found = _published(table, row, table["ratios"].index(ratio))
+            found = _published(table, row, table["conditions"].index(at))
             if found.psnr is not None:
                 return found
     return None
+
+
+def condition(results: Mapping[str, Any]) -> Any:
+    """What a metrics.json was measured at: a ratio as a number, else the name of the condition."""
+    return results["condition"] if "condition" in results else results["ratio"]
+
+
+def condition_title(at: float | str) -> str:
+    """A condition in tables: ``10 %``, or its name."""
+    return at if isinstance(at, str) else f"{100 * at:g} %"
 
 
 @cache
@@ -88,20 +99,20 @@ def _published(table: Mapping[str, Any], row: Mapping[str, Any], column: int) ->
 
 
 def comparable(results: Mapping[str, Any], dataset: str) -> Published | None:
-    """The published value that a test set of a ``metrics.json`` may be compared with."""
+    """The published value for a test set of a ``metrics.json``, or None."""
     rules = ("padding", "zeros"), ("noise_std", 0)
     if any(results.get(key, usual) != usual for key, usual in rules):
         return None
     return published(
-        results["network"], dataset, results["ratio"], results["protocol"],
+        results["network"], dataset, condition(results), results["protocol"],
         results.get("color", "luma"), results.get("options", {}),
     )  # fmt: skip
 
 
 def differences(results: Mapping[str, Any], known: Published) -> str:
-    """In words, the settings of a ``metrics.json`` that are not those of a published result.
+    """The settings of a ``metrics.json`` that differ from a published result, as text.
 
-    Training data are always named: the same name may stand for other images.
+    Training data are always named, because the same name may mean other images.
     """
     options, sampling = results.get("options", {}), results.get("sampling", {})
     found = [f"{k} = {v}" for k, v in options.items() if known.options.get(k) != v]
@@ -116,7 +127,7 @@ def differences(results: Mapping[str, Any], known: Published) -> str:
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns line up when read as text; numbers to the right."""
+    """A Markdown table with aligned columns; all columns but the first are aligned right."""
     cells = [list(header), *[list(row) for row in rows]]
     widths = [max(3, *(len(row[k]) for row in cells)) for k in range(len(header))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
@@ -133,7 +144,7 @@ def comparison(results: Mapping[str, Any]) -> str:
     """Markdown of a ``metrics.json``: measured, published, difference, one row per test set."""
     results = finite(results)
     rows, notes = [], set()
-    extra = [key for key in CONSISTENCY if any(key in d for d in results["datasets"].values())]
+    extra = [key for key in ADDED if any(key in d for d in results["datasets"].values())]
     for name, data in results["datasets"].items():
         known = comparable(results, name)
         row = [name, _scored(data), number(data["psnr"], 2), number(data["ssim"], 4)]
@@ -149,18 +160,18 @@ def comparison(results: Mapping[str, Any]) -> str:
         rows.append(row + [number(data.get(key), DIGITS[key]) for key in extra])
         notes |= {f"{name}: the mean {note}" for note in _counts(data)}
     header = ["test set", "images", "PSNR", "SSIM", "published PSNR", "difference", "s/image"]
-    header += [CONSISTENCY[key] for key in extra]
+    header += [ADDED[key] for key in extra]
     return "\n".join([markdown(header, rows), *sorted(notes)])
 
 
 def _scored(data: Mapping[str, Any]) -> str:
-    """``11``, or ``10 of 11`` where images could not be scored."""
+    """``11``, or ``10 of 11`` if an image could not be scored."""
     count, failed = len(data["images"]), len(data.get("failed", {}))
     return f"{count} of {count + failed}" if failed else str(count)
 
 
 def _counts(data: Mapping[str, Any]) -> list[str]:
-    """Which means are not over all scored images."""
+    """Notes on means that do not include all scored images."""
     count = len(data["images"])
     counted = {key: data.get(f"{key}_images", count) for key in ("psnr", "ssim")}
     return [
@@ -191,12 +202,12 @@ def experiment_table(experiment: Mapping[str, Any]) -> str:
 
 def _head(column: str) -> str:
     dataset, _, key = column.rpartition(" ")
-    name = CONSISTENCY.get(key, key.upper() if dataset else key)
+    name = ADDED.get(key, key.upper() if dataset else key)
     return f"{dataset} {name}".strip()
 
 
 def _cell(column: str, runs: Sequence[Mapping[str, Any]]) -> str:
-    """One number of some runs: itself where it is always the same, else mean ± deviation."""
+    """One number of several runs. Scores are mean ± deviation over the runs."""
     dataset, _, key = column.rpartition(" ")
     if not all(dataset in run["scores"] if dataset else column in run for run in runs):
         return "–"
@@ -210,26 +221,26 @@ def _cell(column: str, runs: Sequence[Mapping[str, Any]]) -> str:
 
 
 def replace_block(text: str, name: str, table: str) -> str:
-    """``text`` with the table called ``name`` exchanged.
+    """``text`` with a new table ``name``.
 
-    A table stands between the lines ``<!-- table: name -->`` and ``<!-- /table -->``.
+    A table is between the lines ``<!-- table: name -->`` and ``<!-- /table -->``.
 
     Raises:
-        ValueError: the two lines are not in ``text`` exactly once.
+        ValueError: ``text`` does not contain these two lines exactly once.
     """
     opening, closing = f"<!-- table: {name} -->\n", "<!-- /table -->"
     before, found, rest = text.partition(opening)
     old, closed, after = rest.partition(closing)
     if not (found and closed) or "<!-- table:" in old or opening in after:
         raise ValueError(
-            f"expected the line {opening.strip()} once, and {closing} below it; write both where "
-            "the table shall stand"
+            f"expected the line {opening.strip()} once, and {closing} below it; write both lines "
+            "at the place of the table"
         )
     return f"{before}{opening}{table.strip()}\n{closing}{after}"
 
 
 def number(value: float | None, digits: int) -> str:
-    """``value`` with so many digits; a dash where there is none."""
+    """``value`` with ``digits`` digits; a dash for None."""
     return "-" if value is None else f"{value:.{digits}f}"
 
 
@@ -239,19 +250,24 @@ def write_results(folder: Path, results: Mapping[str, Any], name: str = "metrics
     write_text(folder / f"{name}.json", content + "\n")
     table = io.StringIO(newline="")
     writer = csv.writer(table)
-    writer.writerow(["dataset", "image", "psnr", "ssim", "seconds"])
-    for dataset, data in results["datasets"].items():
-        for image, values in data["images"].items():
-            row = [values["psnr"], values["ssim"], values["seconds"]]
-            writer.writerow([dataset, image, *row])
+    rows = [
+        (dataset, image, values)
+        for dataset, data in results["datasets"].items()
+        for image, values in data["images"].items()
+    ]
+    nmse = ["nmse"] if any("nmse" in values for _, _, values in rows) else []
+    columns = ["psnr", "ssim", *nmse, "seconds"]
+    writer.writerow(["dataset", "image", *columns])
+    for dataset, image, values in rows:
+        writer.writerow([dataset, image, *(values.get(column) for column in columns)])
     write_text(folder / f"{name}.csv", table.getvalue())
 
 
 def add_results(folder: Path, results: Mapping[str, Any]) -> Path:
-    """Write results beside those that are there, and lose none; returns the JSON file.
+    """Add results to those in ``folder`` without losing any; return the JSON file.
 
-    Test sets are added to ``metrics.json`` if it is of the same weights, Φ and rules (`SAME`), and
-    replaced there if they have the same images. Otherwise the file is ``metrics.<protocol>.json``,
+    Test sets are added to ``metrics.json`` if its weights, Φ and rules are the same (`SAME`). A
+    test set with the same images is replaced. Otherwise the file is ``metrics.<protocol>.json``,
     or ``metrics.<protocol>.2.json`` and so on.
     """
     protocol = results["protocol"]
@@ -266,7 +282,7 @@ def add_results(folder: Path, results: Mapping[str, Any]) -> Path:
 
 
 def _before(path: Path, results: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The test sets in a file that ``results`` may join; None where they may not."""
+    """The test sets in a file if ``results`` may be added to it, else None."""
     if not path.exists():
         return {}
     try:
@@ -292,7 +308,7 @@ def _names(data: Mapping[str, Any]) -> set[str]:
 
 
 def finite(value: Any) -> Any:
-    """``value`` with null for numbers that JSON cannot hold (the PSNR of identical images)."""
+    """``value`` with null for infinity and NaN, which JSON does not have."""
     if isinstance(value, Mapping):
         return {key: finite(item) for key, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

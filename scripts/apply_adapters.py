@@ -1,4 +1,4 @@
-"""Join a LoRun's backbone and adapters in one weights file, which every command understands."""
+"""Write backbone and adapters of a LoRun into one weights file that every command can use."""
 
 import argparse
 import sys
@@ -22,7 +22,7 @@ def main() -> int:
     parser.add_argument(
         "--merge",
         default="on_the_fly",
-        help="on_the_fly keeps backbone and adapters apart; per_stage writes one denoiser per "
+        help="on_the_fly keeps backbone and adapters separate; per_stage writes one denoiser per "
         "stage: larger and faster",
     )
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")

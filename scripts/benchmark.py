@@ -1,8 +1,9 @@
-"""What networks cost, measured side by side in one process: size, arithmetic, time, memory.
+"""Measure networks in turn in one process: size, arithmetic, time, memory.
 
-A network is a config, with changes after commas, or weights: by name, folder or file. `plain:`
-before it takes what its training settings make faster away again: fp32, NCHW, eager, Φ by strided
-convolutions. All are timed in turn, and compared with the first, round by round.
+A network is a config, with changes after commas, or weights by name, folder or file. `plain:`
+before it switches off everything that makes it faster: the network runs in fp32, NCHW, eager mode,
+with Φ by strided convolutions. All networks are timed in turn, and each round is compared with the
+first network.
 
 Writes benchmark.json and benchmark.md; with --metrics also benchmark.png.
 """
@@ -25,7 +26,7 @@ from lgmnet import report, runtime
 from lgmnet.build import build_model
 from lgmnet.config import load_config
 from lgmnet.costs.benchmark import Conditions, Subject, benchmark, inference
-from lgmnet.files import write_figure, write_text
+from lgmnet.files import write_figure, write_text, write_whole
 from lgmnet.runtime import Runtime
 from lgmnet.weights.saved import find_weights
 
@@ -102,11 +103,11 @@ def open_subject(name: str) -> Subject:
 
 
 def open_foreign(name: str) -> Subject:
-    """``PATH:CLASS``, a module without arguments that maps ``(batch, 1, H, W)`` to a tensor."""
+    """``PATH:CLASS``, made without arguments; it maps ``(batch, 1, H, W)`` to a tensor."""
     path, _, kind = name.rpartition(":")
     spec = importlib.util.spec_from_file_location("foreign", path) if path else None
     if spec is None or spec.loader is None or not Path(path).is_file():
-        raise ValueError(f"--compare {name}: expected PATH.py:CLASS of a file that is there")
+        raise ValueError(f"--compare {name}: expected PATH.py:CLASS of an existing file")
     module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(Path(path).parent))  # its own imports
     spec.loader.exec_module(module)
@@ -126,20 +127,21 @@ def check_names(subjects: list[Subject]) -> None:
 
 
 def write_traces(subjects: list[Subject], arguments: argparse.Namespace, here: Runtime) -> None:
-    """A Chrome trace of one inference of each network, to be opened in chrome://tracing."""
+    """A Chrome trace of one inference of each network; open it in chrome://tracing."""
     for number, s in enumerate(subjects):
         run = inference(s, arguments.size, arguments.batch, here)
         with torch.profiler.profile(record_shapes=True) as profile:
             run()
             here.synchronise()
-        profile.export_chrome_trace(str(arguments.output / f"trace_{number}.json"))
+        path = arguments.output / f"trace_{number}.json"
+        write_whole(path, lambda temporary: profile.export_chrome_trace(str(temporary)))
 
 
 def read_scores(subjects: list[Subject], files: list[Path], dataset: str) -> dict[str, float]:
-    """PSNR of ``dataset`` from metrics.json files, by the name of the network that they score.
+    """PSNR of ``dataset`` from metrics.json files, by name of the network.
 
     Raises:
-        ValueError: a file is no metrics.json, or scores what is not timed here.
+        ValueError: a file is not a metrics.json, or its network is not timed here.
     """
     timed = {weights_name(subject.name): subject for subject in subjects}
     found = {}
@@ -148,11 +150,11 @@ def read_scores(subjects: list[Subject], files: list[Path], dataset: str) -> dic
             content = json.loads(file.read_text(encoding="utf-8"))
             scored, ratio, scores = content["weights"], content["ratio"], content["datasets"]
         except (ValueError, KeyError, TypeError):
-            raise ValueError(f"{file} is no metrics.json of test.py") from None
+            raise ValueError(f"{file} is not a metrics.json of test.py") from None
         if scored not in timed:
             raise ValueError(f"{file} scores '{scored}', which is not among the networks given")
         subject = timed[scored]
-        if subject.config and (highest := subject.config.sampling.limits[-1]) != ratio:
+        if subject.config and (highest := subject.config.block_sampling.limits[-1]) != ratio:
             raise ValueError(
                 f"{file} scores '{scored}' at {ratio:g}, but a network for a range is timed at its "
                 f"highest ratio, {highest:g}"
@@ -164,7 +166,7 @@ def read_scores(subjects: list[Subject], files: list[Path], dataset: str) -> dic
 
 
 def weights_name(given: str) -> str:
-    """What test.py calls the weights: ``checkpoints/x/model.safetensors`` and ``x`` are both x."""
+    """The name in test.py: that of ``checkpoints/x/model.safetensors`` and of ``x`` is x."""
     name = given.removeprefix("plain:")
     if any(part in name for part in (".py:", ".yaml", ".yml")):
         return name
@@ -172,7 +174,7 @@ def weights_name(given: str) -> str:
 
 
 def plot(results: dict[str, Any], dataset: str, path: Path) -> None:
-    """PSNR against parameters and FLOPs; the area of a bubble is the other of the two."""
+    """Plot PSNR against parameters and against FLOPs; the area of a bubble shows the other one."""
     from matplotlib.figure import Figure
 
     scored = {n: r for n, r in results["networks"].items() if r.get("psnr") is not None}
@@ -197,30 +199,40 @@ def parse() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("networks", nargs="*", help="YAML[,KEY=VALUE,...] or weights; plain: before it")
-    add("--compare", nargs="+", default=[], metavar="PATH:CLASS", help="a foreign nn.Module")
+    add(
+        "--compare",
+        nargs="+",
+        default=[],
+        metavar="PATH:CLASS",
+        help="an nn.Module of another project",
+    )
     add(
         "--size",
         type=positive,
         default=256,
-        help="side of the images (256), completed to whole blocks",
+        help="side of the images (256), rounded up to whole blocks",
     )
     add("--batch", type=positive, default=1, help="images at a time (1)")
     add("--rounds", type=positive, default=9, help="rounds that count (9)")
-    add("--warmup", type=positive, default=1, help="rounds before that do not count (1)")
+    add("--warmup", type=positive, default=1, help="warm-up rounds, which do not count (1)")
     add(
         "--train",
         type=positive,
         default=0,
         metavar="BATCH",
-        help="also training steps of so many crops",
+        help="also time training steps with this number of crops",
     )
     add("--data", nargs="+", default=("builtin",), help="images for the training steps")
-    add("--data-rate", action="store_true", help="also crops per second of the data pipeline")
-    add("--profile", action="store_true", help="also a Chrome trace of one inference of each")
+    add(
+        "--data-rate",
+        action="store_true",
+        help="also measure crops per second of the data pipeline",
+    )
+    add("--profile", action="store_true", help="also write a Chrome trace of one inference of each")
     add("--metrics", nargs="+", type=Path, default=[], help="metrics.json files, for the plot")
-    add("--dataset", default="Set11", help="whose PSNR is plotted (Set11)")
-    add("--threads", type=positive, help="CPU threads; one has the steadiest clock")
-    add("--output", type=Path, default=Path("results/benchmark"), help="(results/benchmark)")
+    add("--dataset", default="Set11", help="test set whose PSNR is plotted (Set11)")
+    add("--threads", type=positive, help="CPU threads; one gives the most stable times")
+    add("--output", type=Path, default=Path("results/benchmark"), help="folder (results/benchmark)")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:1")
     arguments = parser.parse_args()
     if not arguments.networks and not arguments.compare:
@@ -230,7 +242,7 @@ def parse() -> argparse.Namespace:
 
 def positive(text: str) -> int:
     if not text.isdigit() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"'{text}' is no whole number above 0")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
     return int(text)
 
 

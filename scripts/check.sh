@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets everything up on a fresh machine, then runs lint, format, types and tests.
+# Installs everything on a fresh machine, then runs lint, format, types and tests.
 set -euo pipefail
 source "$(dirname "$0")/setup.sh"
 ruff check .

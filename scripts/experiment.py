@@ -1,13 +1,13 @@
 """Train and score every run of an experiment, and write its table.
 
-An experiment is a YAML file: axes with choices, and what each choice adds to the words after
-train.py. Every combination is trained once for each seed into runs/experiments/, as train.py would,
-and scored with its final weights; runs that are done are not repeated, and stopped ones go on.
-Rows that the table has already stay where another machine made them: a row is known by its command.
+An experiment is a YAML file: axes with choices, and the arguments of train.py that each choice
+adds. Every combination is trained once for each seed into runs/experiments/, as by train.py,
+and its final weights are scored. Finished runs are not repeated, and stopped runs continue.
+Rows of other machines stay in the table: a row is identified by its command.
 
-{seed} in such a word is the run's seed. A network for a range is scored at every published ratio in
-it; with `name_ratios: true` the sets of all networks are then called "Set11 at 10 %". `fast: bf16`
-scores by `lgmnet.optimize_for_inference`. `validation` is what the log says last.
+{seed} in an argument is the seed of the run. A network for a range is scored at every published
+ratio in it; with `name_ratios: true` the test sets of all networks are called "Set11 at 10 %".
+`fast: bf16` scores with `lgmnet.optimize_for_inference`. `validation` is the last value in the log.
 """
 
 import argparse
@@ -24,11 +24,12 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
 
 from lgmnet import complexity, report, runtime
-from lgmnet.config import ConfigError, SamplingConfig, load_config
+from lgmnet.config import ConfigError, load_config
 from lgmnet.conversion import read_yaml
 from lgmnet.data.datasets import open_test_sets
 from lgmnet.evaluation.scoring import Scoring, score_sets
 from lgmnet.files import write_text
+from lgmnet.operators import SamplingConfig
 from lgmnet.project import PROJECT
 from lgmnet.weights.saved import find_weights
 
@@ -42,7 +43,7 @@ OPTIONAL = {"name_ratios", "fast"}
 
 
 class Run(NamedTuple):
-    """One training: the choice on each axis, the seed, and the words after train.py."""
+    """One run: the choice on each axis, the seed, and the arguments of train.py."""
 
     choices: dict[str, str]
     seed: int
@@ -64,9 +65,15 @@ def main() -> int:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("experiment", type=Path, help="YAML file under configs/experiments/")
-    parser.add_argument("--part", default="1/1", help="k/n: only every n-th run, from the k-th on")
+    parser.add_argument(
+        "--part", default="1/1", help="k/n: only every n-th run, starting with the k-th"
+    )
     parser.add_argument("--list", action="store_true", help="print the commands and stop")
-    parser.add_argument("--finished", action="store_true", help="train nothing, write the table")
+    parser.add_argument(
+        "--finished",
+        action="store_true",
+        help="write the table of the finished runs, without training",
+    )
     parser.add_argument(
         "--speed", type=Path, help="benchmark.json of the runs' weights, for a column `speed`"
     )
@@ -112,12 +119,12 @@ def read_experiment(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} needs exactly these keys: {', '.join(sorted(KEYS))}")
     axes = tree["axes"]
     if not isinstance(axes, dict) or not all(isinstance(a, dict) for a in axes.values()):
-        raise ConfigError(f"{path}: axes needs a name, and below it choices with their words")
+        raise ConfigError(f"{path}: axes needs a name, and below it choices with their arguments")
     return tree
 
 
 def expand(experiment: dict[str, Any]) -> Iterator[Run]:
-    """All combinations. A choice may name another config; later words win."""
+    """All combinations. A choice may name another config; later arguments win."""
     axes = experiment["axes"]
     for seed, combination in itertools.product(
         experiment["seeds"], itertools.product(*(axis.items() for axis in axes.values()))
@@ -132,7 +139,7 @@ def expand(experiment: dict[str, Any]) -> Iterator[Run]:
 
 
 def part(text: str) -> tuple[int, None, int]:
-    """``k/n`` as the slice of every n-th run from the k-th on."""
+    """``k/n`` as the slice of every n-th run, starting with the k-th."""
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
         raise ConfigError(f"--part is '{text}', expected k/n with 1 <= k <= n, such as 1/2")
@@ -148,7 +155,7 @@ def done(folder: Path) -> bool:
 
 
 def perform(run: Run, folder: Path, experiment: dict[str, Any], device: str) -> None:
-    """Train one run, from where it stopped, and score its final weights on the test sets."""
+    """Train one run or resume it, and score its final weights on the test sets."""
     if done(folder):
         return
     if not (folder / "last.safetensors").exists():
@@ -157,17 +164,17 @@ def perform(run: Run, folder: Path, experiment: dict[str, Any], device: str) -> 
         print(folder, flush=True)
         base = ["--output", str(folder), "--device", device]
         subprocess.run([*command, *base, *resume], check=True)
-    # Nothing is selected: the last average where the run keeps one, else the last weights.
+    # No selection: the final weight average if the run has one, else the last weights.
     final = next(p for p in (folder / "ema.safetensors", folder / "last.safetensors") if p.exists())
     weights = find_weights(final)
     sets = open_test_sets(experiment["data"], runtime.data_roots())
     sampling = weights.config.sampling
     fast = experiment.get("fast")
     datasets: dict[str, Any] = {}
-    for ratio in sampling.scored_ratios:
+    for condition in sampling.conditions:
         how = Scoring(
             rules=[weights.config.evaluation],
-            ratio=ratio,
+            condition=condition,
             consistency=True,
             fast=bool(fast),
             precision=fast or "fp32",
@@ -175,7 +182,8 @@ def perform(run: Run, folder: Path, experiment: dict[str, Any], device: str) -> 
         with runtime.start(device) as here:
             [scores] = score_sets(weights, sets, how, here)
         for name, values in scores["datasets"].items():
-            datasets[name_at(name, ratio) if experiment.get("name_ratios") else name] = values
+            named = f"{name} at {sampling.title(condition)}"
+            datasets[named if experiment.get("name_ratios") else name] = values
     report.write_results(folder, scores | {"datasets": datasets})
 
 
@@ -184,7 +192,7 @@ def table_rows(
 ) -> dict[str, dict[str, Any]]:
     """The rows of the table by name of the run: of finished runs here, else those of ``before``.
 
-    A choice may have got another name since, and a speed was measured in a run of its own.
+    The choices are updated, because they may have new names. A measured speed is kept.
     """
     old = {row["command"]: row for row in before}
     rows = {}
@@ -198,10 +206,10 @@ def table_rows(
 
 
 def result(run: Run, folder: Path, name_ratios: bool = False) -> dict[str, Any]:
-    """What a finished run says: its choices, its size, its scores."""
+    """The row of a finished run: its choices, its size, its scores."""
     phases = [load_config(path) for path in folder.rglob("config.yaml")]
     model = find_weights(folder).load()
-    side = 8 * phases[0].sampling.block_size
+    side = 8 * phases[0].block_sampling.block_size
     scores = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["datasets"]
     return {
         "choices": run.choices,
@@ -222,7 +230,7 @@ def validation(folder: Path, named: SamplingConfig | None = None) -> dict[str, d
     """The scores of the final weights on the validation images, if the run has any.
 
     Args:
-        named: whose ratios the sets are named by.
+        named: whose conditions the sets are named by.
     """
     lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
     found = [line for line in map(json.loads, lines) if line["kind"] == "validation"]
@@ -231,22 +239,20 @@ def validation(folder: Path, named: SamplingConfig | None = None) -> dict[str, d
     last = found[-1]
     if named is None:
         return {"validation": {key: last[key] for key in ("psnr", "ssim")}}
-    key = "psnr_r{:.2f}" if named.is_range else "psnr"
+    several = len(named.conditions) > 1
     return {
-        name_at("validation", ratio): {"psnr": last[key.format(ratio)]}
-        for ratio in named.scored_ratios
+        f"validation at {named.title(condition)}": {
+            "psnr": last[f"psnr_{condition}" if several else "psnr"]
+        }
+        for condition in named.conditions
     }
 
 
-def name_at(dataset: str, ratio: float) -> str:
-    return f"{dataset} at {100 * ratio:g} %"
-
-
 def add_speed(rows: dict[str, dict[str, Any]], path: Path) -> None:
-    """Crops per second of training, relative to the first run, as scripts/benchmark.py found them.
+    """Crops per second of training, relative to the first run, measured by scripts/benchmark.py.
 
     Args:
-        rows: of the table, by name of the run.
+        rows: rows of the table, by name of the run.
 
     Raises:
         ValueError: the benchmark has no training step of a run.

@@ -1,7 +1,7 @@
-"""Write a model as one file that runs without this package: from y to the image.
+"""Write a model as one file that runs without this package and maps y to the image.
 
-.pt2 is for PyTorch (torch.export.load), .onnx for the other programs. Batch, height and
-width stay free, in whole blocks. What was written gives the numbers of the model, to 1e-5.
+.pt2 is for PyTorch (torch.export.load), .onnx for other programs. Any batch size, and any height
+and width in whole blocks, are possible. The file gives the output of the model to 1e-5.
 """
 
 import argparse
@@ -11,6 +11,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
 
 from lgmnet.data.images import printable
+from lgmnet.operators.ratios import condition_of
 from lgmnet.weights.export import export_model
 from lgmnet.weights.saved import Weights, find_weights
 
@@ -24,16 +25,20 @@ def main() -> int:
     )
     parser.add_argument("weights", help="name, folder or file")
     parser.add_argument("--ratio", type=float, help="of a network that serves a range of them")
+    parser.add_argument("--at", help="condition, such as r0.05 or the name of a mask")
     parser.add_argument("--output", type=Path, required=True, help="a .pt2 or .onnx file")
     parser.add_argument(
-        "--from-image", action="store_true", help="measure too, without noise: image to image"
+        "--from-image",
+        action="store_true",
+        help="include the measurement, without noise: image to image",
     )
     arguments = parser.parse_args()
     try:
         weights = find_weights(arguments.weights)
         if not isinstance(weights, Weights):
             raise ValueError(f"{arguments.weights} holds no trained values; name weights")
-        export_model(weights.load(arguments.ratio), arguments.output, arguments.from_image)
+        condition = condition_of(arguments.ratio, arguments.at)
+        export_model(weights.load(condition), arguments.output, arguments.from_image)
     except (ValueError, OSError) as error:
         print(f"export_model.py: {error}", file=sys.stderr)
         return 1

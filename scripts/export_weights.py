@@ -1,6 +1,6 @@
 """Turn a finished run into weights to ship: model.safetensors, config.yaml and log.jsonl.
 
-Scores and hash of weights that were in the folder before are removed. Score the new ones, and
+The scores and the hash of older weights in the folder are removed. Then score the new weights, and
 write tables, model card and hash:
   python test.py checkpoints/<name> --data Set11 --output checkpoints/<name>
   python scripts/make_tables.py
@@ -19,7 +19,7 @@ from lgmnet.weights.files import SUMS, read_sums
 from lgmnet.weights.saved import Weights, find_weights, save_weights
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-# What a weights file says by itself and what is written anew.
+# Metadata that every weights file has and that are written again.
 OWN = ("format", "config", "phi_sha256")
 
 
@@ -33,18 +33,21 @@ def main() -> int:
     parser.add_argument("run", type=Path, help="run folder, or one weights file in it")
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
     parser.add_argument(
-        "--precision", choices=sorted(PRECISIONS), default="fp32", help="of the stored tensors"
+        "--precision",
+        choices=sorted(PRECISIONS),
+        default="fp32",
+        help="precision of the stored tensors",
     )
     arguments = parser.parse_args()
     try:
         weights = find_weights(arguments.run)
         if not isinstance(weights, Weights):
-            raise ValueError(f"{arguments.run} holds no trained values; name a run folder")
+            raise ValueError(f"{arguments.run} contains no trained values; name a run folder")
         metadata = {k: v for k, v in weights.metadata.items() if k not in OWN}
         precision = PRECISIONS[arguments.precision]
         path, log = arguments.output / "model.safetensors", weights.path.parent / "log.jsonl"
         if not log.is_file():
-            raise ValueError(f"there is no {log}; only a run of train.py says how it was trained")
+            raise ValueError(f"there is no {log}; name a run of train.py, which has one")
         save_weights(path, weights.load(), weights.config, metadata, precision)
         write_text(arguments.output / "config.yaml", weights.config.as_yaml())
         write_text(arguments.output / log.name, log.read_text(encoding="utf-8"))

@@ -1,11 +1,11 @@
 #!/bin/bash
-# The first ten minutes on a GPU: what to run first, and what is expected. Nothing here ran on one yet.
+# The first ten minutes on a GPU: commands and expected values. Nothing here has run on a GPU yet.
 #
 #     pip install -c constraints.txt -e '.[dev]'   # with the CUDA build of torch
 #     bash scripts/first_gpu_run.sh                # writes results/first_gpu_run/report.md
 #
-# The report is a section of docs/performance.md as it stands. What differs from an expectation is a
-# finding. DEVICE=cpu runs everything small, which only shows that the script works.
+# The report can be copied into docs/performance.md as a section. Differences from the expected values
+# are findings. DEVICE=cpu uses small sizes and only shows that the script works.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 DEVICE=${DEVICE:-cuda}

@@ -1,6 +1,6 @@
 """Fetch a folder of weights from the Hugging Face hub.
 
-To upload a folder, use the hub's own command; the states to resume from need not go there:
+To upload a folder, use the command of the hub. The states to resume from are not needed there:
 hf upload owner/name FOLDER . --exclude "*.pt"
 """
 
@@ -27,7 +27,7 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     pull = commands.add_parser("pull", help="download a folder")
     pull.add_argument("repository", help="owner/name, or owner/name@revision")
-    pull.add_argument("--output", type=Path, required=True, help="a folder that is not there yet")
+    pull.add_argument("--output", type=Path, required=True, help="a new folder")
     arguments = parser.parse_args()
     try:
         shutil.copytree(hub.pull(arguments.repository), arguments.output)

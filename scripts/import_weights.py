@@ -13,13 +13,16 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
 
-from lgmnet.build import build_model
-from lgmnet.config import Config, EvaluationConfig, ModelConfig, SamplingConfig
+from lgmnet.build import Source, build_model
+from lgmnet.config import Config, EvaluationConfig, ModelConfig
 from lgmnet.files import write_text
 from lgmnet.models import amp_net_tip, fista_net, ista_net, lgm_net, prl
 from lgmnet.models.base import OtherNetwork
+from lgmnet.operators import BlockSamplingConfig, FourierMaskConfig
+from lgmnet.operators.masks import load_mask
 from lgmnet.operators.matrices import load_matrix, measurement_count
 from lgmnet.weights.foreign import load_foreign
+from lgmnet.weights.published import TRANSLATORS, load_published
 from lgmnet.weights.saved import save_weights
 from lgmnet.weights.tensor_files import load_state
 
@@ -45,12 +48,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="example:\n  python scripts/import_weights.py lgm_net net_params_best.pkl "
-        "--output checkpoints/lgm_net_official_r0.10",
+        epilog="examples:\n  python scripts/import_weights.py lgm_net net_params_best.pkl "
+        "--output checkpoints/lgm_net_official_r0.10\n"
+        "  python scripts/import_weights.py ista_net_plus net_params_200.pkl "
+        "--mask mask_20.mat --output checkpoints/ista_net_plus_mri",
     )
-    parser.add_argument("network", choices=sorted(IMPORTERS), help="whose weights these are")
-    parser.add_argument("file", type=Path, help="the authors' .pkl")
+    networks = sorted(IMPORTERS | TRANSLATORS)
+    parser.add_argument("network", choices=networks, help="whose weights these are")
+    parser.add_argument("file", type=Path, help="the authors' .pkl, .pth or .mat")
     parser.add_argument("--matrix", type=Path, help="the authors' Φ, where it is a file apart")
+    parser.add_argument(
+        "--mask", help="of MRI weights: the file of the mask, which is not in theirs"
+    )
     parser.add_argument("--init", type=Path, help="the authors' linear start, likewise")
     parser.add_argument(
         "--step",
@@ -62,6 +71,12 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         check_step(arguments.network, arguments.step)
+        if arguments.mask or arguments.network not in IMPORTERS:
+            check_mask(arguments)
+            print(
+                import_for_mask(arguments.network, arguments.file, arguments.output, arguments.mask)
+            )
+            return 0
         matrix = load_matrix(arguments.matrix) if arguments.matrix else None
         start = load_matrix(arguments.init) if arguments.init else None
         found = import_weights(arguments.network, arguments.file, arguments.output, matrix, start)
@@ -70,6 +85,41 @@ def main() -> int:
         return 1
     print(found)
     return 0
+
+
+def check_mask(arguments: argparse.Namespace) -> None:
+    """Raise ValueError unless weights for a mask come with their mask, and with nothing else."""
+    network = arguments.network
+    if arguments.mask is None:
+        raise ValueError(f"{network} is for MRI, and its file holds no mask; give it with --mask")
+    if network not in TRANSLATORS:
+        raise ValueError(f"--mask is about MRI; there are no such weights of {network}")
+    if arguments.matrix or arguments.init:
+        raise ValueError("--matrix and --init are about blocks of an image; --mask is about MRI")
+
+
+def import_for_mask(network: str, file: Path, output: Path, mask: str) -> str:
+    """Translate weights for MRI into ``output/model.safetensors``; what was found, in words."""
+    source = Source()
+    found = load_published(network, file, load_mask(source.find(mask)))
+    config = Config(
+        model=ModelConfig(name=network, options=found.options),
+        sampling=FourierMaskConfig(mask=mask, complex=found.image_channels == 2),
+        evaluation=EvaluationConfig(
+            protocol="mri", color="bands" if found.image_channels == 2 else "luma"
+        ),
+    )
+    model = build_model(config, source)
+    load_state(model.network, found.state, str(file))
+    metadata = {"training_data": f"published weights {file.name}"}
+    save_weights(output / "model.safetensors", model, config, metadata)
+    write_text(output / "config.yaml", config.as_yaml())
+    facts = ", ".join(f"{key} = {value}" for key, value in found.options.items())
+    kind = "complex" if found.image_channels == 2 else "real"
+    return (
+        f"{file}: {network} with {facts}, for {kind} images and the mask {mask}\n"
+        f"written to {output}; score it with python test.py {output} --data <images>"
+    )
 
 
 def check_step(network: str, step: str | None) -> None:
@@ -114,10 +164,10 @@ def import_weights(
     fallback = "ista33" if block_size == 33 else "paper"
     config = Config(
         model=ModelConfig(name=network, options=options),
-        sampling=SamplingConfig(ratio=ratio, rounding=rounding, block_size=block_size),
+        sampling=BlockSamplingConfig(ratio=ratio, rounding=rounding, block_size=block_size),
         evaluation=EvaluationConfig(protocol=PROTOCOLS.get(network, fallback)),
     )
-    model = build_model(config, matrix)
+    model = build_model(config, Source({"matrix": matrix}))
     load_state(model.network, state, str(file))
     metadata = {"training_data": f"published weights {file.name}"}
     save_weights(output / "model.safetensors", model, config, metadata)

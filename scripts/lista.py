@@ -1,6 +1,6 @@
-"""The LISTA experiment: how well few learned iterations predict sparse codes of image patches.
+"""The LISTA experiment: predict sparse codes of image patches by a few learned iterations.
 
-Prints the published table beside ours, and how many FISTA iterations match one of LISTA.
+Prints our table and the published one, and the FISTA iterations that equal one of LISTA.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def main() -> int:
     parser.add_argument(
         "--twin", action="store_true", help="synthetic codes and dictionary instead of patches"
     )
-    parser.add_argument("--patches", type=int, default=20_000, help="for training")
+    parser.add_argument("--patches", type=int, default=20_000, help="patches for training")
     parser.add_argument("--draws", type=int, default=1_000_000, help="samples seen in training")
     arguments = parser.parse_args()
     try:
@@ -68,7 +68,7 @@ def main() -> int:
 
 
 def experiment(m: int, arguments: argparse.Namespace) -> tuple[dict[str, float], int]:
-    """Errors of all predictors for codes of length m, and FISTA's steps to match one of LISTA."""
+    """Errors of all predictors for codes of length m, and FISTA steps that equal one of LISTA."""
     torch.manual_seed(0)
     make = synthetic if arguments.twin else natural
     problem, x = make(m, arguments)
@@ -98,7 +98,7 @@ def error(code: Tensor, target: Tensor) -> float:
 
 
 def fit(predictor: nn.Module, x: Tensor, target: Tensor, draws: int, title: str) -> None:
-    """Adam at 4e-3, falling to 4e-4 as a cosine; batches of random samples."""
+    """Adam with a cosine schedule from 4e-3 to 4e-4; batches of random samples."""
     x, target = x.float(), target.float()
     optimizer = torch.optim.Adam(predictor.parameters(), lr=4e-3)
     steps = math.ceil(draws / BATCH)

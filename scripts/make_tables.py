@@ -1,7 +1,7 @@
-"""Write what is printed about weights and experiments: tables, model cards and SHA-256 sums.
+"""Write the tables of weights and experiments, the model cards and the SHA-256 sums.
 
-All of it follows from the files: the weights with their metadata, their metrics.json,
-docs/experiments/*.json, and lgmnet/published.yaml. So no number is typed twice.
+All numbers come from files: the weights with their metadata, their metrics.json,
+docs/experiments/*.json, and lgmnet/published.yaml. No number is typed by hand.
 """
 
 import argparse
@@ -14,6 +14,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no
 
 from lgmnet import report
 from lgmnet.files import sha256, write_text
+from lgmnet.operators import BlockSamplingConfig, FourierMask
+from lgmnet.operators.masks import sampling_ratio
 from lgmnet.weights.files import SUMS
 from lgmnet.weights.shipped import Shipped, describe
 
@@ -23,7 +25,7 @@ PROJECT = Path(__file__).parents[1]
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--check", action="store_true", help="write nothing; exit 1 where a file should change"
+        "--check", action="store_true", help="write nothing; exit with 1 if a file is out of date"
     )
     arguments = parser.parse_args()
     try:
@@ -47,9 +49,10 @@ def read(path: Path) -> str:
 
 
 def contents(project: Path) -> dict[Path, str]:
-    """Every file that is made here, and what it should say.
+    """Every file that this script writes, with its text.
 
-    Shipped is what was trained here (imported weights do not say how) and has been scored.
+    Weights are shipped if they were trained here (imported weights do not record their training)
+    and have been scored.
     """
     files = sorted((project / "checkpoints").glob("*/model.safetensors"))
     scored = [describe(file) for file in files if list(file.parent.glob("**/metrics.json"))]
@@ -74,17 +77,18 @@ def contents(project: Path) -> dict[Path, str]:
 
 
 def results_table(shipped: Iterable[Shipped]) -> str:
-    """One row per weights, ratio and test set; what repeats from row to row is left empty.
+    """One row per weights, ratio and test set; repeated values are left empty.
 
-    Of weights for a range only Set11: their card has all.
+    Weights for a range show Set11 only: their model card has all test sets.
     """
     header = ["weights", "ratio", "test set", "PSNR / SSIM", "published", "difference"]
     rows: list[list[str]] = []
     for weights in shipped:
         name = f"`{weights.name}`"
         for result in weights.results:
-            ratio = f"{100 * result['ratio']:g} %"
-            shown = ["Set11"] if weights.config.sampling.is_range else result["datasets"]
+            ratio = report.condition_title(report.condition(result))
+            several = len(weights.config.sampling.conditions) > 1
+            shown = ["Set11"] if several else result["datasets"]
             for scored in scores(result, shown):
                 rows.append([name, ratio, *scored])
                 name = ratio = ""
@@ -105,14 +109,14 @@ def scores(result: dict, names: Iterable[str]) -> list[list[str]]:
 
 
 def notes(shipped: Iterable[Shipped]) -> str:
-    """One line for weights and published result: what is not the same in the two."""
+    """One line per weights and published result: the settings that differ."""
     lines: dict[str, None] = {}
     for weights in shipped:
         for result in weights.results:
             for name in result["datasets"]:
                 if known := report.comparable(result, name):
                     own = report.differences(result, known)
-                    lines[f"- `{weights.name}` beside {known.method}: {own}"] = None
+                    lines[f"- `{weights.name}` compared with {known.method}: {own}"] = None
     return "\n".join(lines)
 
 
@@ -121,9 +125,9 @@ def pair(psnr: float | None, ssim: float | None) -> str:
 
 
 def weights_table(shipped: Iterable[Shipped]) -> str:
-    """One row per weights: what they are, and what they saw."""
+    """One row per weights: network, size and training."""
     header = [
-        "weights", "network", "parameters", "of Φ", "training images", "begun from",
+        "weights", "network", "parameters", "entries of Φ", "training images", "started from",
         "crops", "minutes",
     ]  # fmt: skip
     rows = [
@@ -136,17 +140,15 @@ def weights_table(shipped: Iterable[Shipped]) -> str:
     return report.markdown(header, rows)
 
 
-# Of a Φ from a file.
-HOW_MADE = ", which [docs/experiments.md](../../docs/experiments.md) says how to make"
+# For a Φ from a file.
+HOW_MADE = " ([docs/experiments.md](../../docs/experiments.md) says how this file is made)"
 
 CARD = """# {name}
 
 Made by `python scripts/make_tables.py` from the files of this folder; do not edit.
 
 **What it is.** The network `{network}` ({options}):
-{parameters} parameters, and a {phi} Φ for blocks of {block} x {block} with {phi_entries} entries,
-begun as `{phi_init}`{made}.
-It measures {ratio} numbers per hundred pixels of one luma plane.
+{parameters} parameters, and {measures}
 
 ```python
 import lgmnet
@@ -154,20 +156,20 @@ import lgmnet
 model = lgmnet.load("{name}"{at})
 ```
 
-**Data.** {images} images of {training_data}; those of the validation list and of `data.exclude` in
-`config.yaml` are not among them. They belong to their authors and are not distributed.
+**Data.** {images} images of {training_data}, without those of the validation list and
+of `data.exclude` in `config.yaml`. The images belong to their authors and are not distributed.
 
 **Budget.** {begun}{steps} steps of {batch} crops of {side} x {side} pixels, {crops} in all, in
 {minutes} minutes; {optimizer}, largest rate {rate:g}, {schedule}, {precision}, seed {seed};
-commit {commit}, torch {torch}. The curve is `log.jsonl`.
+commit {commit}, torch {torch}. `log.jsonl` holds the training curve.
 
 **Numbers.** Protocol `{protocol}`, by `python test.py {name}{choice} --data …`:
 
 {table}
 
-**Limits.** It was trained on photographs, {noise}, and knows no other Φ than its own. A
-reconstruction is an estimate: detail that the measurement does not hold is guessed. Where the
-difference above is negative, it is no stand-in for the published network.
+**Limits.** It was trained on photographs, {noise}, and works with its own Φ only. A
+reconstruction is an estimate: it may show details that the measurement does not contain. If the
+difference above is negative, do not use it in place of the published network.
 
 **Licence.** MIT, like the code.
 
@@ -175,33 +177,67 @@ SHA-256 of `model.safetensors`: `{sha}`
 """
 
 
+BLOCKS = """a {phi} Φ for blocks of {block} x {block} with {phi_entries} entries.
+Φ started from `{phi_init}`{made}.
+It takes {ratio} measurements per hundred pixels of the luma."""
+MASK = """the operator `{operator}` with the mask `{label}`, which samples {about}.
+It measures {kind} images of {height} x {width} pixels."""
+
+
+def measures(weights: Shipped) -> str:
+    """What the operator of shipped weights is, for their card."""
+    sampling, operator = weights.config.sampling, weights.weights.load().operator
+    if isinstance(sampling, BlockSamplingConfig):
+        return BLOCKS.format(
+            phi=sampling.phi,
+            phi_init=sampling.phi_init,
+            made=HOW_MADE if Path(sampling.phi_init).suffix else "",
+            phi_entries=f"{weights.phi_entries:,}",
+            block=sampling.block_size,
+            ratio=" to ".join(f"{100 * limit:g}" for limit in dict.fromkeys(sampling.limits)),
+        )
+    assert isinstance(operator, FourierMask)
+    assert operator.size
+    return MASK.format(
+        operator="fourier_mask",
+        label=sampling.label,
+        about=f"{100 * sampling_ratio(operator.mask):.1f} % of all frequencies",
+        kind="complex" if operator.channels == 2 else "real",
+        height=operator.size[0],
+        width=operator.size[1],
+    )
+
+
 def card(weights: Shipped) -> str:
     """The model card of shipped weights."""
     config, metadata = weights.config, weights.weights.metadata
     header = ["ratio", "test set", "images", "PSNR / SSIM", "published", "difference"]
     rows = [
-        [f"{100 * result['ratio']:g} %", name, str(len(result["datasets"][name]["images"])), *rest]
+        [
+            report.condition_title(report.condition(result)),
+            name,
+            str(len(result["datasets"][name]["images"])),
+            *rest,
+        ]
         for result in weights.results
         for name, *rest in scores(result, result["datasets"])
     ]
-    limits = list(dict.fromkeys(config.sampling.limits))
+    several = len(config.sampling.conditions) > 1
+    first = report.condition(weights.results[0]) if several else ""
+    example = f'condition="{first}"' if isinstance(first, str) else f"ratio={first:g}"
+    kind = example.partition("=")[0].replace("condition", "at")
     noise, start = config.sampling.noise_std, config.training.start
     return CARD.format(
         name=weights.name,
-        at=f", ratio={limits[0]:g}" if config.sampling.is_range else "",
-        choice=" --ratio …" if config.sampling.is_range else "",
+        at=f", {example}" if several else "",
+        choice=f" --{kind} …" if several else "",
         network=weights.network,
         options=", ".join(f"{k} = {v}" for k, v in config.model.options.items()) or "as published",
         parameters=f"{weights.parameters:,}",
-        phi=config.sampling.phi,
-        phi_init=config.sampling.phi_init,
-        made=HOW_MADE if Path(config.sampling.phi_init).suffix else "",
-        phi_entries=f"{weights.phi_entries:,}",
-        block=config.sampling.block_size,
-        ratio=" to ".join(f"{100 * limit:g}" for limit in limits),
+        measures=measures(weights),
         images=f"{weights.images:,}",
         training_data=weights.training_data,
-        begun=f"Begun from `{start}` of the commit below.\n" if start else "",
+        begun=f"Training started from `{start}` of the commit below.\n" if start else "",
         steps=f"{int(metadata['step']):,}",
         batch=config.training.batch_size,
         side=config.data.crop_size,

@@ -1,7 +1,7 @@
-"""Where the time of a training step goes on a GPU: convolutions by format, Φ, and the step's parts.
+"""Time the parts of a training step on a GPU: convolutions by format, Φ, and a whole step.
 
-Prints Markdown. Device and host are timed apart: the step is as slow as
-the slower of the two. With --device cpu everything is small and only shows that the script runs.
+Prints Markdown. Device and host are timed separately: a step takes as long as
+the slower of the two. --device cpu uses small sizes and only shows that the script runs.
 """
 
 import argparse
@@ -35,7 +35,7 @@ EXAMPLES = """examples:
   python scripts/measure_gpu.py configs/lgm_net_budget.yaml --only step --device cpu model.D=1
 """
 SECTIONS = ("convolutions", "operator", "step")
-# Channels in and out, and the scale: the convolutions of LGM-Net, and widths that 8 divides.
+# Channels in and out, and the scale: the convolutions of LGM-Net, and widths in multiples of 8.
 SHAPES = (
     (8, 8, 1), (25, 8, 1), (32, 8, 1), (32, 32, 2), (100, 32, 2), (104, 32, 2), (128, 128, 4),
     (400, 128, 4),
@@ -53,7 +53,7 @@ FORMATS = (
 
 
 class Clock:
-    """Milliseconds of a call: of the device, in a full queue; of the host, in an empty one."""
+    """Milliseconds of a call: of the device, with a full queue; of the host, with an empty one."""
 
     def __init__(self, here: Runtime, rounds: int) -> None:
         self.here, self.rounds = here, rounds
@@ -163,7 +163,7 @@ def operator(clock: Clock, batch: int, side: int) -> None:
 
 
 def training_step(path: Path, overrides: list[str], clock: Clock) -> None:
-    """Parts of a whole training step, and what it makes the host wait for."""
+    """Times of the parts of a training step, and where the host waits for the device."""
     here = clock.here
     config = resolve_precision(load_config(path, overrides), here)
     learner = Learner(build_model(config), config, here)
@@ -198,7 +198,7 @@ def training_step(path: Path, overrides: list[str], clock: Clock) -> None:
 
 
 def print_waits(run: Callable[[], None]) -> None:
-    """Lines at which PyTorch saw the host wait for the device."""
+    """Print the lines at which the host waits for the device."""
     torch.cuda.set_sync_debug_mode("warn")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -209,7 +209,7 @@ def print_waits(run: Callable[[], None]) -> None:
 
 
 def print_kernels(run: Callable[[], None], here: Runtime) -> None:
-    """Kernels of one step, and those that take the most time."""
+    """Print the number of kernels of one step, and the slowest kernels."""
     kinds = torch.profiler.ProfilerActivity
     with torch.profiler.profile(activities=[kinds.CPU, kinds.CUDA]) as profile:
         run()

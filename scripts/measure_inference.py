@@ -1,8 +1,8 @@
-"""How much sooner and in how much less memory the fast paths rebuild an image, on this machine.
+"""Measure speed and memory of the fast paths on this machine, compared with the plain path.
 
-Times are CPU times of one thread, plain and fast in turn within one process: only their ratios
-mean anything. Memory is the largest resident size of a process of its own, beyond what it held
-after rebuilding a small image.
+Times are CPU times of one thread, plain and fast in turn within one process. Only their ratios
+are meaningful. Memory is the largest resident size of a separate process, minus its size
+after reconstructing a small image.
 """
 
 import argparse
@@ -19,11 +19,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
 
 from lgmnet import complexity
-from lgmnet.build import build_model
+from lgmnet.build import Source, build_model
 from lgmnet.config import load_config
 from lgmnet.models import SensingModel
 from lgmnet.operators.matrices import orthonormal
-from lgmnet.ratios import measurements
 from lgmnet.speed.inference import optimize_for_inference, prepare
 from lgmnet.weights.saved import find_weights
 
@@ -50,7 +49,7 @@ def main() -> int:
 
 
 def open_model(network: str) -> SensingModel:
-    """Weights; or the network of a config, untrained, with orthonormal Φ. On the plain path."""
+    """A model on the plain path: weights, or an untrained config with an orthonormal Φ."""
     model = find_weights(network).load() if not network.endswith(".yaml") else untrained(network)
     model.operator.gathers = False  # type: ignore[assignment]
     return model
@@ -58,9 +57,10 @@ def open_model(network: str) -> SensingModel:
 
 def untrained(network: str) -> SensingModel:
     config = load_config(Path(network))
-    sampling = config.sampling
+    sampling = config.block_sampling
     torch.manual_seed(0)
-    return build_model(config, orthonormal(measurements(sampling), sampling.block_size**2)).eval()
+    matrix = orthonormal(sampling.measurements(), sampling.block_size**2)
+    return build_model(config, Source({"matrix": matrix})).eval()
 
 
 @torch.inference_mode()
@@ -96,7 +96,7 @@ def compare_memory(arguments: argparse.Namespace) -> None:
 
 @torch.inference_mode()
 def peak(arguments: argparse.Namespace) -> int:
-    """Bytes that rebuilding one image adds to this process."""
+    """Bytes that the reconstruction of one image adds to this process."""
     torch.set_num_threads(1)
     model = open_model(arguments.network)
     model = prepare(model, arguments.fast, arguments.precision, arguments.max_memory)
@@ -112,10 +112,12 @@ def parse() -> argparse.Namespace:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("network", help="weights by name, folder or file; or a config, untrained")
-    parser.add_argument("--side", type=int, default=256, help="of the square image, in pixels")
-    parser.add_argument("--rounds", type=int, default=7, help="how often each is timed")
-    parser.add_argument("--max-memory", help="compare memory: plain, and in strips that fit")
-    parser.add_argument("--precision", default="fp32", help="of the strips: fp32 or bf16")
+    parser.add_argument("--side", type=int, default=256, help="side of the square image, in pixels")
+    parser.add_argument("--rounds", type=int, default=7, help="number of timed rounds")
+    parser.add_argument(
+        "--max-memory", help="compare memory: plain, and in strips within this limit"
+    )
+    parser.add_argument("--precision", default="fp32", help="precision of the strips: fp32 or bf16")
     parser.add_argument("--fast", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()

@@ -1,7 +1,7 @@
-"""What LoRun costs beside networks with one denoiser per stage: parameters, memory, time.
+"""Compare the cost of LoRun and of networks with one denoiser per stage.
 
-Memory is what training keeps: the activations saved for the backward pass, counted on the meta
-device, and weights, gradients and two moments of Adam. Times are ratios of steps that were run in
+Memory is that of training: the activations kept for the backward pass, counted on the meta
+device, and weights, gradients and two moments of Adam. Times are ratios of steps that are run in
 turn on this machine.
 """
 
@@ -39,10 +39,14 @@ def main() -> int:
     parser.add_argument("--ratio", type=float, default=0.1, help="measurements per pixel")
     parser.add_argument("--crop", type=int, default=96, help="side of the crops, in pixels")
     parser.add_argument("--batch", type=int, default=2, help="crops per timed step")
-    parser.add_argument("--image", type=int, default=256, help="side of the rebuilt image")
+    parser.add_argument(
+        "--image", type=int, default=256, help="side of the reconstructed image, in pixels"
+    )
     parser.add_argument("--precision", default="fp32", choices=PRECISIONS)
     parser.add_argument("--channels-last", action="store_true")
-    parser.add_argument("--rounds", type=int, default=5, help="timed rounds; 0 counts only")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="timed rounds; 0: no timing, only counts"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
     arguments = parser.parse_args()
     try:
@@ -60,7 +64,7 @@ def main() -> int:
 
 
 def build(sharing: str, denoiser: str, arguments: argparse.Namespace) -> SensingModel:
-    """A network as its YAML builds it, with a Φ of random orthonormal rows."""
+    """The network of a YAML file, with a random Φ with orthonormal rows."""
     exclude = ("upsample",) if denoiser == "dpfb" else ()
     m = matrices.measurement_count(arguments.ratio, BLOCK_SIZE, "ceil")
     operator = BlockSampling(matrices.orthonormal(m, BLOCK_SIZE**2), BLOCK_SIZE)
@@ -99,7 +103,7 @@ def training_table(
 def inference_table(
     denoiser: str, arguments: argparse.Namespace, here: runtime.Runtime
 ) -> Iterator[str]:
-    """Of the two ways to apply adapters, beside a network with one denoiser per stage."""
+    """Time of the two ways to apply adapters, and of a network with one denoiser per stage."""
     lora = build("lora", denoiser, arguments).to(here.device).eval()
     assert isinstance(lora.network, LoRun)
     models = {
@@ -136,7 +140,7 @@ def training_step(
 def relative_times(
     runs: Mapping[str, Callable[[], object]], reference: str, rounds: int, here: runtime.Runtime
 ) -> dict[str, str]:
-    """Median and range of the time of each run by that of ``reference``, run in turn."""
+    """Median and range of the time of each run divided by that of ``reference``, run in turn."""
     if not rounds:
         return dict.fromkeys(runs, "-")
     seconds = complexity.interleave(runs, rounds, complexity.clock(here.device))

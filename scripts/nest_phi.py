@@ -1,7 +1,7 @@
-"""One Φ for every ratio, out of the learned Φ of networks for one ratio each.
+"""Make one nested Φ for all ratios from the learned Φ of networks for single ratios.
 
-The first rows measure what a network for a low ratio has learned to measure, and so on upwards; see
-`lgmnet.operators.matrices.nested`. A network for a range begins with it by sampling.phi_init.
+The first rows span the learned rows of the lowest ratio, the next rows add those of the next ratio,
+and so on; see `lgmnet.operators.matrices.nested`. Use the file as sampling.phi_init.
 """
 
 import argparse
@@ -18,7 +18,6 @@ from lgmnet.config import ConfigError, load_config
 from lgmnet.files import write_whole
 from lgmnet.operators import BlockSampling
 from lgmnet.operators.matrices import nested
-from lgmnet.ratios import measurements
 from lgmnet.training.images import open_data
 from lgmnet.weights.saved import Weights, find_weights
 
@@ -34,25 +33,27 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("config", type=Path, help="of the network for a range: rows, block, images")
+    parser.add_argument(
+        "config", type=Path, help="config of the network for a range: rows, block, images"
+    )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     parser.add_argument("--learned", nargs="+", required=True, help="weights: name, folder or file")
     parser.add_argument("--output", type=Path, required=True, help=".npy file")
     arguments = parser.parse_args()
     try:
         if arguments.output.suffix != ".npy":
-            raise ValueError(f"--output is {arguments.output}; give it a name such as nested.npy")
+            raise ValueError(f"--output is {arguments.output}; choose a name such as nested.npy")
         config = load_config(arguments.config, arguments.overrides)
-        side = config.sampling.block_size
+        side = config.block_sampling.block_size
         learned = [learned_matrix(name, side) for name in arguments.learned]
         blocks = start_blocks(open_data(config).train, side, config.training.seed)
-        phi = nested(learned, blocks, measurements(config.sampling))
+        phi = nested(learned, blocks, config.block_sampling.measurements())
         write_whole(arguments.output, lambda temporary: save_array(temporary, phi.numpy()))
     except (ValueError, OSError) as error:
         print(f"nest_phi.py: {error}", file=sys.stderr)
         return 1
     rows = ", ".join(str(len(matrix)) for matrix in sorted(learned, key=len))
-    print(f"{len(phi)} rows, out of {rows} learned ones, written to {arguments.output}")
+    print(f"{len(phi)} rows, made from {rows} learned rows, written to {arguments.output}")
     return 0
 
 
@@ -63,15 +64,15 @@ def save_array(path: Path, array: np.ndarray) -> None:
 
 
 def learned_matrix(name: str, block_size: int) -> Tensor:
-    """Φ of a network that has learned it for one ratio.
+    """The learned Φ of a network for one ratio.
 
     Raises:
         ConfigError: it has not, or for other blocks.
     """
     weights = find_weights(name)
-    sampling = weights.config.sampling
+    sampling = weights.config.block_sampling
     if not isinstance(weights, Weights) or sampling.is_range or sampling.phi != "learned":
-        raise ConfigError(f"{name} has learned no Φ for a single ratio; name weights that have")
+        raise ConfigError(f"{name} has no learned Φ for a single ratio; name other weights")
     if sampling.block_size != block_size:
         raise ConfigError(
             f"{name} measures blocks of {sampling.block_size} pixels, but the config says "

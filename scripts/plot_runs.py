@@ -1,6 +1,6 @@
-"""Draw the curves of several runs into one picture: the training loss, or another logged value.
+"""Draw the curves of several runs into one figure: the training loss, or another logged value.
 
-Runs of several phases are drawn end to end.
+The phases of a run are drawn one after the other.
 """
 
 import argparse
@@ -29,11 +29,15 @@ def main() -> int:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", type=Path, nargs="+", help="run folders")
-    parser.add_argument("--labels", nargs="+", help="their names (default: those of the folders)")
+    parser.add_argument(
+        "--labels", nargs="+", help="names of the runs (default: names of the folders)"
+    )
     parser.add_argument("--kind", default="train", help="train or validation")
     parser.add_argument("--value", default="mse", help="what to draw: mse, loss, psnr, rate, ...")
-    parser.add_argument("--smooth", type=int, default=1, help="mean over so many logged values")
-    parser.add_argument("--first", type=int, default=0, help="first step that is drawn")
+    parser.add_argument(
+        "--smooth", type=int, default=1, help="mean over this number of logged values"
+    )
+    parser.add_argument("--first", type=int, default=0, help="first step in the figure")
     parser.add_argument("--output", type=Path, required=True, help="a .png, .svg or .pdf file")
     arguments = parser.parse_args()
     try:
@@ -50,7 +54,7 @@ def main() -> int:
 
 
 def curve(run: Path, kind: str, value: str) -> np.ndarray:
-    """Steps and values ``(2, count)`` of a run, its first phases before it.
+    """Steps and values ``(2, count)`` of a run, including its earlier phases.
 
     Raises:
         ValueError: there is no log, or the value is not in it.

@@ -1,4 +1,4 @@
-"""Put data sets into ``data/``: downloaded or copied, every file verified.
+"""Download or copy data sets to ``data/``, and verify every file.
 
 The data sets are listed in ``data/checksums``; see ``data/README.md``.
 """
@@ -49,9 +49,13 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--pack",
         nargs=2,
-        metavar=("FOLDER", "OUT.luma"),
+        metavar=("FOLDER", "OUT"),
         type=Path,
-        help="put the luma of a folder of images into one file for training, and stop",
+        help="put a folder of images into one file for training, and stop: OUT.luma holds luma of "
+        "8 bits, OUT.packed any type of pixels, as --color says",
+    )
+    parser.add_argument(
+        "--color", default="luma", choices=("luma", "color", "bands"), help="as data.color will be"
     )
     options = parser.parse_args(arguments)
     if not (options.names or options.list or options.pack):
@@ -67,11 +71,11 @@ def print_list() -> int:
     return 0
 
 
-def pack_folder(folder: Path, output: Path) -> int:
+def pack_folder(folder: Path, output: Path, color: str) -> int:
     from lgmnet.data.packed import pack  # only here: the other uses need no more than a download
 
     try:
-        pack(folder, output)
+        pack(folder, output, color)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -80,7 +84,7 @@ def pack_folder(folder: Path, output: Path) -> int:
 
 
 def install_all(names: list[str], root: Path, source: Path | None) -> int:
-    """Install one data set after the other; a failure does not stop the next one."""
+    """Install the data sets one by one; after a failure, continue with the next."""
     failed = []
     for name in dict.fromkeys(names):
         try:
@@ -99,7 +103,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.list:
             return print_list()
         if options.pack:
-            return pack_folder(*options.pack)
+            return pack_folder(options.pack[0], options.pack[1], options.color)
         return install_all(options.names, options.root, options.source)
     except KeyboardInterrupt:
         print("stopped; run the same command again to continue", file=sys.stderr)

@@ -6,7 +6,7 @@ if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
     exit 1
 fi
 [ -x .venv/bin/python ] || "$python" -m venv .venv
-# Install again only when what is asked for has changed.
+# Install again only if the requirements have changed.
 wanted=$(cat pyproject.toml constraints.txt | sha256sum)
 if [ "$(cat .venv/installed 2>/dev/null)" != "$wanted" ]; then
     echo "installing into .venv: some minutes, and gigabytes with the CUDA build of PyTorch"

@@ -1,7 +1,7 @@
-"""Reproduce known numbers before trusting new ones.
+"""Check that this machine reproduces known numbers.
 
-Imports the ISTA-Net⁺ weights that its authors published, rebuilds Set11, scores the same
-reconstructions under every protocol, and compares with golden values.
+The script imports the ISTA-Net⁺ weights of the original authors, reconstructs Set11, scores the
+reconstructions under every protocol, and compares the scores with stored values.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from lgmnet.operators.matrices import load_matrix
 from lgmnet.runtime import Runtime
 from lgmnet.weights.saved import find_weights
 
-# The authors' script pads by a whole block even where none is missing; all rows below do.
+# The authors' script pads by a whole block even if no padding is needed; so do all rows below.
 GOLDEN_PSNR = {
     "paper": (26.4856, 32.4357),
     "rounded": (26.4825, 32.4234),
@@ -80,7 +80,7 @@ def find_published(given: Path | None) -> Path:
 
 
 def verify(folder: Path, which: int, images: TestSet, here: Runtime) -> int:
-    """Check all golden values of one ratio; returns how many are missed."""
+    """Check all stored values of one ratio; return how many differ."""
     print(f"ISTA-Net+ at {RATIOS[which]} %, Set11")
     targets = [luma(image.pixels) for image in images]
     results = reconstruct(folder, RATIOS[which], images, here)
@@ -98,7 +98,7 @@ def verify(folder: Path, which: int, images: TestSet, here: Runtime) -> int:
 
 
 def reconstruct(folder: Path, ratio: int, images: TestSet, here: Runtime) -> list[Result]:
-    """The test images as the published weights rebuild them."""
+    """The test images, reconstructed with the published weights."""
     model_folder = f"CS_ISTA_Net_plus_layer_9_group_1_ratio_{ratio}_lr_0.0001"
     matrices = folder / "sampling_matrix"
     with tempfile.TemporaryDirectory() as temporary:
@@ -114,8 +114,8 @@ def reconstruct(folder: Path, ratio: int, images: TestSet, here: Runtime) -> lis
 
 
 def check(protocol: str, what: str, value: float, golden: float, tolerance: float) -> int:
-    """Print one line; returns 1 if the value is missed."""
-    # The golden values are printed to four digits: half a unit of the last is theirs.
+    """Print one line; return 1 if the value differs."""
+    # The stored values have four digits: allow half a unit of the last digit.
     passed = abs(value - golden) <= tolerance + 5e-5
     verdict = "pass" if passed else "FAIL"
     print(f"  {verdict}  {protocol:10} {what:12} {value:8.4f}  expected {golden:8.4f}")

@@ -78,6 +78,16 @@ def reference() -> Path:
     return folder / "reference"
 
 
+@pytest.fixture(scope="session")
+def brains() -> torch.Tensor:
+    """The 50 brain images of ISTA-Net's MRI test: ``(50, 1, 256, 256)``, float64, in [0, 1]."""
+    folder = reference_data()
+    assert folder is not None, "mark the test with pytest.mark.shared"
+    paths = sorted((folder / "mri/BrainImages_test").glob("*.png"))
+    images = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in paths]
+    return torch.from_numpy(np.stack(images)).double()[:, None] / 255
+
+
 @pytest.fixture(autouse=True)
 def _float32_on_the_gpu(request):
     """In tests marked gpu convolutions are in float32, as in the commands; PyTorch takes TF32."""

@@ -10,7 +10,6 @@ from lgmnet.config import load_config
 from lgmnet.models import AMPNetTIP, SensingModel
 from lgmnet.models.amp_net_tip import from_published
 from lgmnet.operators import BlockSampling, matrices
-from lgmnet.ratios import measurements
 from lgmnet.weights.saved import Weights
 from scripts.import_weights import import_weights, likely_ratio
 from tests.test_configs import FOLDER
@@ -177,9 +176,9 @@ def test_the_importer_refuses_what_is_not_its_own():
     state = published_state(small())
     with pytest.raises(ValueError, match="no AMP-Net file.*no tensor A.*fcs"):
         from_published({"fcs.0.lambda_step": torch.zeros(1)})
-    with pytest.raises(ValueError, match="no AMP-Net file.*its tensor phi is unknown"):
+    with pytest.raises(ValueError, match="not an AMP-Net file.*its tensor phi is unknown"):
         from_published({**state, "phi": torch.zeros(1)})
-    with pytest.raises(ValueError, match="hold their own"):
+    with pytest.raises(ValueError, match="contain Φ and Q"):
         from_published(state, state["A"])
 
 
@@ -189,5 +188,5 @@ def test_the_importer_refuses_what_is_not_its_own():
 )  # fmt: skip
 def test_the_config_measures_what_the_published_matrices_measure(ratio, m):
     config = load_config(FOLDER / "amp_net_tip.yaml", [f"sampling.ratio={ratio}"])
-    assert measurements(config.sampling) == m
+    assert config.sampling.measurements() == m
     assert likely_ratio(m, 33)[0] == ratio

@@ -10,6 +10,7 @@ from lgmnet.unfolding.starts import LinearStart
 from tests.test_ista_net import numpy_conv
 
 SIDE, M = 6, 9
+SIZES = {"measurements": M, "block_size": SIDE}
 
 
 @pytest.mark.parametrize(
@@ -23,9 +24,10 @@ SIDE, M = 6, 9
 def test_parameter_counts_of_the_public_code(m, amp, ampa):
     """With Φ and Q; norms that serve the penalty alone are not counted."""
     for name, expected in (("amp_net", amp), ("ampa_net", ampa)):
-        network = create_network(name, {"orthogonality_norm": "shared"}, m, 33)
+        sizes = {"measurements": m, "block_size": 33}
+        network = create_network(name, {"orthogonality_norm": "shared"}, sizes)
         assert complexity.parameters(network) + 1089 * m == expected
-        own = create_network(name, {}, m, 33)
+        own = create_network(name, {}, sizes)
         assert complexity.parameters(own) - complexity.parameters(network) == 9 * 2 * 64
 
 
@@ -33,7 +35,7 @@ def small(name="amp_net", stages=2, channels=4, **options):
     """A network in float64 with Φ, started, every parameter away from its start."""
     operator = BlockSampling(matrices.gaussian(M, SIDE**2), SIDE).double()
     network = create_network(
-        name, {"stages": stages, "channels": channels, **options}, M, SIDE
+        name, {"stages": stages, "channels": channels, **options}, SIZES
     ).double()
     for module in network.modules():
         if isinstance(module, LinearStart):
@@ -236,7 +238,7 @@ def test_each_attention_can_be_left_out():
 @pytest.mark.parametrize("name", ["amp_net", "ampa_net"])
 def test_q_starts_small_or_as_asked_and_is_always_learned(name):
     for rule, std in (("gaussian", 0.01), ("adjoint", 1 / SIDE)):
-        network = create_network(name, {"stages": 1, "channels": 4, "start": rule}, M, SIDE)
+        network = create_network(name, {"stages": 1, "channels": 4, "start": rule}, SIZES)
         (start,) = (m for m in network.modules() if isinstance(m, LinearStart))
         start.fit(matrices.gaussian(M, SIDE**2))
         assert float(start.matrix.detach().std()) == pytest.approx(std, rel=0.2)

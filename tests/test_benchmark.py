@@ -174,11 +174,11 @@ def test_each_network_is_measured_in_its_own_whole_blocks(network, foreign, tmp_
         (["NETWORK,training.rat=1"], "did you mean 'rate'"),
         (["nothing"], "there are no weights 'nothing'"),
         (["nothing,training.rate=1"], "only a config takes changes"),
-        (["--compare", "none.py:Net"], "of a file that is there"),
+        (["--compare", "none.py:Net"], "of an existing file"),
         (["--compare", "FOREIGN:Other"], "no nn.Module named 'Other'"),
         (["--compare", "FOREIGN:Needs"], "Needs() without arguments fails"),
         (["--compare", "FOREIGN:Colour"], "does not take an image of shape (1, 1, 256, 256)"),
-        (["--compare", "FOREIGN:Theirs", "--data-rate", "--rounds", "1"], "crops are cut as"),
+        (["--compare", "FOREIGN:Theirs", "--data-rate", "--rounds", "1"], "needs a config"),
         (["NETWORK", "--train", "2", "--data", "nowhere", "--size", "32"], "no images 'nowhere'"),
     ],
 )  # fmt: skip
@@ -223,7 +223,7 @@ def test_percentiles_are_values_that_occurred(percent, expected):
 def test_penalties_count_in_training_alone(network, gflop, training_gflop):
     with torch.device("meta"):
         operator = BlockSampling(torch.zeros(103, 1024), 32)
-        model = SensingModel(operator, create_network(network, {}, 103, 32))
+        model = SensingModel(operator, create_network(network, {}, operator.sizes()))
     cost = complexity.cost(model, 256, 256)
     assert cost.flops / 1e9 == pytest.approx(gflop, abs=6e-4)
     assert cost.training_flops / 1e9 == pytest.approx(training_gflop, abs=6e-4)

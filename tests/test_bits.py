@@ -1,5 +1,6 @@
 """A flipped bit in a file of ours is noticed, or it was one that says nothing."""
 
+import hashlib
 import json
 import random
 
@@ -10,7 +11,7 @@ import torch
 from lgmnet.build import build_model
 from lgmnet.config import config_from_dict
 from lgmnet.data.images import ImageError
-from lgmnet.data.packed import PackedImages, pack
+from lgmnet.data.packed import FOOTER, PackedImages, pack
 from lgmnet.training import states
 from lgmnet.weights import saved, tensor_files
 from lgmnet.weights.adapters import Adapted, save_adapters
@@ -19,6 +20,18 @@ from lgmnet.weights.measurement import load_measurement, measure_image, save_mea
 from tests.conftest import smooth_image, tiny_config
 
 CONFIG = tiny_config()
+MASKED = config_from_dict(
+    {
+        "model": {
+            "name": "ista_net",
+            "stages": 1,
+            "channels": 2,
+            "prior_domain": "image",
+            "start": "back_projection",
+        },
+        "sampling": {"operator": "fourier_mask", "mask": "cartesian", "size": [16, 16]},
+    }
+)
 LORUN = {"name": "lorun", "stages": 2, "denoiser": "transformer", "width": 4}
 
 
@@ -32,6 +45,14 @@ def small_state(path):
 
 def small_weights(path):
     saved.save_weights(path, build_model(CONFIG), CONFIG, {"step": "3"})
+    return lambda: saved.Weights(path).load().state_dict()
+
+
+def small_masked_weights(path):
+    """Weights with a boolean tensor, the mask."""
+    model = build_model(MASKED)
+    assert torch.bool in {tensor.dtype for tensor in model.state_dict().values()}
+    saved.save_weights(path, model, MASKED)
     return lambda: saved.Weights(path).load().state_dict()
 
 
@@ -49,8 +70,9 @@ def small_measurement(path):
     save_measurement(path, measured)
 
     def read():
-        values, height, width, phi = load_measurement(path)
-        return {"values": values, "about": torch.tensor([height, width, int(phi, 16) % 2**62])}
+        y = load_measurement(path)
+        about = torch.tensor([y.height, y.width, int(y.phi_sha256, 16) % 2**62])
+        return {"values": y.values, "about": about}
 
     return read
 
@@ -61,7 +83,22 @@ def small_store(path):
     for k in range(3):
         cv2_write(folder / f"{k}.png", smooth_image(20, 30, k))
     pack(folder, path)
+    return store_reader(path)
 
+
+def small_deep_store(path):
+    """Of 16 bits and three channels."""
+    folder = path.with_suffix("")
+    folder.mkdir()
+    for k in range(3):
+        deep = 257 * smooth_image(20, 30, k).astype(np.uint16)
+        cv2_write(folder / f"{k}.png", np.stack([deep, deep // 2, deep // 3], axis=2))
+    pack(folder, path, "color")
+    assert PackedImages(path).layout.dtype == "uint16"
+    return store_reader(path)
+
+
+def store_reader(path):
     def read():
         store = PackedImages(path)
         return {name: torch.tensor(store.read(k)) for k, name in enumerate(store.names)}
@@ -78,9 +115,11 @@ def cv2_write(path, image):
 KINDS = {
     "state.pt": small_state,
     "weights.safetensors": small_weights,
+    "masked.safetensors": small_masked_weights,
     "adapters.safetensors": small_adapters,
     "measurement.safetensors": small_measurement,
     "store.luma": small_store,
+    "store.packed": small_deep_store,
 }
 ERRORS = CheckpointError, ImageError
 
@@ -144,19 +183,21 @@ def test_files_of_an_older_version_have_no_hash_and_are_read(tmp_path):
     assert same(read(), expected)
 
 
-def test_a_store_of_an_older_version_is_read(tmp_path):
-    import hashlib
-    import json
-
-    from lgmnet.data.packed import FOOTER, MAGIC
-
-    read = small_store(tmp_path / "s.luma")
-    expected, content = read(), (tmp_path / "s.luma").read_bytes()
+@pytest.mark.parametrize("kind", ["store.luma", "store.packed"])
+def test_a_store_of_an_older_version_is_read(kind, tmp_path):
+    path = tmp_path / kind
+    read = KINDS[kind](path)
+    expected, content = read(), path.read_bytes()
     length = int.from_bytes(content[-FOOTER:][:8], "little")
     index = json.loads(content[-FOOTER - length : -FOOTER])
-    text = json.dumps([entry[:3] for entry in index]).encode()
-    footer = len(text).to_bytes(8, "little") + hashlib.sha256(text).digest() + MAGIC
-    (tmp_path / "s.luma").write_bytes(content[: -FOOTER - length] + text + footer)
+    if kind == "store.luma":
+        index = [entry[:3] for entry in index]
+    else:
+        index["images"] = [entry[:3] for entry in index["images"]]
+    text = json.dumps(index).encode()
+    footer = len(text).to_bytes(8, "little") + hashlib.sha256(text).digest() + content[:8]
+    path.write_bytes(content[: -FOOTER - length] + text + footer)
+    assert len(path.read_bytes()) < len(content)
     assert same(read(), expected)
 
 

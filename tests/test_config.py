@@ -248,8 +248,8 @@ def test_the_whole_image_is_a_ratio(load):
         (minimal(sampling={"ratio": "ten"}, per_ratio=PER_RATIO), r"ratio is 'ten', expected"),
         (minimal(per_ratio={"ten": {}}), r"per_ratio.* 'ten'"),
         (minimal(per_ratio=[0.1]), r"per_ratio is \[0\.1\], expected keys and values"),
-        ("- a", r"holds no keys and values"),
-        ("a: [", r"is no valid YAML"),
+        ("- a", r"contains no keys and values"),
+        ("a: [", r"is not valid YAML"),
     ],
     ids=[
         "no sampling",
@@ -337,7 +337,7 @@ def test_a_config_file_that_is_not_there_is_named():
     ],
 )
 def test_a_key_that_is_there_twice_is_named_with_its_line(load, text, message):
-    with pytest.raises(ConfigError, match=rf"experiment\.yaml is no valid YAML: {message}"):
+    with pytest.raises(ConfigError, match=rf"experiment\.yaml is not valid YAML: {message}"):
         load(text)
 
 
@@ -356,7 +356,7 @@ def test_aliases_of_aliases_are_refused_at_once(load):
     levels = ["a0: &a0 x"]
     for k in range(1, 10):
         levels.append(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 10)}]")
-    with pytest.raises(ConfigError, match=r"line \d+ stands for more than 100,000 values"):
+    with pytest.raises(ConfigError, match=r"line \d+ expands to more than 100,000 values"):
         load("\n".join([*levels, "model: {name: lgm_net, D: *a9}"]))
     with pytest.raises(ConfigError, match="line 1 contains itself"):
         load("a: &a [*a]")
@@ -364,7 +364,7 @@ def test_aliases_of_aliases_are_refused_at_once(load):
 
 @pytest.mark.parametrize("text", ["a: " + "[" * 5000, "a: 2001-13-45"], ids=["deep", "no date"])
 def test_what_yaml_cannot_read_is_explained(load, text):
-    with pytest.raises(ConfigError, match=r"experiment\.yaml is no valid YAML"):
+    with pytest.raises(ConfigError, match=r"experiment\.yaml is not valid YAML"):
         load(text)
 
 

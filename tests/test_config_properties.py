@@ -9,6 +9,7 @@ import math
 import string
 
 import pytest
+import torch
 import yaml
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -17,19 +18,24 @@ from lgmnet import config as sections
 from lgmnet.build import shadow_model
 from lgmnet.config import Config, ConfigError, config_from_dict, load_config
 from lgmnet.models import MODELS
-from lgmnet.ratios import measurements
+from lgmnet.operators import OPERATORS, BlockSamplingConfig
 from tests.conftest import PROJECT
 
 SECTIONS = {
-    "sampling": sections.SamplingConfig,
     "data": sections.DataConfig,
     "training": sections.TrainingConfig,
     "evaluation": sections.EvaluationConfig,
     "lora": sections.LoraConfig,
 }
+# Of each operator, what a config has to say.
+SAMPLING = {
+    "block_sampling": {"ratio": 0.1},
+    "fourier_mask": {"operator": "fourier_mask", "mask": "cartesian", "size": [16, 16]},
+}
 WORDS = [
     "learned", "fixed", "ceil", "floor", "table33", "xavier", "pca", "orthonormal", "adam", "muon",
-    "cosine", "multistep", "mse", "l1", "bf16", "auto", "sample", "files", "device", "luma", "rgb",
+    "cosine", "multistep", "cartesian", "variable_density",
+    "mask.mat", "bands", "mse", "l1", "bf16", "auto", "sample", "files", "device", "luma", "rgb",
     "1e-4", "0.25", "true", "off", "", "builtin", "shared", "lora",
 ]  # fmt: skip
 NUMBERS = st.one_of(
@@ -61,9 +67,11 @@ def trees(draw):
     options = list(inspect.signature(MODELS.get(network)).parameters)
     keys = st.one_of(st.sampled_from(options), st.text(string.ascii_letters, max_size=6))
     model = draw(st.dictionaries(keys, VALUES, max_size=2))
-    tree = {"model": {**model, "name": network}, "sampling": {"ratio": 0.1}}
-    for section in draw(st.lists(st.sampled_from(sorted(SECTIONS)), max_size=3, unique=True)):
-        settings = draw(st.dictionaries(names(SECTIONS[section]), VALUES, max_size=2))
+    operator = draw(st.sampled_from(sorted(SAMPLING)))
+    kinds = {**SECTIONS, "sampling": OPERATORS.get(operator)}
+    tree = {"model": {**model, "name": network}, "sampling": SAMPLING[operator]}
+    for section in draw(st.lists(st.sampled_from(sorted(kinds)), max_size=3, unique=True)):
+        settings = draw(st.dictionaries(names(kinds[section]), VALUES, max_size=2))
         tree[section] = {**tree.get(section, {}), **settings}
     return tree
 
@@ -74,16 +82,23 @@ def written(tree):
     return found | {"model", str(tree["model"]["name"])}
 
 
+def operator_of(sampling):
+    """The tensors of an operator as a weights file would hold them, without values."""
+    if isinstance(sampling, BlockSamplingConfig):
+        shape, dtype = (sampling.measurements(), sampling.block_size**2), torch.float32
+        return {"operator.matrix": torch.empty(shape, dtype=dtype, device="meta")}
+    return {"operator.masks": torch.empty(1, 16, 16, dtype=torch.bool, device="meta")}
+
+
 def check(tree):
     """Whether a config builds; else its error names a key, and nothing else is raised."""
     try:
         config = config_from_dict(tree)
         assert config_from_dict(config.as_dict()) == config
         assert config_from_dict(yaml.safe_load(config.as_yaml())) == config
-        if config.sampling.block_size > 64 or not config.sampling.phi_init.isalpha():
-            return False  # Φ of gigabytes, or of a file
-        shape = measurements(config.sampling), config.sampling.block_size**2
-        shadow_model(config, shape, PARTS)
+        if isinstance(config.sampling, BlockSamplingConfig) and config.sampling.block_size > 64:
+            return False  # Φ of gigabytes
+        shadow_model(config, operator_of(config.sampling), PARTS)
     except ConfigError as error:
         text = str(error)
         assert any(key and str(key) in text for key in written(tree)), text

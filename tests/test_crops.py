@@ -32,6 +32,9 @@ RULE = CropRule(size=24, seed=7, augment="sample", batch=6)
 class Memory:
     """Images in memory; those named ``bad`` cannot be decoded."""
 
+    channels = 1
+    dtype = np.dtype(np.uint8)
+
     def __init__(self, images: list[np.ndarray], bad: tuple[int, ...] = ()) -> None:
         self.images = images
         self.bad = bad

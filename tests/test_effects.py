@@ -12,17 +12,18 @@ import pytest
 import torch
 
 from lgmnet import runtime
-from lgmnet.build import build_model
-from lgmnet.config import DataConfig, EvaluationConfig, SamplingConfig, TrainingConfig
-from lgmnet.data.crops import CropRule, DeviceCrops
+from lgmnet.build import Source, build_model
+from lgmnet.config import DataConfig, EvaluationConfig, TrainingConfig
+from lgmnet.data.crops import CropRule, DeviceCrops, generator
 from lgmnet.data.datasets import open_test_set
 from lgmnet.evaluation.rebuild import validate
 from lgmnet.evaluation.scoring import Scoring, score_sets
-from lgmnet.ratios import draw_rows
+from lgmnet.operators import BlockSamplingConfig
 from lgmnet.runtime import Runtime
 from lgmnet.training import gradients, states
 from lgmnet.training.batches import open_batches
 from lgmnet.training.images import open_data
+from lgmnet.training.learner import OPERATOR_STREAM
 from lgmnet.training.loop import train
 from lgmnet.weights import saved
 from tests.conftest import smooth_image, tiny_config
@@ -66,7 +67,8 @@ ELSEWHERE = {
     },
     "sampling": set(),
     "evaluation": {"datasets", *SCORING},
-    "data": {"train", "source", "decode", "workers", "validation", "validation_images"},
+    "data": {"train", "source", "decode", "workers", "validation", "validation_images",
+             "color"},
 }  # fmt: skip
 
 
@@ -106,9 +108,11 @@ def test_a_setting_changes_what_is_learned(images, base, tmp_path, setting):
     assert not same(learned(tmp_path, config), base)
 
 
-@pytest.mark.parametrize("kind", [TrainingConfig, SamplingConfig, DataConfig, EvaluationConfig])
+@pytest.mark.parametrize(
+    "kind", [TrainingConfig, BlockSamplingConfig, DataConfig, EvaluationConfig]
+)
 def test_no_setting_is_left_out(kind):
-    section = kind.__name__.removesuffix("Config").lower()
+    section = kind.__name__.removesuffix("Config").removeprefix("Block").lower()
     tested = {name.split(".")[1] for name in EFFECTS if name.startswith(f"{section}.")}
     names = {field.name for field in dataclasses.fields(kind)}
     assert tested | ELSEWHERE[section] == names
@@ -213,15 +217,17 @@ def test_every_step_draws_its_ratio_from_seed_and_step(images, tmp_path, monkeyp
     drawn = []
     original = gradients.backward
 
-    def noted(wrapped, model, *rest):
-        drawn.append(model.rows)
-        return original(wrapped, model, *rest)
+    def noted(wrapped, model, batch, operator, *rest):
+        drawn.append(operator.measurements)
+        return original(wrapped, model, batch, operator, *rest)
 
     monkeypatch.setattr(gradients, "backward", noted)
     config = short(images, sampling={"ratio": [0.01, 0.5]}, training={"steps_per_epoch": 4})
     train(config, tmp_path, CPU)
-    seed = config.training.seed
-    assert drawn == [draw_rows(config.sampling, seed, step) for step in range(4)]
+    seed, sampling = config.training.seed, config.sampling
+    sources = [generator(seed, step, OPERATOR_STREAM) for step in range(4)]
+    operator = sampling.make(Source())
+    assert drawn == [sampling.draw(operator, source).measurements for source in sources]
     assert len(set(drawn)) > 1
 
 

@@ -16,10 +16,10 @@ from lgmnet.config import EvaluationConfig, load_config
 from lgmnet.data.datasets import FileImages, NamedImage, open_test_set
 from lgmnet.data.images import ImageError, list_images, scan
 from lgmnet.evaluation.rebuild import Rules, evaluate, validate
-from lgmnet.evaluation.scoring import Scoring, score_set, score_sets
+from lgmnet.evaluation.scoring import Scoring, score_set, score_sets, summary
 from lgmnet.metrics import PROTOCOLS
 from lgmnet.models import Reconstruction, SensingModel, UnfoldingNetwork
-from lgmnet.operators import BlockSampling
+from lgmnet.operators import BlockSampling, FourierMask
 from lgmnet.operators.matrices import orthonormal
 from lgmnet.runtime import Runtime
 from tests.conftest import PROJECT, smooth_image, tiny_config
@@ -176,7 +176,7 @@ def test_the_pixels_of_scored_images_are_not_kept(identity, photos):
         torch.OutOfMemoryError("CUDA out of memory"),
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
         MemoryError(),
-        ValueError("1 MiB of memory do not suffice"),
+        ValueError("1 MiB of memory are not enough"),
     ],
 )
 def test_images_that_cannot_be_scored_are_named_and_the_others_are_scored(photos, error):
@@ -250,6 +250,33 @@ def test_small_and_identical_images_are_left_out_of_the_means_which_say_so(photo
     table = report.comparison(result)
     assert "photos: the mean PSNR is over 5 of 6 images; the others have none" in table
     assert "photos: the mean SSIM is over 5 of 6 images" in table
+
+
+def test_nmse_is_reported_where_the_protocol_asks_for_it(tmp_path):
+    """In both files and in the table; complex images out of one array file."""
+    random = np.random.default_rng(0)
+    stack = 0.6 * (random.random((3, 16, 72)) - 1j * random.random((3, 16, 72)))
+    np.save(tmp_path / "scans.npy", stack)
+    mask = torch.from_numpy(random.random((16, 72)) < 0.5)
+    model = SensingModel(FourierMask(mask, channels=2), Transpose()).eval()
+    rules = [Rules(PROTOCOLS["mri"], "bands")]
+    images = open_test_set(str(tmp_path / "scans.npy"), [])
+    data = summary(list(score_set(model, images, CPU, rules)), 0, rules[0])
+
+    filled = np.fft.ifft2(np.fft.fft2(stack) * mask.numpy())
+    norms = [np.linalg.norm(array, axis=(1, 2)) for array in (filled - stack, stack)]
+    expected = norms[0] / norms[1]
+    assert [v["nmse"] for v in data["images"].values()] == pytest.approx(
+        expected.tolist(), rel=1e-4
+    )
+    assert data["nmse"] == pytest.approx(expected.mean(), rel=1e-4)
+    scored = {**results(), "protocol": "mri", "datasets": {"scans": data}}
+    assert f"| {expected.mean():.4f} |" in report.comparison(scored)
+    assert "NMSE" in report.comparison(scored)
+    report.write_results(tmp_path, scored)
+    lines = (tmp_path / "metrics.csv").read_text().splitlines()
+    assert lines[0] == "dataset,image,psnr,ssim,nmse,seconds"
+    assert float(lines[1].split(",")[4]) == pytest.approx(expected[0], rel=1e-4)
 
 
 def test_a_black_validation_image_does_not_decide(photos):
@@ -344,7 +371,7 @@ def test_published_values_are_transcribed():
 
 def test_every_published_table_is_there_with_all_its_rows():
     tables = yaml.safe_load((PROJECT / "lgmnet/published.yaml").read_text(encoding="utf-8"))
-    found = [(t["dataset"], t["protocol"], len(t["rows"]), len(t["ratios"])) for t in tables]
+    found = [(t["dataset"], t["protocol"], len(t["rows"]), len(t["conditions"])) for t in tables]
     assert found == [
         ("Set11", "paper", 14, 5), ("General100", "paper", 15, 5), ("LIVE29", "paper", 15, 5),
         ("Urban100", "paper", 15, 5), ("Set11", "ista33", 7, 7), ("BSD68", "ista33", 4, 5),
@@ -352,11 +379,12 @@ def test_every_published_table_is_there_with_all_its_rows():
         ("Urban100", "ampa", 5, 6), ("General100", "paper", 9, 4), ("Set11", "paper", 9, 4),
         ("Set14", "paper", 9, 4), ("Set11", "paper", 3, 7), ("Set11", "paper", 2, 7),
         ("Set11", "paper", 3, 7), ("not named", "paper", 8, 1),
+        ("BrainImages_test", "mri", 3, 4),
     ]  # fmt: skip
     for table in tables:
         for row in table["rows"]:
             columns = [row["psnr"], row.get("ssim", row["psnr"])]
-            assert [len(column) for column in columns] == 2 * [len(table["ratios"])]
+            assert [len(column) for column in columns] == 2 * [len(table["conditions"])]
             assert "network" not in row or {"training", "sampling"} <= row.keys()
 
 

@@ -79,7 +79,7 @@ def test_keys_are_checked(experiment, tmp_path):
     with pytest.raises(ConfigError, match="axes needs a name"):
         experiment.read_experiment(tmp_path / "x.yaml")
     (tmp_path / "x.yaml").write_text("axes: [")
-    with pytest.raises(ConfigError, match="no valid YAML"):
+    with pytest.raises(ConfigError, match="not valid YAML"):
         experiment.read_experiment(tmp_path / "x.yaml")
 
 

@@ -108,7 +108,7 @@ def test_what_gives_other_numbers_is_not_written(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["configs/fista.yaml", "--output", "x.pt2"], "holds no trained values"),
+        (["configs/fista.yaml", "--output", "x.pt2"], "contains no trained values"),
         (["lgm_net_tiny_r0.10", "--output", "x.bin"], "end with .pt2 or .onnx"),
     ],
 )

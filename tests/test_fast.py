@@ -25,7 +25,7 @@ BF16_TOLERANCE = 0.03
 @pytest.mark.parametrize("name", MODELS.names())
 @pytest.mark.parametrize("size", [(32, 32), (64, 96), (160, 32)])
 def test_the_fast_network_gives_the_same_image(name, size):
-    model = small_model(name).eval()
+    model = small_model(name, size=size).eval()
     model.operator.gathers = False  # as published
     before = copy.deepcopy(model.state_dict())
     image = torch.rand(2, 1, *size)
@@ -56,7 +56,7 @@ def test_every_ratio(m):
 
 @pytest.mark.parametrize("name", MODELS.names())
 def test_bf16_stays_close_and_images_stay_in_float32(name):
-    model = small_model(name).eval()
+    model = small_model(name, size=(64, 96)).eval()
     image = torch.rand(1, 1, 64, 96)
     result = optimize_for_inference(model, "bf16")(image).image
     assert result.dtype == torch.float32
@@ -149,7 +149,7 @@ def test_without_onednn_convolutions_stay_and_it_is_said(monkeypatch):
 def test_bf16_on_a_cpu_without_bf16_arithmetic_warns_and_works(name, monkeypatch):
     """As on a CPU without AVX-512: oneDNN refuses bf16, and PyTorch's own kernels compute it."""
     without_bf16(monkeypatch)
-    model = small_model(name).eval()
+    model = small_model(name, size=(64, 96)).eval()
     image = torch.rand(1, 1, 64, 96)
     with pytest.warns(UserWarning, match="slower than fp32"):
         reduced = optimize_for_inference(model, "bf16")
@@ -203,7 +203,7 @@ def test_an_unknown_precision_is_refused():
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", MODELS.names())
 def test_fast_on_the_gpu(name):
-    model = small_model(name).eval().cuda()
+    model = small_model(name, size=(64, 96)).eval().cuda()
     image = torch.rand(1, 1, 64, 96).cuda()
     result = optimize_for_inference(model)(image).image
     torch.testing.assert_close(result, model(image).image.detach(), rtol=1e-3, atol=1e-4)

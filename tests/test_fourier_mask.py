@@ -1,12 +1,12 @@
 """Fourier measurements against dense matrices, published numbers and other people's files."""
 
-import cv2
 import numpy as np
 import pytest
 import torch
 from scipy.linalg import dft
 
 from lgmnet import complexity
+from lgmnet.metrics import PROTOCOLS, score, summarise
 from lgmnet.operators import FourierMask, masks
 from tests.conftest import reference_data
 
@@ -130,11 +130,15 @@ def test_the_mask_is_saved_and_says_which_sizes_fit():
 @pytest.mark.parametrize(
     ("call", "shape", "message"),
     [
-        ("forward", (1, 1, 6, 4), r"the image has shape \(1, 1, 6, 4\), expected \(batch, 1, 4, 6"),
-        ("forward", (1, 2, 4, 6), r"expected \(batch, 1, 4, 6\): the mask is 4 x 6"),
+        (
+            "forward",
+            (1, 1, 6, 4),
+            r"the image has 6 x 4 pixels .* FourierMask measures images of 4 x 6",
+        ),
+        ("forward", (1, 2, 4, 6), r"shape \(1, 2, 4, 6\), expected \(batch, 1, H, W\)"),
         ("forward", (4, 6), r"the image has shape \(4, 6\)"),
         ("adjoint", (1, 1, 4, 6), r"the measurement has shape .* expected \(batch, 2, 4, 6\)"),
-        ("gram", (1, 3, 4, 8), r"the image has shape \(3, 1, 4, 8\), expected \(batch, 1, 4, 6\)"),
+        ("gram", (1, 3, 4, 8), r"the image has 4 x 8 pixels"),
     ],
 )
 def test_what_does_not_fit_is_refused(call, shape, message):
@@ -154,13 +158,6 @@ def psnr(image, reference):
     return float(-10 * torch.log10((image - reference).square().mean()))
 
 
-@pytest.fixture
-def brains():
-    paths = sorted((reference_data() / "mri/BrainImages_test").glob("*.png"))
-    images = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in paths]
-    return torch.from_numpy(np.stack(images)).double()[:, None] / 255
-
-
 @pytest.mark.shared
 @pytest.mark.parametrize(
     ("percent", "published"), [(10, 26.81), (20, 30.41), (30, 33.01), (40, 35.14), (50, 37.07)]
@@ -172,9 +169,12 @@ def test_zero_filling_of_the_brain_images_has_the_psnr_of_the_ista_net_code(
     assert len(brains) == 50
     mask = masks.load_mask(reference_data() / f"mri/masks/mask_{percent}.mat", size=(256, 256))
     operator = FourierMask(mask)
-    filled = operator.adjoint(operator(brains)).clamp(0, 1)
-    values = [psnr(one, image) for one, image in zip(filled, brains, strict=True)]
+    filled = operator.adjoint(operator(brains))
+    values = [psnr(one, image) for one, image in zip(filled.clamp(0, 1), brains, strict=True)]
     assert sum(values) / 50 == pytest.approx(published, abs=0.005)
+    pairs = zip(255 * filled[:, 0].numpy(), 255 * brains[:, 0].numpy(), strict=True)
+    scores = [score(one, image, PROTOCOLS["mri"]) for one, image in pairs]
+    assert summarise(scores, PROTOCOLS["mri"]).psnr == pytest.approx(published, abs=0.005)
 
 
 @pytest.mark.shared
@@ -186,6 +186,19 @@ def test_zero_filling_of_a_complex_image_has_the_psnr_of_the_admm_csnet_code():
     filled = operator.adjoint(operator(image))
     value = psnr(filled.norm(dim=1), image.norm(dim=1))
     assert value == pytest.approx(float(stored["psnr_zero_filled"]), abs=1e-4)
+    parts = [255 * tensor[0].permute(1, 2, 0).numpy() for tensor in (filled, image)]
+    assert score(*parts, PROTOCOLS["mri"]).psnr == pytest.approx(value, abs=1e-4)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(("stages", "psnr", "nmse"), [(7, 35.60, 0.0578), (14, 35.83, 0.0562)])
+def test_the_protocol_gives_the_numbers_that_deep_admm_net_prints(stages, psnr, nmse):
+    path = f"reference/admm_net/deep_admm_net_stage{stages}_brain1_io.npz"
+    stored = np.load(reference_data() / path)
+    parts = [np.dstack([255 * stored[name], np.zeros((256, 256))]) for name in ("out", "image")]
+    scored = score(*parts, PROTOCOLS["mri"])
+    assert scored.psnr == pytest.approx(psnr, abs=0.005)
+    assert scored.nmse == pytest.approx(nmse, abs=5e-5)
 
 
 @pytest.mark.shared

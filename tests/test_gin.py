@@ -22,7 +22,7 @@ def build(name, operator, **options):
     options = {"stages": 2, "channels": 4, **options}
     if "amp" not in name:
         options = {"start": "adjoint", **options}
-    network = create_network(name, options, operator.measurements, operator.block_size)
+    network = create_network(name, options, operator.sizes())
     for module in network.modules():
         if isinstance(module, Fitted):
             module.fit(operator.matrix.detach())
@@ -59,7 +59,7 @@ def test_parameter_counts(host, channels, gdm, gin):
         operator = BlockSampling(torch.zeros(109, 1089), 33, learned=host == "amp_net_tip")
         for step, count in expected.items():
             options = {"step": step, "channels": channels}
-            network = create_network(f"gin_{host}", options, 109, 33)
+            network = create_network(f"gin_{host}", options, operator.sizes())
             assert complexity.parameters(SensingModel(operator, network)) == count
 
 

@@ -8,11 +8,13 @@ import zlib
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image, PngImagePlugin
 
 from lgmnet.data.color import channels, join, luma
 from lgmnet.data.images import (
     ImageError,
+    inspect,
     list_images,
     printable,
     read_header,
@@ -20,9 +22,9 @@ from lgmnet.data.images import (
     read_plain_jpeg,
     read_training_luma,
     scan,
-    to_uint8,
     write_image,
 )
+from lgmnet.data.values import to_uint8
 
 
 def photograph(height: int = 40, width: int = 56) -> np.ndarray:
@@ -235,12 +237,11 @@ def test_a_png_damaged_inside_is_refused(tmp_path):
             read(path)
 
 
-def test_pixels_that_are_not_8_bit_grey_or_rgb_are_refused_with_their_kind(tmp_path):
+def test_pixels_of_a_kind_that_is_not_read_are_refused_with_their_kind(tmp_path):
     grey = photograph()[:, :, 0]
-    files = {"16-bit I;16": "x.png", "CMYK": "x.jpg", "F": "x.tif"}
-    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "x.png")
+    files = {"CMYK": "x.jpg", "16-bit I": "x.tif"}
     Image.fromarray(photograph()).convert("CMYK").save(tmp_path / "x.jpg")
-    Image.fromarray(grey.astype(np.float32)).save(tmp_path / "x.tif")
+    tifffile.imwrite(tmp_path / "x.tif", -grey.astype(np.int16))
 
     for kind, name in files.items():
         for read in (read_header, read_pixels):
@@ -248,13 +249,83 @@ def test_pixels_that_are_not_8_bit_grey_or_rgb_are_refused_with_their_kind(tmp_p
                 read(tmp_path / name)
 
 
-def test_16_bit_colour_is_refused(tmp_path):
-    """Pillow's header calls it RGB, so only the decoder sees it."""
-    cv2.imwrite(str(tmp_path / "x.png"), photograph().astype(np.uint16) * 257)
+def stored(dtype, shape) -> np.ndarray:
+    """Values over the whole range of a type, the first and the last included."""
+    top = {"uint8": 255, "uint16": 65535, "float32": 1}[dtype]
+    values = np.random.default_rng(0).random(shape) * top
+    values.flat[0], values.flat[-1] = 0, top
+    return values.astype(dtype)
+
+
+@pytest.mark.parametrize("shape", [(9, 12), (9, 12, 3), (9, 12, 4)])
+@pytest.mark.parametrize("name", ["x.png", "x.tif"])
+def test_16_bits_are_read_whole(tmp_path, name, shape):
+    """Pillow would keep 8 of them in colour."""
+    pixels = stored("uint16", shape)
+    pixels[..., 3:] = 65535 if len(shape) == 3 else pixels[..., 3:]
+    cv2.imwrite(str(tmp_path / name), pixels)
+
+    assert inspect(tmp_path / name) == (9, 12, 1 if len(shape) == 2 else 3, np.uint16)
+    expected = pixels[:, :, :3] if len(shape) == 3 else pixels
+    np.testing.assert_array_equal(read_pixels(tmp_path / name), expected)
+
+
+@pytest.mark.parametrize("shape", [(9, 12), (9, 12, 3)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_tiff_of_floats_is_read(tmp_path, shape, dtype):
+    pixels = stored("float32", shape).astype(dtype)
+    tifffile.imwrite(tmp_path / "x.tif", pixels, photometric="rgb" if len(shape) == 3 else None)
+
+    assert inspect(tmp_path / "x.tif") == (9, 12, 1 if len(shape) == 2 else 3, np.float32)
+    expected = pixels[:, :, ::-1] if len(shape) == 3 else pixels
+    np.testing.assert_array_equal(read_pixels(tmp_path / "x.tif"), expected)
+
+
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [((20, 24), {"byteorder": ">"}), ((3, 20, 24), {"photometric": "minisblack"})],
+    ids=["big endian", "pages"],
+)
+def test_of_a_tiff_the_first_page_is_read_in_any_order_of_bytes(tmp_path, shape, options):
+    pixels = stored("uint16", shape)
+    tifffile.imwrite(tmp_path / "x.tif", pixels, **options)
+
+    expected = pixels if len(shape) == 2 else pixels[0]
+    np.testing.assert_array_equal(read_pixels(tmp_path / "x.tif"), expected)
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_planes_one_after_the_other_are_refused(tmp_path, dtype):
+    """OpenCV would mix them without an error."""
+    planes = stored(dtype, (3, 20, 24))
+    tifffile.imwrite(tmp_path / "x.tif", planes, photometric="rgb", planarconfig="separate")
 
     for read in (read_header, read_pixels):
-        with pytest.raises(ImageError, match="holds 16-bit RGB pixels"):
-            read(tmp_path / "x.png")
+        with pytest.raises(ImageError, match="x.tif (holds 16-bit RGB|cannot be read)"):
+            read(tmp_path / "x.tif")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [(1.5, r"x\.tif has values up to 1.5, expected -1 to 1"), (-2, "up to 2"), (np.nan, "NaN"),
+     (np.inf, "NaN or infinite")],
+)  # fmt: skip
+def test_floats_beyond_white_or_no_numbers_are_refused(tmp_path, value, message):
+    pixels = stored("float32", (9, 12))
+    pixels[3, 4] = value
+    Image.fromarray(pixels).save(tmp_path / "x.tif")
+
+    with pytest.raises(ImageError, match=message):
+        read_pixels(tmp_path / "x.tif")
+
+
+def test_a_truncated_16_bit_tiff_is_refused(tmp_path):
+    cv2.imwrite(str(tmp_path / "x.tif"), stored("uint16", (40, 50, 3)))
+    content = (tmp_path / "x.tif").read_bytes()
+    (tmp_path / "x.tif").write_bytes(content[: len(content) // 2])
+
+    with pytest.raises(ImageError, match=r"x\.tif cannot be"):
+        read_pixels(tmp_path / "x.tif")
 
 
 @pytest.mark.parametrize("name", ["x.ppm", "x.pgm"])

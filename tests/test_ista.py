@@ -219,7 +219,7 @@ def test_what_needs_training_is_refused(name, overrides, message):
 
 def test_training_an_algorithm_without_parameters_is_refused():
     check_trainable(build_model(tiny_config()))
-    with pytest.raises(ConfigError, match="nothing has to be trained"):
+    with pytest.raises(ConfigError, match="score it without training"):
         check_trainable(find_weights(CONFIGS / "fista.yaml").load())
 
 

@@ -3,10 +3,14 @@ import pytest
 import torch
 
 from lgmnet import complexity
+from lgmnet.metrics import ssim
 from lgmnet.models import ISTANet, ISTANetPlus, create_network
-from lgmnet.operators import BlockSampling, matrices
+from lgmnet.models.ista_net import from_published_mri
+from lgmnet.operators import BlockSampling, FourierMask, masks, matrices
 from lgmnet.unfolding.blocks import soft_threshold
 from lgmnet.unfolding.starts import LinearStart, regression
+from lgmnet.weights.foreign import load_foreign
+from tests.conftest import reference_data
 
 
 def test_parameter_counts_of_the_public_code():
@@ -70,7 +74,7 @@ def test_blocks_are_rebuilt_by_themselves_or_together(name):
     changed[:, :, :8, :8] += 0.3
     for domain, spreads in (("block", False), ("image", True)):
         options = {"stages": 2, "channels": 4, "start": "adjoint", "prior_domain": domain}
-        network = create_network(name, options, 16, 8)
+        network = create_network(name, options, {"measurements": 16, "block_size": 8})
         network.start.fit(operator.matrix.detach())
         a, b = (network(operator(x), operator).image for x in (image, changed))
         different = (a - b).abs() > 1e-7
@@ -109,3 +113,74 @@ def test_the_adjoint_start_is_phi_transposed():
     y = torch.rand(2, 8, 3, 2)
     torch.testing.assert_close(start(y), operator.adjoint(y))
     assert list(start.parameters())
+
+
+MRI = {"start": "back_projection", "prior_domain": "image"}
+
+
+@pytest.mark.parametrize("kind", [ISTANet, ISTANetPlus])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_real_and_complex_images_of_a_fourier_mask(kind, channels):
+    """The first estimate is the zero-filled image, and every value of y is used."""
+    operator = FourierMask(masks.pseudo_radial((12, 16), 4), channels)
+    network = kind(stages=2, channels=4, image_channels=channels, **MRI)
+    image, penalties = network(operator(torch.rand(2, channels, 12, 16)), operator)
+    assert image.shape == (2, channels, 12, 16)
+    assert network.reach is None
+    (image.square().mean() + penalties["symmetry"]).backward()
+    assert all(parameter.grad.any() for parameter in network.parameters())
+
+
+def test_a_step_to_the_measurement_ends_where_the_prior_does_nothing():
+    """With G = 0 and ρ = 1 the first stage leaves the zero-filled image, which fits y."""
+    operator = FourierMask(masks.pseudo_radial((12, 16), 4))
+    network = ISTANetPlus(stages=1, channels=4, **MRI)
+    torch.nn.init.zeros_(network.priors[0].exit.weight)
+    measurement = operator(torch.rand(1, 1, 12, 16))
+    expected = operator.adjoint(measurement)
+    torch.testing.assert_close(network(measurement, operator).image, expected)
+
+
+def test_the_back_projection_serves_blocks_too_and_has_no_parameters():
+    operator = BlockSampling(matrices.orthonormal(16, 64), 8)
+    options = {"stages": 2, "channels": 4}
+    fitted = ISTANet(16, 8, start="adjoint", **options)
+    fitted.start.fit(operator.matrix.detach())
+    network = ISTANet(16, 8, start="back_projection", **options)
+    missing = network.load_state_dict(fitted.state_dict(), strict=False)
+    assert missing.unexpected_keys == ["start.matrix"]
+    assert not missing.missing_keys
+    y = operator(torch.rand(1, 1, 16, 24))
+    torch.testing.assert_close(network(y, operator).image, fitted(y, operator).image)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "set model.prior_domain=image and model.start=back_projection"),
+        ({"prior_domain": "image"}, "start is 'regression', .* set model.start=back_projection"),
+        ({"prior_domain": "pixel"}, "expected one of block, image"),
+        ({**MRI, "start": "zero"}, "expected one of regression, .*, back_projection"),
+    ],
+)
+def test_what_needs_blocks_is_refused_without_them(options, message):
+    with pytest.raises(ValueError, match=message):
+        ISTANetPlus(**options)
+
+
+@pytest.mark.shared
+def test_published_mri_weights_give_the_published_scores(brains, reference):
+    """38.70 dB and 0.9484 at 20 %, clipped to [0, 1] and not rounded."""
+    folder = reference / "istanet/model/MRI_CS_ISTA_Net_plus_layer_9_group_1_ratio_20"
+    options, state = from_published_mri(load_foreign(folder / "net_params_200.pkl"))
+    network = ISTANetPlus(**options).eval()
+    network.load_state_dict(state)
+    operator = FourierMask(masks.load_mask(reference_data() / "mri/masks/mask_20.mat"))
+    psnrs, ssims = [], []
+    with torch.no_grad():
+        for image in brains[:, None].float():
+            result = network(operator(image), operator).image.clamp(0, 1)
+            psnrs.append(-10 * float((result - image).square().mean().log10()))
+            ssims.append(ssim(*(255 * each[0, 0].double().numpy() for each in (result, image))))
+    assert np.mean(psnrs) == pytest.approx(38.70, abs=5e-3)
+    assert np.mean(ssims) == pytest.approx(0.9484, abs=5e-5)

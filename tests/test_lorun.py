@@ -207,7 +207,7 @@ def test_a_backbone_brings_its_steps(sharing, stages):
         ({"width": 16}, "the backbone has width = 16, but model.width is 8"),
         ({"noise_channel": "map"}, "noise_channel = map"),
         ({"algorithm": "hqs"}, "algorithm = hqs"),
-        ({"sharing": "independent"}, "one denoiser per stage, which is no backbone"),
+        ({"sharing": "independent"}, "one denoiser per stage and no backbone"),
     ],
 )
 def test_another_backbone_is_refused(options, message):

@@ -15,8 +15,23 @@ def test_distances_by_hand():
     assert float(distance(image, target, "charbonnier")) == pytest.approx(expected)
 
 
+def test_nmse_is_the_mean_over_images_of_relative_errors():
+    target = torch.tensor([[3.0, 4.0], [0.0, 2.0]]).view(2, 1, 1, 2)
+    image = target + torch.tensor([[0.0, 1.0], [1.0, 0.0]]).view(2, 1, 1, 2)
+    assert float(distance(image, target, "nmse")) == pytest.approx((1 / 5 + 1 / 2) / 2)
+
+
+def test_nmse_has_a_gradient_at_a_perfect_and_at_a_black_image():
+    image = torch.full((2, 1, 4, 4), 0.5).requires_grad_()
+    target = torch.stack([torch.full((1, 4, 4), 0.5), torch.zeros(1, 4, 4)])
+    distance(image, target, "nmse").backward()
+    assert not image.grad[0].any()
+    assert image.grad[1].isfinite().all()
+    assert (image.grad[1] > 0).all()
+
+
 def test_unknown_loss_is_refused():
-    with pytest.raises(ValueError, match="expected mse, l1 or charbonnier"):
+    with pytest.raises(ValueError, match="expected mse, l1, charbonnier or nmse"):
         distance(torch.zeros(1), torch.zeros(1), "ssim")
 
 

@@ -6,8 +6,8 @@ import torch
 from safetensors.numpy import save_file
 from scipy.io import savemat
 
+from lgmnet.arrays import HDF5, read_arrays
 from lgmnet.operators import masks, matrices
-from lgmnet.operators.arrays import HDF5, read_arrays
 
 SIZE = (64, 48)
 DRAWN = {

@@ -29,6 +29,73 @@ def pair(*shape: int) -> tuple[np.ndarray, np.ndarray]:
 # Values by hand.
 
 
+def test_two_channels_are_scored_by_their_magnitude_and_nmse_by_both():
+    """3 + 4i against 5i of the same magnitude."""
+    target = np.dstack([np.zeros((8, 8)), np.full((8, 8), 5.0)])
+    image = np.dstack([np.full((8, 8), 3.0), np.full((8, 8), -4.0)])
+    result = score(image, target, PROTOCOLS["mri"])
+
+    assert (result.psnr, result.ssim) == (math.inf, 1.0)
+    assert result.nmse == pytest.approx(math.sqrt(3**2 + 9**2) / 5)
+    assert math.isnan(score(image, target).nmse)
+
+
+def test_nmse_is_averaged_over_images_that_are_not_black():
+    rules, black = PROTOCOLS["mri"], np.zeros((8, 8))
+    images = [(np.full((8, 8), 110.0), np.full((8, 8), 100.0)), (black + 1, black), (black, black)]
+    scores = [score(image, target, rules) for image, target in images]
+
+    assert [s.nmse for s in scores] == pytest.approx([0.1, math.inf, 0.0])
+    assert summarise(scores, rules).nmse == pytest.approx(0.05)
+    nothing = score(np.full((8, 8), np.nan), np.full((8, 8), 9.0), rules)
+    assert math.isnan(summarise([*scores, nothing], rules).nmse)
+
+
+def test_a_target_with_negative_values_is_not_clipped_in_silence():
+    target = np.dstack([np.full((8, 8), -51.0), np.zeros((8, 8))])
+    with pytest.raises(ValueError, match=r"negative values, down to -0.2, .* choose mri"):
+        score(target, target)
+    assert score(target, target, PROTOCOLS["mri"]).psnr == math.inf
+    assert score(target, target, PROTOCOLS["ampa"]).psnr == math.inf
+
+
+def test_bands_are_scored_one_by_one():
+    """Errors of 1 and 10: 48.13 and 28.13 dB; together 31.11 dB."""
+    target = np.full((8, 8, 2), 100.0)
+    image = target + np.array([1.0, 10.0])
+
+    assert score(image, target, Protocol(bands=True)).psnr == pytest.approx(38.1308, abs=1e-4)
+    assert score(image, target).psnr == pytest.approx(31.0975, abs=1e-3)
+
+
+def test_cassi_counts_white_as_256_but_the_peak_as_255():
+    """0.5 and 0.52 of white become 128 and 133."""
+    target, image = np.full((16, 16, 3), 0.5 * 255), np.full((16, 16, 3), 0.52 * 255)
+    result = score(image, target, PROTOCOLS["cassi"])
+
+    assert result.mse == 25
+    assert result.psnr == pytest.approx(20 * math.log10(255 / 5))
+    assert score(2 * image, target, PROTOCOLS["cassi"]).mse == (266 - 128) ** 2  # not clipped
+
+
+def test_padded_ssim_is_that_of_a_grouped_convolution():
+    """As pytorch_ssim computes it, on the unit scale."""
+    image, target = (np.dstack([a, a[::-1]]) for a in pair())
+    line = torch.exp(-((torch.arange(11.0, dtype=torch.float64) - 5) ** 2) / 4.5)
+    window = torch.outer(line, line) / line.sum() ** 2
+
+    def mean(values):
+        planes = torch.from_numpy(values / 255).permute(2, 0, 1)[:, None]
+        return planes, lambda x: conv2d(x, window[None, None], padding=5)
+
+    (a, blur), (b, _) = mean(image), mean(target)
+    one, two = blur(a), blur(b)
+    variances = blur(a * a) - one**2 + blur(b * b) - two**2
+    top = (2 * one * two + 1e-4) * (2 * (blur(a * b) - one * two) + 9e-4)
+    expected = top / ((one**2 + two**2 + 1e-4) * (variances + 9e-4))
+    assert score(image, target, PROTOCOLS["cassi"]).ssim == pytest.approx(float(expected.mean()))
+
+
 @pytest.mark.parametrize(("error", "expected"), [(1, 48.1308), (-5, 34.1514), (25.5, 20.0)])
 def test_psnr_of_the_same_error_everywhere(error, expected):
     target = np.full((10, 12), 100.0)

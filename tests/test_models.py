@@ -9,17 +9,22 @@ import torch
 from scipy.fft import dct
 
 from lgmnet import complexity, runtime
-from lgmnet.models import MODELS, SensingModel, create_network
-from lgmnet.operators import BlockSampling, matrices
+from lgmnet.models import MODELS, BackProjection, SensingModel, create_network
+from lgmnet.operators import BlockSampling, FourierMask, masks, matrices
 from lgmnet.unfolding.fitted import Fitted
 from lgmnet.unfolding.low_rank import LowRankUpdate
 from tests.conftest import smooth_image
 
+# Networks that serve no operator but a Fourier mask, whose images have one size.
+FOURIER = ("admm_net",)
 SMALL = {
+    "admm_csnet": {"stages": 2, "channels": 8, "inner_steps": 2},
+    "admm_net": {"stages": 2},
     "amp_net_tip": {"stages": 2, "channels": 8},
     # Norms that serve the penalty alone get no gradient from the image.
     "amp_net": {"stages": 2, "channels": 8, "orthogonality_norm": "shared"},
     "ampa_net": {"stages": 2, "channels": 16, "orthogonality_norm": "shared"},
+    "back_projection": {},
     "fista": {"iterations": 5, "shifts": 2},
     "fista_net": {"stages": 3, "channels": 8},
     "gin_amp_net_tip": {"stages": 2, "channels": 8},
@@ -35,7 +40,9 @@ SMALL = {
 
 
 def small_network(name, operator):
-    network = create_network(name, SMALL[name], operator.measurements, operator.block_size)
+    if name in FOURIER:
+        return MODELS.create(name, **SMALL[name])
+    network = create_network(name, SMALL[name], operator.sizes())
     blocks = torch.rand(4 * operator.measurements, operator.block_size**2)
     for module in network.modules():
         if isinstance(module, Fitted):
@@ -45,23 +52,34 @@ def small_network(name, operator):
     return network
 
 
-def small_model(name, block_size=32):
-    operator = BlockSampling(matrices.orthonormal(20, block_size**2), block_size)
+def small_operator(name, block_size=32, size=(64, 64)):
+    """An operator that the network works on; ``size`` is that of the images."""
+    if name in FOURIER:
+        return FourierMask(masks.pseudo_radial(size, 16))
+    return BlockSampling(matrices.orthonormal(20, block_size**2), block_size)
+
+
+def small_model(name, block_size=32, size=(64, 64)):
+    operator = small_operator(name, block_size, size)
     return SensingModel(operator, small_network(name, operator))
 
 
 @pytest.fixture(params=MODELS.names())
 def model(request):
+    """Of images of 64 x 64 pixels."""
     return small_model(request.param).eval()
 
 
-def test_image_keeps_its_shape(model):
+@pytest.mark.parametrize("name", MODELS.names())
+def test_image_keeps_its_shape(name):
+    model = small_model(name, size=(64, 96)).eval()
     image = torch.rand(2, 1, 64, 96)
     assert model(image).image.shape == image.shape
 
 
 def test_every_parameter_gets_a_gradient(model):
-    model(torch.rand(2, 1, 64, 64)).image.square().mean().backward()
+    """Of values beyond the knots of piecewise linear functions, too."""
+    model(4 * torch.rand(2, 1, 64, 64)).image.square().mean().backward()
     trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     without = [n for n, p in trained if p.grad is None or not p.grad.any()]
     assert not without
@@ -108,27 +126,59 @@ def test_models_can_be_copied_and_pickled(model):
     assert torch.equal(pickle.loads(pickle.dumps(model))(image).image, expected)
 
 
-def test_noise_changes_the_measurement_by_its_standard_deviation(model):
+@pytest.mark.parametrize("name", MODELS.names())
+def test_noise_changes_the_measurement_by_its_standard_deviation(name):
+    model = small_model(name, size=(128, 128))
     image = torch.rand(1, 1, 128, 128)
     clean = model.measure(image)
     model.noise_std = 0.2
     noisy = model.measure(image, "name")
-    assert float((noisy - clean).detach().std()) == pytest.approx(0.2, rel=0.15)
+    noise = (noisy - clean).detach()
+    if model.operator.support is not None:
+        noise = noise[model.operator.support.expand_as(noise)]
+    assert float(noise.std()) == pytest.approx(0.2, rel=0.15)
 
 
 def test_stages_are_modules_of_the_network(model):
     modules = set(model.network.modules())
     stages = list(model.network.stages())
-    assert stages
+    assert stages or isinstance(model.network, BackProjection)
     assert all(stage in modules for stage in stages)
+
+
+# What networks that have priors on blocks need for an operator without them.
+WITHOUT_BLOCKS = {"start": "back_projection", "prior_domain": "image"}
+SERVE_A_MASK = {
+    "admm_csnet": {}, "admm_net": {}, "fista": {}, "fista_net": WITHOUT_BLOCKS,
+    "gin_fista_net": WITHOUT_BLOCKS, "gin_ista_net_plus": WITHOUT_BLOCKS, "ista": {},
+    "ista_net": WITHOUT_BLOCKS, "ista_net_plus": WITHOUT_BLOCKS, "lgm_net": {}, "lorun": {},
+    "prl": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SERVE_A_MASK)
+def test_networks_that_serve_a_fourier_mask(name):
+    """The others begin with a linear map of blocks: AMP-Net in all its forms."""
+    network = MODELS.create(name, **SMALL[name], **SERVE_A_MASK[name])
+    for module in network.modules():
+        if isinstance(module, LowRankUpdate):
+            torch.nn.init.normal_(module.left, std=0.1)
+    model = SensingModel(FourierMask(masks.pseudo_radial((64, 64), 16)), network)
+    result = model(4 * torch.rand(2, 1, 64, 64))
+    assert result.image.shape == (2, 1, 64, 64)
+    if complexity.parameters(model):
+        (result.image.square().mean() + sum(result.penalties.values())).backward()
+        trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+        assert not [n for n, p in trained if p.grad is None or not p.grad.any()]
 
 
 @pytest.mark.parametrize("name", MODELS.names())
 def test_one_batch_can_be_learned_by_heart(name):
-    """Only the network learns. Φ takes the 64 lowest frequencies of a block."""
+    """Only the network learns. Φ takes the 64 lowest frequencies of a block, or some lines."""
     cosines = dct(np.eye(32), norm="ortho")[:8]
     matrix = torch.from_numpy(np.kron(cosines, cosines)).float()
-    operator = BlockSampling(matrix, learned=False)
+    blocks = BlockSampling(matrix, learned=False)
+    operator = small_operator(name) if name in FOURIER else blocks
     model = SensingModel(operator, small_network(name, operator))
     if not complexity.parameters(model):
         pytest.skip("has nothing to learn")

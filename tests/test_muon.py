@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lgmnet.build import build_model, initial_matrix
+from lgmnet.build import Source, build_model
 from lgmnet.runtime import Runtime
 from lgmnet.training.learner import make_optimizer
 from lgmnet.training.loop import train
@@ -206,6 +206,6 @@ def test_phi_has_a_rate_of_its_own(image_folder, tmp_path, factor):
     settings = {"phi_rate": factor, "steps_per_epoch": 1, "log_every": 1, "schedule": "constant"}
     config = tiny_config(image_folder, training=settings)
     train(config, tmp_path / "run", CPU)
-    start = initial_matrix(config.sampling, seed=config.training.seed)
+    start = config.sampling.make(Source(seed=config.training.seed)).matrix.detach()
     moved = (final(tmp_path / "run")["operator.matrix"] - start).abs().median()
     assert float(moved) == pytest.approx(1e-3 * factor, rel=0.02)

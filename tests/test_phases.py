@@ -207,7 +207,7 @@ def test_a_run_begins_from_one_thing(images, tmp_path):
     config = lorun_config(images, training={"start": "w"})
     assert [phase.config.training.start for phase in phases(config, tmp_path)] == ["w", ""]
     config = lorun_config(images, training={"start": "w"}, lora={**LORA, "backbone": "b"})
-    with pytest.raises(ConfigError, match="begins from one of them"):
+    with pytest.raises(ConfigError, match="starts from one of them"):
         phases(config, tmp_path)
 
 

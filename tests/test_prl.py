@@ -1,4 +1,4 @@
-"""PRL-PGD against its specification, its public code and the formula of an iteration."""
+"""PRL-PGD against its specification, its public code and the formula of a stage."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from scipy.signal import correlate2d
 
 from lgmnet import complexity
 from lgmnet.models import PRL, SensingModel
-from lgmnet.models.prl import Iteration, from_published
+from lgmnet.models.prl import Stage, from_published
 from lgmnet.operators import BlockSampling, matrices
 
 
@@ -48,10 +48,10 @@ def conv(layer, maps):
     ])  # fmt: skip
 
 
-def test_an_iteration_in_numpy():
+def test_a_stage_in_numpy():
     """Scale 2, one block of 4 x 4 pixels: four channels are one image, interleaved."""
     operator = BlockSampling(matrices.gaussian(5, 16), 4).double()
-    iteration = Iteration(4, 3, scale=2).double()
+    stage = Stage(4, 3, scale=2).double()
     rng = np.random.default_rng(0)
     x, back_projection = rng.random((4, 2, 2)), rng.random((4, 2, 2))
     phi = operator.matrix.detach().numpy()
@@ -60,14 +60,14 @@ def test_an_iteration_in_numpy():
         image[k // 2 :: 2, k % 2 :: 2] = x[k]
     gram = (phi.T @ phi @ image.ravel()).reshape(4, 4)
     gram = np.stack([gram[k // 2 :: 2, k % 2 :: 2] for k in range(4)])
-    fused = conv(iteration.data_step.fuse, np.concatenate([x, gram, back_projection]))
+    fused = conv(stage.data_step.fuse, np.concatenate([x, gram, back_projection]))
     v = x - 1 / (1 + np.exp(-fused))
-    enter, first, second, leave = iteration.prior
+    enter, first, second, leave = stage.prior
     features = conv(enter, v)
     for block in (first, second):
         features = features + conv(block.body[2], np.maximum(conv(block.body[0], features), 0))
     expected = v + conv(leave, features)
-    result = iteration(torch.from_numpy(x)[None], operator, torch.from_numpy(back_projection)[None])
+    result = stage(torch.from_numpy(x)[None], operator, torch.from_numpy(back_projection)[None])
     np.testing.assert_allclose(result.detach().numpy()[0], expected, atol=1e-12)
 
 
@@ -127,5 +127,5 @@ def test_the_importer_refuses_what_is_not_its_own():
     lgm_net = {"Phi_weight": torch.zeros(1), "body.mid.hqsM.0.body.0.weight": torch.zeros(1)}
     with pytest.raises(ValueError, match=r"no PRL-PGD file.*no tensor body\.mid\.body"):
         from_published(lgm_net)
-    with pytest.raises(ValueError, match="hold their own"):
+    with pytest.raises(ValueError, match="files contain Φ"):
         from_published(state, torch.zeros(41, 1024))

@@ -79,7 +79,7 @@ def test_loss_and_gradients_are_those_of_the_public_code(name):
     copies = {key: leaves[source] for key, source in golden["copies"].items()}
     options, matrix, own = IMPORTERS[name](leaves | copies, *given)
     block_size = math.isqrt(matrix.shape[1])
-    network = create_network(name, options, len(matrix), block_size)
+    network = create_network(name, options, {"measurements": len(matrix), "block_size": block_size})
     model = SensingModel(BlockSampling(matrix.detach(), block_size), network).double()
     state = {"operator.matrix": matrix, **{f"network.{key}": own[key] for key in own}}
     target = image(golden["image"])

@@ -9,15 +9,17 @@ import torch
 
 import lgmnet
 from lgmnet import runtime
-from lgmnet.build import build_model, initial_matrix
+from lgmnet.build import Source, at_condition, build_model
 from lgmnet.config import ConfigError, config_from_dict, load_config
-from lgmnet.data.crops import sample_blocks
+from lgmnet.data.crops import generator, sample_blocks
 from lgmnet.operators import matrices
-from lgmnet.ratios import at_ratio, draw_rows, measurements, row_share
+from lgmnet.operators.ratios import ratio_label
 from lgmnet.runtime import Runtime
 from lgmnet.training import gradients, loop
 from lgmnet.training.checks import check_run
+from lgmnet.training.gradients import measured_share
 from lgmnet.training.images import open_data
+from lgmnet.training.learner import OPERATOR_STREAM
 from lgmnet.weights.saved import save_weights
 from tests.conftest import PROJECT, smooth_image, tiny_config
 from tests.test_operators import span
@@ -26,6 +28,10 @@ from tests.test_training import final, records, train_steps
 
 CPU = Runtime(torch.device("cpu"))
 RANGE = {"ratio": [0.01, 0.5], "phi_init": "orthonormal"}
+
+
+def sampled(sampling):
+    return sampling.make(Source())
 
 
 @pytest.fixture
@@ -40,19 +46,18 @@ def model(config):
 
 def test_the_first_rows_are_the_operator_of_a_lower_ratio(config, model):
     image = torch.rand(2, 1, 32, 64)
-    low = at_ratio(model, config.sampling, 0.1)
+    low = at_condition(model, config.sampling, "r0.10")
     assert low.operator.measurements == 103
     assert torch.equal(low.operator.matrix, model.operator.matrix[:103])
     torch.testing.assert_close(low.measure(image), model.measure(image)[:, :103])
-    model.rows = 103
-    assert torch.equal(low(image).image, model(image).image)
-    assert at_ratio(model, config.sampling, None).operator.measurements == 512
+    assert torch.equal(low(image).image, model(image, model.operator.first(103)).image)
+    assert at_condition(model, config.sampling, None).operator.measurements == 512
 
 
 @pytest.mark.parametrize("phi", ["learned", "fixed"])
 def test_a_network_at_one_ratio_can_be_optimized(phi):
     config = tiny_config(sampling=RANGE | {"phi": phi})
-    model = at_ratio(build_model(config).eval(), config.sampling, 0.1)
+    model = at_condition(build_model(config).eval(), config.sampling, "r0.10")
     image = torch.rand(1, 1, 64, 64)
     fast = lgmnet.optimize_for_inference(model)
     torch.testing.assert_close(fast(image).image, model(image).image, rtol=0, atol=1e-5)
@@ -63,34 +68,41 @@ def test_gradients_reach_the_rows_that_were_used_and_no_other(config, recompute)
     model = build_model(config)
     if recompute:
         runtime.recompute_stages(model.network)
-    model.rows = 20
-    model(torch.rand(1, 1, 32, 32)).image.square().mean().backward()
+    model(torch.rand(1, 1, 32, 32), model.operator.first(20)).image.square().mean().backward()
     gradient = model.operator.matrix.grad
     assert gradient[:20].any(dim=1).all()
     assert not gradient[20:].any()
 
 
 def test_draws_cover_the_range_evenly_in_the_logarithm(config):
-    drawn = [draw_rows(config.sampling, 3, step) for step in range(4000)]
+    operator = sampled(config.sampling)
+
+    def draw(seed, step):
+        drawn = config.sampling.draw(operator, generator(seed, step, OPERATOR_STREAM))
+        return drawn.measurements
+
+    drawn = [draw(3, step) for step in range(4000)]
     assert (min(drawn), max(drawn)) == (11, 512)
     middle = (11 * 512) ** 0.5
     assert np.mean([rows < middle for rows in drawn]) == pytest.approx(0.5, abs=0.03)
-    assert drawn[:50] == [draw_rows(config.sampling, 3, step) for step in range(50)]
-    assert drawn[:50] != [draw_rows(config.sampling, 4, step) for step in range(50)]
-    assert draw_rows(tiny_config().sampling, 3, 0) is None
+    assert drawn[:50] == [draw(3, step) for step in range(50)]
+    assert drawn[:50] != [draw(4, step) for step in range(50)]
+    single = tiny_config().sampling
+    whole = sampled(single)
+    assert single.draw(whole, generator(3, 0, OPERATOR_STREAM)) is whole
 
 
 @pytest.mark.parametrize("ratio", [0.005, 0.6, 0, -1, float("nan")])
 def test_a_ratio_outside_the_range_says_the_range(config, model, ratio):
     with pytest.raises(ConfigError, match=r"was asked for, but this network was made for 0.01 to"):
-        at_ratio(model, config.sampling, ratio)
+        at_condition(model, config.sampling, ratio_label(ratio))
 
 
 def test_a_network_of_one_ratio_serves_no_other():
     sampling = tiny_config().sampling
-    assert measurements(sampling, 0.1) == 103
+    assert sampling.measurements(0.1) == 103
     with pytest.raises(ConfigError, match=r"0\.25 was asked for, but .* made for 0\.1;"):
-        measurements(sampling, 0.25)
+        sampling.measurements(0.25)
 
 
 @pytest.mark.parametrize("name", ["ista_net", "fista_net", "amp_net", "amp_net_tip"])
@@ -141,8 +153,8 @@ def test_the_measurement_term_uses_the_rows_of_the_step(config):
     unseen[:, 400] = 1
     settings = tiny_config(training={"measurement_weight": 1.0}).training
     for rows, least, most in ((399, 0, 1e-9), (401, 1e-4, 1)):
-        model.rows = rows
-        terms = gradients.backward(model, model, batch, settings, CPU)
+        operator = model.operator.first(rows)
+        terms = gradients.backward(model, model, batch, operator, settings, CPU)
         assert least <= float(terms["measurement"]) <= most
 
 
@@ -156,8 +168,8 @@ def test_the_loss_of_a_ratio_counts_by_its_power(config, parts):
         training_settings = {"ratio_exponent": exponent, "accumulate": parts, "batch_size": 2}
         settings = tiny_config(training=training_settings).training
         model.zero_grad()
-        model.rows = 128
-        terms = gradients.backward(model, model, batch, settings, CPU)
+        operator = model.operator.first(128)
+        terms = gradients.backward(model, model, batch, operator, settings, CPU)
         found.append((float(terms["loss"]), model.network.lift.weight.grad.clone()))
     (loss, plain), (same, weighted) = found
     assert loss == same
@@ -165,7 +177,9 @@ def test_the_loss_of_a_ratio_counts_by_its_power(config, parts):
 
 
 def test_without_a_range_every_step_counts_alike():
-    assert row_share(build_model(tiny_config())) == 1
+    config = tiny_config()
+    operator = sampled(config.sampling)
+    assert measured_share(config.sampling.draw(operator, generator(0, 0)), operator) == 1
 
 
 @pytest.fixture
@@ -180,23 +194,22 @@ def test_a_range_begins_with_what_single_ratios_have_learned(
     monkeypatch.setattr("lgmnet.build.START_BLOCKS", 2048)
     single, learned, output = tiny_config(), tmp_path / "w.safetensors", tmp_path / "phi.npy"
     phi = torch.randn(103, 1024)
-    save_weights(learned, build_model(single, phi), single)
+    save_weights(learned, build_model(single, Source({"matrix": phi})), single)
     config = tiny_config(image_folder, sampling=RANGE)
     (tmp_path / "c.yaml").write_text(config.as_yaml())
     arguments = [tmp_path / "c.yaml", "--learned", learned, "--output", output]
     assert run_main("scripts/nest_phi.py", arguments, monkeypatch) == 0
     assert "512 rows, out of 103 learned ones" in capsys.readouterr().out
-    start = initial_matrix(
-        load_config(tmp_path / "c.yaml", [f"sampling.phi_init={output}"]).sampling
-    )
+    start = sampled(load_config(tmp_path / "c.yaml", [f"sampling.phi_init={output}"]).sampling)
+    start = start.matrix.detach()
     torch.testing.assert_close(start @ start.T, torch.eye(512), rtol=0, atol=1e-5)
     blocks = sample_blocks(open_data(config).train, 32, 2048, config.training.seed)
     measured = phi @ start.T @ start  # as far as the range measures it at all
     torch.testing.assert_close(measured @ start[:103].T @ start[:103], measured)
     torch.testing.assert_close(span(start), span(matrices.pca(blocks, 512)), rtol=0, atol=1e-5)
     for unfit, message in (
-        (PROJECT / "configs/fista.yaml", "fista.yaml has learned no Φ for a single ratio"),
-        ("lgm_net_tiny_all_ratios", "lgm_net_tiny_all_ratios has learned no Φ for a single"),
+        (PROJECT / "configs/fista.yaml", "fista.yaml has no learned Φ for a single ratio"),
+        ("lgm_net_tiny_all_ratios", "lgm_net_tiny_all_ratios has no learned Φ for a single"),
     ):
         arguments[-3] = unfit
         assert run_main("scripts/nest_phi.py", arguments, monkeypatch) == 1
@@ -207,13 +220,14 @@ def test_a_range_begins_with_what_single_ratios_have_learned(
     assert "blocks of 32 pixels, but the config says 16" in capsys.readouterr().err
     arguments[-1] = tmp_path / "phi"
     assert run_main("scripts/nest_phi.py", arguments, monkeypatch) == 1
-    assert "give it a name such as nested.npy" in capsys.readouterr().err
+    assert "choose a name such as nested.npy" in capsys.readouterr().err
 
 
 def test_weights_are_loaded_at_any_ratio(weights, model):
     image = torch.rand(1, 1, 32, 32)
-    model.rows = 41
-    assert torch.equal(lgmnet.load(weights, ratio=0.04)(image).image, model(image).image)
+    expected = model(image, model.operator.first(41)).image
+    assert torch.equal(lgmnet.load(weights, ratio=0.04)(image).image, expected)
+    assert torch.equal(lgmnet.load(weights, condition="r0.04")(image).image, expected)
     assert not lgmnet.load(weights, ratio=0.04).training
     with pytest.raises(ConfigError, match=r"0\.7 was asked for"):
         lgmnet.load(weights, ratio=0.7)

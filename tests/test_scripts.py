@@ -18,6 +18,8 @@ import torch
 
 from lgmnet.build import build_model
 from lgmnet.config import load_config
+from lgmnet.data.images import read_pixels
+from lgmnet.data.packed import PackedImages
 from lgmnet.weights.saved import Weights, save_weights
 from tests.conftest import smooth_image, tiny_config, torchrun, without_device
 
@@ -124,6 +126,39 @@ def test_reconstructions_are_not_saved_over_or_among_test_images(
     assert not (tmp_path / "metrics.json").exists()
 
 
+def test_images_of_an_array_file_are_scored_and_saved_by_their_names(
+    weights, tmp_path, monkeypatch
+):
+    stack = np.stack([smooth_image(40, 70, k) for k in range(3)])
+    np.savez_compressed(tmp_path / "scans.npz", counts=stack.astype(np.uint16), scale=255)
+    arguments = [weights, "--data", tmp_path / "scans.npz", "--output", tmp_path / "r"]
+    arguments += ["--save-images", "--padding", "crop"]
+
+    assert run_main("test.py", arguments, monkeypatch) == 0
+    names = [f"scans_00{k}" for k in range(3)]
+    data = json.loads((tmp_path / "r/metrics.json").read_text())["datasets"]["scans"]
+    assert list(data["images"]) == names
+    for name in names:
+        assert read_pixels(tmp_path / "r/scans" / f"{name}.png").shape == (32, 64)
+
+
+def test_a_store_of_colour_is_packed_and_refused_by_an_operator_of_luma(
+    tmp_path, monkeypatch, capsys
+):
+    for k in range(2):
+        pixels = np.dstack([smooth_image(64, 64, 3 * k + c) for c in range(3)])
+        cv2.imwrite(str(tmp_path / f"{k}.png"), pixels)
+    store = tmp_path / "x.packed"
+    pack = ["--pack", tmp_path, store, "--color", "color"]
+    assert run_main("scripts/prepare_data.py", pack, monkeypatch) == 0
+    assert PackedImages(store).read(0).shape == (64, 64, 3)
+    arguments = ["configs/quickstart.yaml", f"data.train={store}", "data.color=color"]
+    arguments += ["data.validation=''", "data.crop_size=32", "sampling.phi_init=xavier"]
+    arguments += ["--device", "cpu", "--output", tmp_path / "run"]
+    assert run_main("train.py", arguments, monkeypatch) == 1
+    assert "data.color=color gives images of 3 channels" in capsys.readouterr().err
+
+
 def test_without_memory_for_the_weights_there_is_advice(
     weights, photo, tmp_path, monkeypatch, capsys
 ):
@@ -183,13 +218,13 @@ def run_main(script, arguments, monkeypatch):
         ("train.py", ["configs/quickstart.yaml", "evaluation.protocol=papr"],
          "did you mean 'paper'"),
         ("train.py", ["configs/lorun_unet.yaml", "model.sharing=shared", "lora.backbone=WEIGHTS"],
-         "begin from those weights with training.start"),
+         "start from those weights with training.start"),
         ("train.py", ["configs/quickstart.yaml", "training.l1_weight=-1"], "l1_weight is -1"),
         ("test.py", ["WEIGHTS", "--merge", "per_stage"], "about --adapters"),
         ("test.py", ["WEIGHTS", "--adapters", "WEIGHTS/none.safetensors"], "there is no file"),
         ("scripts/export_weights.py", ["configs/fista.yaml", "--output", "UNUSED"],
-         "holds no trained values"),
-        ("scripts/export_weights.py", ["WEIGHTS", "--output", "UNUSED"], "log.jsonl; only a run"),
+         "contains no trained values"),
+        ("scripts/export_weights.py", ["WEIGHTS", "--output", "UNUSED"], "log.jsonl; name a run"),
         ("test.py", ["WEIGHTS", "--device", "meta"], "expected auto, cpu, cuda"),
         ("test.py", ["WEIGHTS", "--device", "gpu"], "expected auto, cpu, cuda"),
         ("scripts/plot_runs.py", ["checkpoints/lgm_net_tiny_r0.10", "--output", "UNUSED/x.png",

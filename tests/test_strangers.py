@@ -20,11 +20,11 @@ import pytest
 import scipy.io
 import torch
 
+from lgmnet import arrays
 from lgmnet.config import ConfigError, load_config
 from lgmnet.data import download, limits
 from lgmnet.data.catalogue import Dataset, DownloadError, Entry
 from lgmnet.data.download import ArchiveError, install
-from lgmnet.operators import arrays
 from lgmnet.operators.matrices import load_matrix
 from lgmnet.training import states
 from lgmnet.weights.files import CheckpointError
@@ -104,6 +104,33 @@ def test_a_matrix_that_lies_is_refused(make, tmp_path, monkeypatch):
     with bounded(5, 40), pytest.raises(ValueError, match=path.name):
         load_matrix(path)
     assert not (tmp_path / "trapped").exists()
+
+
+def test_layers_of_matlab_that_unpack_to_much_are_refused(tmp_path, monkeypatch):
+    """Two layers with the same weights: 36 MiB each, in a file of less than one."""
+    h5py = pytest.importorskip("h5py")
+    monkeypatch.setattr(arrays, "LARGEST", 50 * MIB)
+    with h5py.File(tmp_path / "bomb.mat", "w") as file:
+        file["type"] = np.array([ord(letter) for letter in "Rec"])
+        weights = file.create_dataset("w", (3000, 1500), "<f8", chunks=True, compression="gzip")
+        weights[:] = 0
+        cell = file.create_dataset("cell", (1,), h5py.ref_dtype)
+        cell[0] = weights.ref
+        layer = file.create_group("layer")
+        layer["type"], layer["weights"] = file["type"], cell
+        layers = file.create_dataset("net/layers", (2,), h5py.ref_dtype)
+        layers[0] = layers[1] = layer.ref
+    assert (tmp_path / "bomb.mat").stat().st_size < MIB
+    with bounded(2, 30), pytest.raises(CheckpointError, match=r"bomb\.mat .*take 0\.1 GiB, more"):
+        load_foreign(tmp_path / "bomb.mat")
+
+
+def test_an_archive_of_many_images_that_hardly_compress_is_read(tmp_path, monkeypatch):
+    """Sets of images are larger than any Φ: the limit grows with the file."""
+    monkeypatch.setattr(arrays, "LARGEST", MIB)
+    images = np.random.default_rng(0).integers(0, 256, (20, 256, 256), np.uint8)
+    np.savez_compressed(tmp_path / "set.npz", images=images)
+    assert np.array_equal(arrays.read_arrays(tmp_path / "set.npz")["images"], images)
 
 
 def test_a_compressed_state_is_refused_before_it_is_unpacked(tmp_path):

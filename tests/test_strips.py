@@ -13,7 +13,7 @@ from lgmnet.speed.strips import InStrips, Strips, measure_sizes, parse_size, reb
 from tests.conftest import assert_same_image
 from tests.test_models import SMALL, small_model
 
-WHOLE_IMAGE = ("fista", "ista", "lorun", "prl")
+WHOLE_IMAGE = ("admm_net", "fista", "ista", "lorun", "prl")
 
 
 def lgm_net(block_size=32, **options):
@@ -102,7 +102,7 @@ def rows_reached(model, step_rows=9):
     return -1 if lost[0] else int(step_rows // 2 - hit.min())
 
 
-@pytest.mark.parametrize("name", sorted(set(MODELS.names()) - {"ista", "fista"}))
+@pytest.mark.parametrize("name", sorted(set(MODELS.names()) - {"admm_net", "ista", "fista"}))
 def test_networks_reach_as_far_as_they_say(name):
     model = small_model(name).eval()
     reach = rows_reached(model)
@@ -130,7 +130,7 @@ def test_every_other_network_in_strips(name):
 
 @pytest.mark.parametrize("name", WHOLE_IMAGE)
 def test_networks_that_need_the_whole_image_say_so(name):
-    with pytest.raises(ValueError, match="needs the whole image at once"):
+    with pytest.raises(ValueError, match="(needs|measures) the whole image at once"):
         InStrips(small_model(name), 2**30)
 
 
@@ -139,7 +139,7 @@ def test_the_memory_decides_the_height_and_holds():
     y = torch.zeros(1, 10, 40, 4)
     limited = InStrips(model, 2**60)
     assert limited.strip_height(y) == 40
-    with pytest.raises(ValueError, match=r"do not suffice for 1280 x 128 pixels; LGMNet needs"):
+    with pytest.raises(ValueError, match=r"are not enough for 1280 x 128 pixels; LGMNet needs"):
         InStrips(model, 2**20).strip_height(y)
     sizes = measure_sizes(model, y)
     # The pair, the pair that skips a scale, the first X, and Φᵀy.
@@ -160,7 +160,7 @@ def test_sizes_are_read_with_their_unit():
     assert parse_size("2GiB") == 2**31
     assert parse_size("1.5 MB") == 1_500_000
     for text in ("2", "GiB", "2 gigs", "-1GiB"):
-        with pytest.raises(ValueError, match="is no size"):
+        with pytest.raises(ValueError, match="is not a size"):
             parse_size(text)
 
 

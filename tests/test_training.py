@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lgmnet import runtime
-from lgmnet.build import build_model
+from lgmnet.build import Source, build_model
 from lgmnet.config import ConfigError
 from lgmnet.costs.preflight import preflight
 from lgmnet.data.images import ImageError
@@ -147,7 +147,7 @@ def test_source_and_workers_do_not_change_the_result(image_folder, tmp_path):
 
 def test_crops_not_in_whole_blocks_name_the_next_size(image_folder):
     config = tiny_config(image_folder, data={"crop_size": 72})
-    with pytest.raises(ConfigError, match=r"data\.crop_size 72 .* the next one is 96"):
+    with pytest.raises(ConfigError, match=r"data\.crop_size 72 .* use 96"):
         train(config, image_folder / "run", CPU)
 
 
@@ -165,11 +165,11 @@ def run_out_of_memory_above(crops, monkeypatch):
     sizes = []
     forward = SensingModel.forward
 
-    def limited(self, image):
+    def limited(self, image, operator):
         sizes.append(len(image))
         if len(image) > crops:
             torch.empty(2**60)  # the allocator's own error
-        return forward(self, image)
+        return forward(self, image, operator)
 
     monkeypatch.setattr(SensingModel, "forward", limited)
     return sizes
@@ -201,7 +201,7 @@ def test_memory_for_no_crop_at_all_ends_the_run(image_folder, tmp_path, monkeypa
 
 
 def test_another_error_is_not_taken_for_missing_memory(image_folder, tmp_path, monkeypatch):
-    def broken(self, image):
+    def broken(self, image, operator):
         raise RuntimeError("something else")
 
     monkeypatch.setattr(SensingModel, "forward", broken)
@@ -434,7 +434,7 @@ def test_resume_with_another_network_is_refused(image_folder, tmp_path, monkeypa
 
 
 def test_crops_must_be_in_whole_blocks(image_folder, tmp_path):
-    with pytest.raises(ConfigError, match="the next one is 64"):
+    with pytest.raises(ConfigError, match="use 64"):
         train(tiny_config(image_folder, data={"crop_size": 40}), tmp_path / "run", CPU)
 
 
@@ -576,7 +576,7 @@ def test_cuda_graphs_need_a_gpu(image_folder, tmp_path):
 def gradients_of_tiny_model(notes, **settings):
     """`Gradients` of a model and settings whose check of the device is passed over."""
     config = tiny_config(training=settings)
-    model = build_model(config, orthonormal(103, 1024))
+    model = build_model(config, Source({"matrix": orthonormal(103, 1024)}))
     return Gradients(model, model, config.training, CPU, lambda step, text: notes.append(text))
 
 
@@ -584,7 +584,7 @@ def test_cuda_graphs_are_not_halved(monkeypatch):
     run_out_of_memory_above(2, monkeypatch)
     gradients = gradients_of_tiny_model([], compile=True, cuda_graphs=True)
     with pytest.raises(ConfigError, match=r"step 8, and with training\.cuda_graphs a batch cannot"):
-        gradients(torch.zeros(4, 1, 32, 32, dtype=torch.uint8), 7)
+        gradients(torch.zeros(4, 1, 32, 32, dtype=torch.uint8), gradients.model.operator, 7)
 
 
 @pytest.mark.parametrize("compiled", [False, True])
@@ -592,7 +592,7 @@ def test_a_halved_batch_is_compiled_again_and_it_is_said(monkeypatch, compiled):
     run_out_of_memory_above(2, monkeypatch)
     notes = []
     gradients = gradients_of_tiny_model(notes, compile=compiled)
-    gradients(torch.zeros(4, 1, 32, 32, dtype=torch.uint8), 0)
+    gradients(torch.zeros(4, 1, 32, 32, dtype=torch.uint8), gradients.model.operator, 0)
     assert len(notes) == 1
     assert ("the network is compiled again" in notes[0]) == compiled
 
@@ -604,7 +604,7 @@ def test_where_compiling_fails_there_are_no_graphs_to_replay_either():
     notes = []
     gradients = gradients_of_tiny_model(notes, compile=True, cuda_graphs=True)
     gradients.model.network.compile(backend=no_compiler)
-    gradients(torch.zeros(4, 1, 32, 32, dtype=torch.uint8), 0)
+    gradients(torch.zeros(4, 1, 32, 32, dtype=torch.uint8), gradients.model.operator, 0)
     assert "going on without" in notes[0]
     assert not gradients.settings.compile
     assert not gradients.settings.cuda_graphs

@@ -1,1 +1,1 @@
-"""What networks and runs cost, measured."""
+"""The measured cost of networks and runs."""

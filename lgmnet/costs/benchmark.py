@@ -1,4 +1,4 @@
-"""What networks cost, measured side by side: the content of benchmark.json."""
+"""Measure networks in turn and compare their cost: the content of benchmark.json."""
 
 import dataclasses
 import math
@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from lgmnet import complexity, runtime
-from lgmnet.build import build_model
+from lgmnet.build import Source, build_model
 from lgmnet.config import Config, TrainingConfig
 from lgmnet.data.crops import DeviceCrops, Plan, TrainingCrops, loaded_batches
+from lgmnet.data.values import to_unit
 from lgmnet.models import SensingModel
 from lgmnet.operators import BlockSampling
 from lgmnet.project import provenance
@@ -26,17 +27,17 @@ MIB = 2**20
 
 @dataclasses.dataclass(frozen=True)
 class Conditions:
-    """Under which conditions networks are timed."""
+    """The conditions of the measurement."""
 
     size: int = 256
-    """Side of the images; each network gets them in its own whole blocks."""
+    """Side of the images; it is rounded up to whole blocks for each network."""
     batch: int = 1
     """Images at a time."""
     rounds: int = 9
     warmup: int = 1
-    """Rounds before those that count."""
+    """Warm-up rounds, which do not count."""
     train: int = 0
-    """Also training steps of so many crops."""
+    """Crops in a training step; 0: no training steps."""
     data: tuple[str, ...] = ("builtin",)
     """Images for the training steps."""
     data_rate: bool = False
@@ -44,7 +45,7 @@ class Conditions:
 
 @dataclasses.dataclass
 class Subject:
-    """A network to be timed: an image in, an image out. Foreign ones have no config."""
+    """A network to measure: image to image. Networks of other projects have no config."""
 
     name: str
     model: nn.Module
@@ -55,7 +56,7 @@ class Subject:
         return self.config.training if self.config else TrainingConfig()
 
     def side(self, size: int) -> int:
-        """Side of an image of ``size`` that is completed to this network's whole blocks."""
+        """``size`` rounded up to whole blocks of this network."""
         multiple = self.model.multiple if isinstance(self.model, SensingModel) else 1
         return multiple * math.ceil(size / multiple)
 
@@ -138,7 +139,7 @@ def latency(seconds: list[float], reference: list[float]) -> dict[str, Any]:
 
 
 class TrainingStep:
-    """Whole training steps of one network, and the seconds that their parts have taken."""
+    """Whole training steps of one network, and the seconds of their parts."""
 
     def __init__(self, subject: Subject, images: Sequence[str], batch: int, here: Runtime) -> None:
         assert subject.config is not None
@@ -152,7 +153,7 @@ class TrainingStep:
             precision=resolve_precision(config.training.precision, here.device),
         )
         self.config = dataclasses.replace(config, training=training)
-        model = build_model(self.config, operator.matrix.detach())
+        model = build_model(self.config, Source({"matrix": operator.matrix.detach()}))
         model.operator.gathers = operator.gathers  # type: ignore[assignment]
         self.learner = Learner(model, self.config, here)
         data = open_data(self.config)
@@ -177,7 +178,7 @@ class TrainingStep:
 
     def forward(self) -> object:
         """One forward pass, whose result holds what the backward pass needs."""
-        target = next(self.batches).float() / 255
+        target = to_unit(next(self.batches))
         with autocast(self.here.device, self.config.training.precision):
             return self.learner.computing(target)
 
@@ -198,7 +199,7 @@ def with_images(config: Config, images: Sequence[str]) -> Config:
 def train_steps(
     subjects: list[Subject], rule: Conditions, here: Runtime
 ) -> dict[str, dict[str, Any]]:
-    """Time of a step, the share of its parts, and the memory of its tensors."""
+    """Time of a step, the shares of its parts, and the memory of its tensors."""
     steps = {s.name: TrainingStep(s, rule.data, rule.train, here) for s in subjects}
     read = complexity.clock(here.device)
     timed = complexity.interleave(steps, rule.rounds, read, rule.warmup)
@@ -218,10 +219,10 @@ def train_steps(
 
 
 def data_rates(subjects: list[Subject], rule: Conditions, here: Runtime) -> dict[str, float]:
-    """Crops per second of one process: from files (or the packed store), and kept on the device."""
+    """Crops per second of one process: from files (or a packed store), and from the device."""
     config = next((s.config for s in subjects if s.config), None)
     if config is None:
-        raise ValueError("crops are cut as a config says; name a network of this project too")
+        raise ValueError("the data rate needs a config; name a network of this project too")
     config = with_images(config, rule.data)
     images, crops, batch = open_data(config).train, crop_rule(config), 64
     plan = Plan(0, batch)

@@ -1,4 +1,4 @@
-"""What a run would cost, before it is started."""
+"""The dry run: estimate the cost of a run before it starts."""
 
 import itertools
 import shutil
@@ -28,7 +28,7 @@ MIB = 2**20
 
 
 def preflight(config: Config, here: Runtime) -> int:
-    """Print config, images, size, cost, memory and measured speed of a run; train nothing.
+    """Print config, images, size, cost, memory and measured speed of a run, without training it.
 
     Returns:
         0, or 1 if the run could not start.
@@ -74,7 +74,7 @@ def _print_size(config: Config, show: Callable[[str], None]) -> None:
     model = build_model(config)
     check_trainable(model)
     side, settings = config.data.crop_size, config.training
-    cost = complexity.cost(model, side, side)
+    cost = complexity.cost(model, side, side, channels=model.operator.channels)
     total = complexity.parameters(model)
     # Autocast keeps most activations in two bytes instead of four.
     share = 0.5 if settings.precision == "bf16" else 1.0
@@ -97,7 +97,7 @@ def _print_size(config: Config, show: Callable[[str], None]) -> None:
 def _print_speed(
     config: Config, data: TrainingData, here: Runtime, show: Callable[[str], None]
 ) -> None:
-    """Run real steps for some seconds; the time that follows for the whole run."""
+    """Run real steps for some seconds, and estimate the time of the whole run."""
     speed = _measure(config, data, here, show)
     settings = config.training
     total = round(settings.minutes * 60 / speed.seconds) if settings.minutes else settings.steps
@@ -114,7 +114,7 @@ def _print_speed(
 
 
 class Speed(NamedTuple):
-    """Seconds of the first step and of a later one, and the share that waits for data."""
+    """Seconds of the first step and of a later step, and the share of waiting for data."""
 
     first: float
     seconds: float
@@ -130,7 +130,7 @@ def _measure(
     numbers = itertools.count()
 
     def step() -> float:
-        """One step; how long it waited for its batch."""
+        """Run one step; return the seconds it waited for its batch."""
         before = time.perf_counter()
         batch = next(batches)
         waited = time.perf_counter() - before
@@ -145,16 +145,16 @@ def _measure(
     first = time.perf_counter() - started
     seconds, waiting = _timed(step, here)
     if here.device.type == "cuda":
-        # Steps were only queued: what waited may have been the queue, not the device.
+        # Steps were only queued, so the queue may have waited, not the device.
         _, waiting = _timed(step, here, alone=True)
     return Speed(first, seconds, waiting)
 
 
 def _timed(step: Callable[[], float], here: Runtime, alone: bool = False) -> tuple[float, float]:
-    """Seconds per step, and the share of them that it waited.
+    """Seconds per step, and the share of waiting for data.
 
     Args:
-        alone: let the device end each step before the next, so that waiting is idle time.
+        alone: wait for the device after each step, so that waiting for data is idle time.
     """
     steps, waited = 0, 0.0
     started = time.perf_counter()

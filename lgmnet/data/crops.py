@@ -22,7 +22,8 @@ from tqdm import tqdm
 
 from lgmnet.data.datasets import TrainingImages
 from lgmnet.data.images import ImageError
-from lgmnet.data.transforms import DIHEDRAL_MODES, dihedral
+from lgmnet.data.transforms import DIHEDRAL_MODES, channels_first, dihedral
+from lgmnet.data.values import as_type, unit_array
 from lgmnet.files import DISK_FULL
 
 # What ends a run, which saves its state first; Windows knows two of them.
@@ -40,21 +41,25 @@ NONE_READABLE = f"{ATTEMPTS} images drawn in a row cannot be decoded; check the 
 
 
 class Plan(NamedTuple):
-    """Which sample numbers a process draws: ``batch`` numbers per step, from ``step`` on."""
+    """Which sample numbers a process draws: ``batch`` numbers per step, from ``step`` on.
+
+    With ``repeat`` every step has the numbers of the first one.
+    """
 
     step: int
     batch: int
     rank: int = 0
     processes: int = 1
+    repeat: bool = False
 
     def numbers(self) -> Iterator[list[int]]:
         """Sample numbers of each step, forever. Together the processes take whole batches."""
         share = self.batch // self.processes
-        step = self.step
+        step = 0 if self.repeat else self.step
         while True:
             first = step * self.batch + self.rank * share
             yield list(range(first, first + share))
-            step += 1
+            step += not self.repeat
 
 
 class CropRule(NamedTuple):
@@ -96,9 +101,10 @@ def draw_crops(
 
 
 class TrainingCrops(Dataset[Tensor]):
-    """Sample number -> crop ``(1, size, size)`` of uint8 luma; reads its image each time.
+    """Sample number -> crop ``(channels, size, size)``; reads its image each time.
 
-    ``unreadable`` counts failures per image, also those seen by loader processes.
+    Crops are uint8 where all images are, else float32 on the unit scale. ``unreadable`` counts
+    failures per image, also those seen by loader processes.
     """
 
     def __init__(self, images: TrainingImages, rule: CropRule) -> None:
@@ -115,8 +121,9 @@ class TrainingCrops(Dataset[Tensor]):
                 self.unreadable[image] += 1
                 continue
             crop = np.array(pixels[top : top + size, left : left + size])
-            if crop.shape == (size, size):
-                return dihedral(torch.from_numpy(crop)[None], draw_mode(self.rule, number))
+            if crop.shape[:2] == (size, size):
+                tensor = channels_first(as_type(crop, self.images.dtype))
+                return dihedral(tensor, draw_mode(self.rule, number))
             self.unreadable[image] += 1
         raise ImageError(NONE_READABLE)
 
@@ -127,11 +134,11 @@ class TrainingCrops(Dataset[Tensor]):
 def loaded_batches(
     crops: TrainingCrops, plan: Plan, workers: int, device: torch.device
 ) -> Iterator[Tensor]:
-    """Batches ``(b, 1, size, size)`` uint8 on ``device``, read ahead by loader processes.
+    """Batches ``(b, channels, size, size)`` on ``device``, read ahead by loader processes.
 
     Raises:
         ImageError: no image can be decoded.
-        OSError: there is no room for what the processes share.
+        OSError: there is no room for the memory that the processes share.
     """
     workers = min(workers, os.cpu_count() or 1)
     loader = DataLoader(
@@ -187,7 +194,7 @@ def _start_worker(worker: int) -> None:
 
 
 class DeviceCrops:
-    """All images on one device as one flat array of bytes; a batch is one gather there.
+    """All images on one device as one flat array; a batch is one gather there.
 
     Draws the same crops as `TrainingCrops`. Images that cannot be decoded, or whose header lies
     about their size, are never drawn, and named in ``unreadable``.
@@ -202,23 +209,29 @@ class DeviceCrops:
         ends = np.cumsum([height * width for height, width in self.sizes])
         self.starts = np.concatenate([[0], ends[:-1]])
         self.readable = [False] * len(ends)
-        # One image after the other goes there, so the host never holds them all.
-        self.bytes = torch.empty(int(ends[-1]), dtype=torch.uint8, device=device)
+        self.channels = images.channels
+        kind = torch.uint8 if images.dtype == np.uint8 else torch.float32
+        # One image after the other goes there, so the host never holds them all; all the first
+        # channels come before all the second ones.
+        self.bytes = torch.empty(self.channels * int(ends[-1]), dtype=kind, device=device)
+        planes = self.bytes.view(self.channels, -1)
+        self.offsets = (torch.arange(self.channels, device=device) * int(ends[-1]))[:, None, None]
         names = tqdm(images.names, "reading images", unit="image", leave=False, disable=not show)
         for k, _ in enumerate(names):
             try:
-                luma = np.array(images.read(k))
+                pixels = np.array(images.read(k))
             except ImageError:
                 continue
-            self.readable[k] = luma.shape == self.sizes[k]
+            self.readable[k] = pixels.shape[:2] == self.sizes[k]
             if self.readable[k]:
-                self.bytes[self.starts[k] : ends[k]] = torch.from_numpy(luma).flatten()
+                image = channels_first(as_type(pixels, images.dtype))
+                planes[:, self.starts[k] : ends[k]] = image.flatten(1)
         if not any(self.readable):
             raise ImageError("none of the training images can be decoded")
         self.unreadable = [n for n, ok in zip(images.names, self.readable, strict=True) if not ok]
 
     def batches(self, rule: CropRule, plan: Plan) -> Iterator[Tensor]:
-        """Batches ``(b, 1, size, size)`` uint8 on the device; a thread draws one step ahead."""
+        """Batches ``(b, channels, size, size)`` on the device; a thread draws one step ahead."""
         steps = plan.numbers()
         with ThreadPoolExecutor(1) as pool:
             ahead = pool.submit(self._places, rule, next(steps))
@@ -233,7 +246,8 @@ class DeviceCrops:
     def _gather(self, places: Tensor) -> Tensor:
         """The pixels at the sums of ``(2, b, size)`` parts of their places."""
         vertical, horizontal = places.to(self.bytes.device, non_blocking=True)
-        return self.bytes[vertical[:, :, None] + horizontal[:, None, :]][:, None]
+        places = vertical[:, None, :, None] + horizontal[:, None, None, :]
+        return self.bytes[places + self.offsets if self.channels > 1 else places]
 
     def _places(self, rule: CropRule, numbers: list[int]) -> Tensor:
         """Where the pixels of each crop lie, ``(2, b, size)`` int64: what its rows and columns add.
@@ -264,23 +278,32 @@ class DeviceCrops:
 
 
 def sample_blocks(images: TrainingImages, side: int, count: int, seed: int) -> Tensor:
-    """``(count, side²)`` float luma in [0, 1]: random blocks, for the PCA of Φ.
+    """``(count, side²)`` float32 on the unit scale: random blocks, for the PCA of Φ.
 
     Every image gives an equal share, so each is read once; fewer where images are unreadable.
+
+    Raises:
+        ImageError: no image can be decoded, or they have more than one channel.
     """
+    if images.channels > 1:
+        raise ImageError(
+            f"blocks are taken of one channel, and the images have {images.channels}; set "
+            "data.color=luma, or another sampling.phi_init"
+        )
     source = generator(seed, 0, stream=9)
     share = -(-count // len(images.names))
     blocks = []
     for k in range(len(images.names)):
         try:
-            luma = np.asarray(images.read(k))
+            pixels = np.asarray(images.read(k))
         except ImageError:
             continue
-        tops = source.integers(luma.shape[0] - side + 1, size=share)
-        lefts = source.integers(luma.shape[1] - side + 1, size=share)
-        blocks += [luma[t : t + side, w : w + side] for t, w in zip(tops, lefts, strict=True)]
+        tops = source.integers(pixels.shape[0] - side + 1, size=share)
+        lefts = source.integers(pixels.shape[1] - side + 1, size=share)
+        places = zip(tops, lefts, strict=True)
+        blocks += [as_type(pixels[t : t + side, w : w + side], images.dtype) for t, w in places]
     if not blocks:
         raise ImageError("none of the training images can be decoded")
     array = np.stack(blocks).reshape(len(blocks), -1)
     kept = source.permutation(len(array))[:count]
-    return torch.from_numpy(array[kept].astype(np.float32) / 255)
+    return torch.from_numpy(unit_array(array[kept]))

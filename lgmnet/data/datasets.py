@@ -1,5 +1,6 @@
 """Sets of images: for training (names, sizes, luma on demand) and for testing."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -7,42 +8,108 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from lgmnet.data import builtin
+from lgmnet.data.color import channel_count
+from lgmnet.data.copies import readable_pixels, same_files, same_pixels
 from lgmnet.data.images import (
     ImageError,
+    Scan,
     list_images,
     printable,
     read_pixels,
-    read_training_luma,
+    read_training_pixels,
     scan,
 )
-from lgmnet.data.packed import PackedImages
-from lgmnet.files import sha256
+from lgmnet.data.packed import ENDINGS, PackedImages
+from lgmnet.data.values import common_type
 
 
 class TrainingImages(Protocol):
-    """What a crop needs to know of a set of images."""
+    """What a crop needs to know of a set of images.
+
+    channels: that are measured together, the same for all images.
+    dtype: of crops, uint8 where all images are, else float32 on the unit scale.
+    """
 
     names: list[str]
     sizes: list[tuple[int, int]]
+    channels: int
+    dtype: np.dtype
 
     def read(self, index: int) -> np.ndarray:
-        """Y ``(H, W)`` uint8 of one image; ImageError if it cannot be decoded."""
+        """``(H, W)`` of one channel, else ``(H, W, channels)``: uint8, uint16 or float32.
+
+        Raises:
+            ImageError: it cannot be decoded.
+        """
         ...
 
 
 class FileImages:
-    """Image files, decoded whenever they are used."""
+    """Images in files, decoded whenever they are used.
 
-    def __init__(self, paths: Sequence[Path], sizes: Sequence[tuple[int, int]]) -> None:
+    Args:
+        color: what is measured of them: luma, color or bands; see `lgmnet.data.color`.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        sizes: Sequence[tuple[int, int]],
+        color: str = "luma",
+        channels: int = 1,
+        dtype: np.dtype | type = np.uint8,
+    ) -> None:
         self.paths = list(paths)
         self.names = [printable(path.name) for path in paths]
         self.sizes = list(sizes)
+        self.color = color
+        self.channels = channels
+        self.dtype = np.dtype(dtype)
 
     def read(self, index: int) -> np.ndarray:
-        luma, size = read_training_luma(self.paths[index]), self.sizes[index]
-        if luma.shape != size:
-            raise ImageError(f"{self.paths[index]} has {luma.shape} pixels now, it had {size}")
-        return luma
+        pixels, size = read_training_pixels(self.paths[index], self.color), self.sizes[index]
+        expected = size if self.channels == 1 else (*size, self.channels)
+        if pixels.shape != expected:
+            raise ImageError(
+                f"{self.paths[index]} has {pixels.shape} pixels now, it had {expected}"
+            )
+        if self.dtype == np.uint8 != pixels.dtype:
+            raise ImageError(f"{self.paths[index]} has {pixels.dtype} pixels now, it had uint8")
+        return pixels
+
+
+def file_images(found: Scan, color: str) -> FileImages:
+    """The images that `scan` found.
+
+    Raises:
+        ImageError: with ``color="bands"`` they have different numbers of channels.
+    """
+    counts = [channel_count(header.channels, color) for header in found.headers]
+    for path, count in zip(found.paths, counts, strict=True):
+        if count != counts[0]:
+            raise ImageError(
+                f"data.color=bands: {found.paths[0]} has {counts[0]} channels and {path} {count}; "
+                "put images of one kind into a folder"
+            )
+    dtype = common_type([header.dtype for header in found.headers])
+    return FileImages(found.paths, found.sizes, color, counts[0] if counts else 1, dtype)
+
+
+def scan_measured(paths: Sequence[Path], smallest: int, color: str) -> Scan:
+    """`scan`, where images that ``color`` cannot be taken of are rejected too."""
+    found = scan(paths, smallest)
+    kept = Scan([], [], found.rejected, [])
+    for path, size, header in zip(found.paths, found.sizes, found.headers, strict=True):
+        if color != "bands" and header.channels not in (1, 3):
+            found.rejected[path] = printable(
+                f"{path} has {header.channels} channels, and data.color={color} takes one (grey) "
+                "or three (RGB); set data.color=bands"
+            )
+        else:
+            kept.paths.append(path)
+            kept.sizes.append(size)
+            kept.headers.append(header)
+    return kept
 
 
 class Subset:
@@ -53,13 +120,18 @@ class Subset:
         self.keep = list(keep)
         self.names = [images.names[k] for k in keep]
         self.sizes = [images.sizes[k] for k in keep]
+        self.channels = images.channels
+        self.dtype = images.dtype
 
     def read(self, index: int) -> np.ndarray:
         return self.images.read(self.keep[index])
 
 
 class NamedImage(NamedTuple):
-    """Name and exact pixels: grey ``(H, W)`` or BGR ``(H, W, 3)``, uint8."""
+    """Name and exact pixels: grey ``(H, W)``, BGR ``(H, W, 3)`` or other ``(H, W, C)``.
+
+    uint8, uint16 or float32; see `lgmnet.data.values`.
+    """
 
     name: str
     pixels: np.ndarray
@@ -96,6 +168,35 @@ class TestSet:
             yield NamedImage(name, read_pixels(path))
 
 
+# The end of a name that stands for some images of a set.
+PART = re.compile(r"\[(\d*):(\d*)\]$")
+
+
+def part_of(name: str) -> tuple[str, slice]:
+    """The set and the images that a name stands for: ``Set11[2:4]`` are two images of Set11.
+
+    Images are in the order of their paths and counted from 0, as in a Python list.
+    """
+    found = None if Path(name).exists() else PART.search(name)
+    if found is None:
+        return name, slice(None)
+    first, last = (int(text) if text else None for text in found.groups())
+    return name[: found.start()], slice(first, last)
+
+
+def find_images(name: str, roots: Sequence[Path]) -> list[Path]:
+    """The images of a folder or file (see `find_folder`), or of a part (see `part_of`).
+
+    Raises:
+        ImageError: there is nothing, or no image in the part.
+    """
+    base, part = part_of(name)
+    paths = list_images(find_folder(base, roots))
+    if not paths[part]:
+        raise ImageError(f"{name} is empty: the set has {len(paths)} images, counted from 0")
+    return paths[part]
+
+
 def find_folder(name: str, roots: Sequence[Path]) -> Path:
     """A folder or file by path, or by name below ``roots`` (also in their ``train/``).
 
@@ -121,9 +222,13 @@ def open_test_set(name: str, roots: Sequence[Path]) -> TestSet:
     """``builtin``, a known test set such as Set11, or any folder or image file."""
     if name == "builtin":
         return TestSet(name, builtin.paths(builtin.TEST))
-    folder = find_folder(name, roots)
-    name = folder.stem if folder.is_file() else folder.resolve().name
-    return TestSet(name, list_images(folder), folder if folder.is_dir() else None)
+    base, part = part_of(name)
+    folder, paths = find_folder(base, roots), find_images(name, roots)
+    label = folder.stem if folder.is_file() else folder.resolve().name
+    if part != slice(None):
+        first = part.start or 0
+        label += f"_{first}-{first + len(paths)}"
+    return TestSet(label, paths, folder if folder.is_dir() else None)
 
 
 def open_test_sets(names: Sequence[str], roots: Sequence[Path]) -> list[TestSet]:
@@ -139,28 +244,33 @@ def open_test_sets(names: Sequence[str], roots: Sequence[Path]) -> list[TestSet]
 
 
 def open_training_images(
-    names: Sequence[str], roots: Sequence[Path], smallest: int, reserved: Sequence[Path] = ()
+    names: Sequence[str],
+    roots: Sequence[Path],
+    smallest: int,
+    reserved: Sequence[Path] = (),
+    color: str = "luma",
 ) -> tuple[TrainingImages, dict[str, str]]:
     """Images of folders or one packed store, and what was left out with the reason.
 
     Args:
         smallest: images with a shorter side are left out, in pixels.
+        color: what is measured of them; a packed store must have been packed with it.
         reserved: files for another purpose. They are left out too, and so are copies of them:
             files of the same bytes; in a packed store, images of the same pixels.
 
     Raises:
         ImageError: nothing usable is left.
     """
-    if any(name.endswith(".luma") for name in names):
+    if any(name.endswith(ENDINGS) for name in names):
         if len(names) > 1:
             raise ImageError(f"data.train is {list(names)}; a packed store stands alone")
-        return _open_packed(find_folder(names[0], roots), smallest, reserved)
+        return _open_packed(find_folder(names[0], roots), smallest, reserved, color)
     paths: list[Path] = []
     for name in names:
         builtins = builtin.paths(builtin.TRAIN) if name == "builtin" else None
-        paths += builtins or list_images(find_folder(name, roots))
-    taken = _copies(paths, reserved)
-    found = scan([path for path in paths if path not in taken], smallest)
+        paths += builtins or find_images(name, roots)
+    taken = same_files(paths, reserved)
+    found = scan_measured([path for path in paths if path not in taken], smallest, color)
     for path in taken:
         found.rejected[path] = printable(f"{path} is a validation image, or a copy of one")
     if not found.paths:
@@ -169,38 +279,19 @@ def open_training_images(
             f"none of the {len(paths)} images in {', '.join(names)} can be used; the first: {first}"
         )
     rejected = {printable(path): reason for path, reason in found.rejected.items()}
-    return FileImages(found.paths, found.sizes), rejected
-
-
-def _copies(paths: Sequence[Path], reserved: Sequence[Path]) -> set[Path]:
-    """Those ``paths`` that hold the bytes of a reserved file; only equal sizes are compared."""
-    sizes = {_byte_count(path) for path in reserved}
-    alike = [path for path in paths if _byte_count(path) in sizes]
-    wanted = {_byte_count(path) for path in alike}
-    known = {_digest(path) for path in reserved if _byte_count(path) in wanted}
-    return {path for path in alike if _digest(path) in known}
-
-
-def _byte_count(path: Path) -> int:
-    """-1 for a file that cannot be asked: reading it will say so."""
-    try:
-        return path.stat().st_size
-    except OSError:
-        return -1
-
-
-def _digest(path: Path) -> str:
-    try:
-        return sha256(path)
-    except OSError:
-        return str(path)  # it has no copies that could be read
+    return file_images(found, color), rejected
 
 
 def _open_packed(
-    path: Path, smallest: int, reserved: Sequence[Path]
+    path: Path, smallest: int, reserved: Sequence[Path], color: str
 ) -> tuple[TrainingImages, dict[str, str]]:
     images = PackedImages(path)
-    taken = _same_pixels(images, _readable_lumas(reserved))
+    if images.color != color:
+        raise ImageError(
+            f"{path} was packed with color {images.color}, and data.color is {color}; set "
+            f"data.color={images.color}, or pack it again: prepare_data.py --pack … --color {color}"
+        )
+    taken = same_pixels(images, readable_pixels(reserved, color))
     keep, rejected = [], {}
     for k, (name, size) in enumerate(zip(images.names, images.sizes, strict=True)):
         if min(size) < smallest:
@@ -213,47 +304,6 @@ def _open_packed(
         first = next(iter(rejected.values()))
         raise ImageError(f"none of the images in {path} can be used; the first: {first}")
     return Subset(images, keep), rejected
-
-
-def _same_pixels(images: TrainingImages, lumas: Iterable[np.ndarray]) -> set[int]:
-    """Numbers of the images that are one of ``lumas``, within a level.
-
-    Not to the bit: a store may have been packed with another version of a decoder.
-    """
-    alike: dict[tuple[int, ...], list[int]] = {}
-    for k, size in enumerate(images.sizes):
-        alike.setdefault(size, []).append(k)
-    samples: dict[tuple[int, ...], np.ndarray] = {}
-    copies: set[int] = set()
-    for luma in lumas:
-        numbers = alike.get(luma.shape, [])
-        if not numbers:
-            continue
-        if luma.shape not in samples:
-            samples[luma.shape] = np.stack([_sample(images.read(k)) for k in numbers])
-        (near,) = np.nonzero(_distance(samples[luma.shape], _sample(luma)) <= 1)
-        copies.update(
-            numbers[n] for n in near if _distance(images.read(numbers[n]), luma).mean() <= 1
-        )
-    return copies
-
-
-def _readable_lumas(paths: Sequence[Path]) -> Iterator[np.ndarray]:
-    for path in paths:
-        try:
-            yield read_training_luma(path)
-        except ImageError:  # named where the validation images are opened
-            continue
-
-
-def _sample(luma: np.ndarray) -> np.ndarray:
-    """Some pixels of the middle row, so that a large store is compared in seconds."""
-    return luma[luma.shape[0] // 2, ::16]
-
-
-def _distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Mean difference along the last axis, in levels."""
-    return np.abs(a.astype(np.int16) - b).mean(axis=-1)
 
 
 def readable(images: TrainingImages) -> tuple[Subset, dict[str, str]]:
@@ -285,10 +335,10 @@ def without_copies(
         [path for k in range(len(s.names)) if (path := file_of(s, k))] for s in (images, held)
     )
     if ours and theirs:
-        copies = _copies(ours, theirs)
+        copies = same_files(ours, theirs)
         taken = {k for k, path in enumerate(ours) if path in copies}
     else:
-        taken = _same_pixels(images, (held.read(k) for k in range(len(held.names))))
+        taken = same_pixels(images, (held.read(k) for k in range(len(held.names))))
     rejected = {
         images.names[k]: f"{images.names[k]} is a copy of a validation image" for k in taken
     }

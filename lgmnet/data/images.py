@@ -1,7 +1,8 @@
 """Image files: finding, checking and reading them.
 
 An image is shown as its EXIF orientation says (of a PNG: one that stands before the pixels).
-Sizes, pixels and luma are those of the upright image.
+Sizes, pixels and luma are those of the upright image. Of a TIFF with several pages the first is the
+image. Array files are like folders of images, see `lgmnet.data.stacks`.
 """
 
 import os
@@ -13,10 +14,10 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, TiffImagePlugin
 
-from lgmnet.data import jpeg_content
-from lgmnet.data.color import luma
+from lgmnet.data import color, float_tiff, jpeg_content, stacks
+from lgmnet.data.values import check_range, to_uint8, white
 from lgmnet.files import write_whole
 
 EXTENSIONS = frozenset((".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".pgm", ".ppm"))
@@ -27,6 +28,7 @@ JPEG_FORMATS = ("JPEG", "MPO")  # the latter by telephones, with more images beh
 
 # Modes of the header that hold 8-bit grey or colour, with or without an alpha channel.
 READABLE_MODES = frozenset(("1", "L", "LA", "P", "PA", "RGB", "RGBA"))
+GREY_MODES = frozenset(("1", "L", "I", "I;16", "I;16B", "I;16L", "F"))
 
 # Where systems keep thumbnails, copies and what was deleted; so do names that begin with a dot.
 SYSTEM_FOLDERS = frozenset(("@eaDir", "#recycle", "$RECYCLE.BIN", "__MACOSX"))
@@ -44,37 +46,56 @@ def printable(text: object) -> str:
     return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+class Header(NamedTuple):
+    """What is known of an image before its pixels are decoded; ``dtype`` is their type."""
+
+    height: int
+    width: int
+    channels: int
+    dtype: np.dtype
+
+
 class Scan(NamedTuple):
-    """What `scan` found: usable files with their sizes, and why the others are not."""
+    """What `scan` found: usable files with sizes and headers, and why the others are not."""
 
     paths: list[Path]
     sizes: list[tuple[int, int]]
     rejected: dict[Path, str]
+    headers: list[Header]
 
 
 def list_images(folder: Path) -> list[Path]:
-    """All image files below ``folder``, sorted by path, so that every run sees one order.
+    """All images below ``folder``, sorted by path, so that every run sees one order.
 
     Links to folders are followed, each folder is searched once. Hidden files and folders are left
-    out. A folder that cannot be read stands in the list itself: reading it says so.
+    out. A folder that cannot be read stands in the list itself: reading it says so. Array files
+    count only where no image file is, for beside images they usually hold something else.
+
+    Args:
+        folder: or one file; an array file may hold several images.
 
     Raises:
         ImageError: the folder is missing or holds no image.
     """
     if folder.is_file():
-        return [folder]
+        return stacks.members(folder) if stacks.is_array(folder) else [folder]
     if not folder.is_dir():
         raise ImageError(f"there is no folder {folder}; give a folder of images")
     paths = sorted(_walk(folder))
-    if not paths:
-        raise ImageError(
-            f"{folder} holds no image ({', '.join(sorted(EXTENSIONS))}), neither do its subfolders"
-        )
-    return paths
+    images = [path for path in paths if not stacks.is_array(path)]
+    if not any(path.is_file() for path in images):
+        images += [
+            image for path in paths if stacks.is_array(path) for image in stacks.members(path)
+        ]
+    if not images:
+        endings = ", ".join(sorted(EXTENSIONS | stacks.ENDINGS))
+        raise ImageError(f"{folder} holds no image ({endings}), neither do its subfolders")
+    return sorted(images)
 
 
 def _walk(folder: Path) -> Iterator[Path]:
     closed: list[Path] = []
+    endings = EXTENSIONS | stacks.ENDINGS
     searched = set()
     for where, folders, files in os.walk(
         folder, followlinks=True, onerror=lambda error: closed.append(Path(error.filename))
@@ -85,7 +106,7 @@ def _walk(folder: Path) -> Iterator[Path]:
             continue
         searched.add(os.path.realpath(where))
         named = (Path(where, name) for name in files if not _is_hidden(name))
-        yield from (p for p in named if p.suffix.lower() in EXTENSIONS and not _is_special(p))
+        yield from (p for p in named if p.suffix.lower() in endings and not _is_special(p))
     yield from closed
 
 
@@ -102,11 +123,35 @@ def read_header(path: Path) -> tuple[int, int]:
     """``(height, width)`` of the upright image, without decoding the pixels.
 
     Raises:
-        ImageError: no image, or one that holds no 8-bit grey or colour (16 bit, CMYK, float), or
+        ImageError: as `inspect`.
+    """
+    return inspect(path)[:2]
+
+
+def inspect(path: Path) -> Header:
+    """What an image file says of its pixels; those of an array file are read for it.
+
+    Raises:
+        ImageError: no image, or one of a kind that is not read (CMYK, 32-bit whole numbers), or
             that is larger than Pillow's limit against decompression bombs.
     """
+    if stacks.is_array(path):
+        with _image_errors():
+            return Header(*stacks.describe(path))
+    if (pixels := float_tiff.decode(path)) is not None:
+        height, width, *three = pixels.shape
+        return Header(height, width, 3 if three else 1, pixels.dtype)
     with _opened(path) as image:
-        return _upright_size(image)
+        channels = 1 if image.mode in GREY_MODES else 3
+        return Header(*_upright_size(image), channels, _type(image))
+
+
+@contextmanager
+def _image_errors() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise ImageError(str(error)) from None
 
 
 @contextmanager
@@ -116,17 +161,37 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except Exception as error:  # what a damaged file raises is not foreseeable
         raise ImageError(f"{path} cannot be read as an image ({error})") from None
     with image:
-        mode = ("16-bit " if _is_deep(image) else "") + image.mode
-        if mode not in READABLE_MODES:
+        if image.mode not in READABLE_MODES | GREY_MODES or not _is_readable(image):
+            mode = ("16-bit " if _is_deep(image) else "") + image.mode
             raise ImageError(
-                f"{path} holds {mode} pixels, expected 8-bit grey or RGB; convert it first, "
-                "so that the conversion is yours and not a guess"
+                f"{path} holds {mode} pixels, expected 8-bit grey or RGB (of PNG and TIFF also "
+                "16-bit, of TIFF also float, but not in planes); convert it first, so that the "
+                "conversion is yours and not a guess"
             )
         yield image
 
 
+def _is_readable(image: Image.Image) -> bool:
+    """Whether it has a type that its format is read in."""
+    if _type(image) == np.uint8:
+        return image.mode in READABLE_MODES
+    if image.format == "TIFF":
+        planes = float_tiff.is_planar(image.tag_v2)  # type: ignore[attr-defined]
+        return image.mode != "I" and not planes  # the former may be negative
+    return image.format == "PNG" and image.mode != "F"
+
+
+def _type(image: Image.Image) -> np.dtype:
+    """Of the pixels."""
+    if image.mode == "F":
+        return np.dtype(np.float32)
+    return np.dtype(np.uint16 if _is_deep(image) else np.uint8)
+
+
 def _is_deep(image: Image.Image) -> bool:
     """Whether it has 16 bits. Pillow calls 16-bit colour RGB too; its decoder's arguments tell."""
+    if image.format == "TIFF":
+        return max(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))) > 8  # type: ignore[attr-defined]
     arguments = [tile[3] for tile in getattr(image, "tile", ())]
     if image.format == "PPM" and isinstance(arguments[0], tuple):  # mode and largest value
         return arguments[0][-1] > 255
@@ -160,68 +225,102 @@ def _turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 def scan(paths: Sequence[Path], smallest: int) -> Scan:
     """Check headers: which files are readable and at least ``smallest`` pixels on each side."""
-    found = Scan([], [], {})
+    found = Scan([], [], {}, [])
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for path, result in zip(paths, pool.map(_try_header, paths), strict=True):
             if isinstance(result, str):
                 found.rejected[path] = result
-            elif min(result) < smallest:
-                size = f"{result[0]} x {result[1]} pixels"
+            elif min(result[:2]) < smallest:
+                size = f"{result.height} x {result.width} pixels"
                 found.rejected[path] = printable(f"{path} is too small: {size}")
             else:
                 found.paths.append(path)
-                found.sizes.append(result)
+                found.sizes.append(result[:2])
+                found.headers.append(result)
     return found
 
 
-def _try_header(path: Path) -> tuple[int, int] | str:
+def _try_header(path: Path) -> Header | str:
     try:
-        return read_header(path)
+        return inspect(path)
     except ImageError as error:
         return str(error)
 
 
 def read_pixels(path: Path) -> np.ndarray:
-    """Exact pixels of a test image: grey ``(H, W)`` or BGR ``(H, W, 3)``, uint8.
+    """Exact pixels of a test image: uint8, uint16 or float32, where 1.0 is white.
+
+    Grey ``(H, W)``, BGR ``(H, W, 3)``, or of an array file ``(H, W, C)``.
 
     Raises:
-        ImageError: unreadable, truncated, not 8-bit grey or colour, or partly transparent.
+        ImageError: unreadable, truncated, of a kind that is not read, or partly transparent.
     """
     return _read(path, jpeg_content.decode_pixels)
 
 
 def read_training_luma(path: Path) -> np.ndarray:
-    """Y ``(H, W)`` uint8: the luma of `read_pixels`; of a JPEG the Y that is stored, which is fast.
+    """Y ``(H, W)``: the luma of `read_pixels`; of a JPEG the Y that is stored, which is fast.
 
     For training only: the Y inside a JPEG is not that of its RGB pixels. In 40 images of BSDS500
     it differs in 2 % of the pixels, mostly by one level.
 
     Raises:
-        ImageError: as `read_pixels`.
+        ImageError: as `read_pixels`, or there is no luma of so many channels.
     """
-    return luma(_read(path, jpeg_content.decode_luma))
+    pixels = _read(path, jpeg_content.decode_luma)
+    with _image_errors():
+        return color.luma(pixels)
+
+
+def read_training_pixels(path: Path, policy: str) -> np.ndarray:
+    """What is measured together of an image, ``(H, W)`` or ``(H, W, C)`` in RGB order.
+
+    Args:
+        policy: see `lgmnet.data.color`.
+
+    Raises:
+        ImageError: as `read_training_luma`.
+    """
+    if policy == "luma":
+        return read_training_luma(path)
+    pixels = read_pixels(path)
+    with _image_errors():
+        return color.channels(pixels, policy)[0]
 
 
 def _read(path: Path, decode_jpeg: Callable[[bytes], np.ndarray]) -> np.ndarray:
+    if stacks.is_array(path):
+        with _image_errors():
+            return stacks.read(path)
+    if (pixels := float_tiff.decode(path)) is not None:
+        with _image_errors():
+            return check_range(pixels, str(path))
     with _opened(path) as image:
         # Before the pixels are decoded: Pillow forgets the orientation of a TIFF then.
-        size, orientation = _upright_size(image), _orientation(image)
+        size, orientation, kind = _upright_size(image), _orientation(image), _type(image)
         try:
             jpeg = image.format in JPEG_FORMATS
             pixels = decode_jpeg(path.read_bytes()) if jpeg else _decode(image, path)
         except Exception as error:  # as above
             raise ImageError(f"{path} cannot be decoded ({error}); it may be truncated") from None
-    if pixels.ndim == 3 and (pixels[:, :, 3:] != 255).any():
+    if pixels.ndim == 3 and (pixels[:, :, 3:] != white(pixels.dtype)).any():
         raise ImageError(f"{path} is partly transparent; flatten it onto a background first")
     pixels = _turn(pixels[:, :, :3] if pixels.ndim == 3 else pixels, orientation)
-    if pixels.shape[:2] != size:
-        raise ImageError(f"{path} has {pixels.shape[:2]} pixels, but its header says {size}")
-    return pixels
+    if pixels.shape[:2] != size or pixels.dtype != kind:
+        found = f"{pixels.shape[:2]} {pixels.dtype} pixels"
+        raise ImageError(f"{path} has {found}, but its header says {size} {kind}")
+    with _image_errors():
+        return check_range(pixels, str(path))
 
 
 def _decode(image: Image.Image, path: Path) -> np.ndarray:
     """Grey ``(H, W)``, BGR ``(H, W, 3)`` or BGRA ``(H, W, 4)`` of any format but JPEG."""
     if image.format == "PNG":  # Pillow does not compare the checksums of the pixels
+        return jpeg_content.opencv(path.read_bytes(), cv2.IMREAD_UNCHANGED)
+    if image.mode in GREY_MODES - {"1", "L"}:
+        return np.array(image).astype(_type(image))  # in the order of bytes of this machine
+    if _is_deep(image):  # Pillow keeps 8 of the 16 bits, but finds damage
+        image.load()
         return jpeg_content.opencv(path.read_bytes(), cv2.IMREAD_UNCHANGED)
     if "A" in image.mode or "transparency" in image.info:
         return np.asarray(image.convert("RGBA"))[:, :, (2, 1, 0, 3)]
@@ -267,6 +366,33 @@ def write_image(path: Path, pixels: np.ndarray) -> None:
         raise ImageError(f"cannot write {path}: {error}") from None
 
 
-def to_uint8(image: np.ndarray) -> np.ndarray:
-    """Float image in [0, 1] -> uint8, clipped and rounded: for saving, not for scoring."""
-    return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+def write_reconstruction(path: Path, image: np.ndarray) -> None:
+    """Write an image on the unit scale: one or three channels (BGR) as PNG, others as .npy.
+
+    Args:
+        path: without an ending.
+
+    Raises:
+        ImageError: as `write_image`.
+    """
+    if image.ndim == 2 or image.shape[2] == 3:
+        write_image(path.with_name(f"{path.name}.png"), to_uint8(image))
+        return
+    write_array(path.with_name(f"{path.name}.npy"), image)
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write numbers as a float32 .npy file.
+
+    Raises:
+        ImageError: as `write_image`.
+    """
+    try:
+        write_whole(path, lambda temporary: _save(temporary, array.astype(np.float32)))
+    except OSError as error:
+        raise ImageError(f"cannot write {path}: {error}") from None
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    with path.open("wb") as file:  # NumPy would add an ending to the name
+        np.save(file, array)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,6 +34,8 @@ def unavailable(images: TrainingImages, device: torch.device) -> str:
         return "it needs a CUDA device"
     if file_of(images, 0) is None:
         return "a packed store needs no decoding"
+    if images.channels > 1 or images.dtype != np.uint8:
+        return "it decodes 8-bit luma alone"
     try:
         import torchvision.io  # noqa: F401  (heavy, and not everywhere)
     except (ImportError, RuntimeError) as error:

@@ -1,11 +1,14 @@
-"""A packed store: the luma of a folder of images in one memory-mapped file.
+"""A packed store: what is measured of a folder of images, in one memory-mapped file.
 
-A crop from it is a slice of mapped memory instead of the decoding of a whole image.
+A crop from it is a slice of mapped memory instead of the decoding of a whole image. A ``.luma``
+file holds luma of 8 bits; a ``.packed`` one any type of pixels and any channels.
 
-Layout: magic (8 bytes), the pixels of all images one after the other (uint8, row-major), the
-index as UTF-8 JSON ``[[name, height, width, crc32], ...]`` (without the checksum of the pixels in
-older stores), and a footer of fixed size: length of the
-index (8 bytes, little endian), its SHA-256 (32 bytes), magic.
+Layout: magic (8 bytes), the pixels of all images one after the other (row-major, the channels of a
+pixel together, numbers in little endian), the index as UTF-8 JSON, and a footer of fixed size:
+length of the index (8 bytes, little endian), its SHA-256 (32 bytes), magic. The index of a .luma
+file is ``[[name, height, width, crc32], ...]``, that of a .packed one ``{"color": …, "channels": …,
+"dtype": …, "images": [[name, height, width, crc32], ...]}``. Older stores have no ``crc32``, the
+checksum of the pixels of an image.
 """
 
 import hashlib
@@ -18,11 +21,43 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from lgmnet.data.images import ImageError, list_images, printable, read_training_luma
+from lgmnet.data import stacks
+from lgmnet.data.color import channel_count
+from lgmnet.data.images import (
+    ImageError,
+    list_images,
+    printable,
+    read_training_luma,
+    read_training_pixels,
+    scan,
+)
+from lgmnet.data.values import as_type, common_type
 from lgmnet.files import naming, write_text
 
 MAGIC = b"LGMLUMA1"
+ANY_MAGIC = b"LGMPACK1"
 FOOTER = 8 + 32 + len(MAGIC)
+ENDINGS = (".luma", ".packed")
+
+
+class Layout(NamedTuple):
+    """What all images of a store have in common; ``color``: see `lgmnet.data.color`."""
+
+    color: str = "luma"
+    channels: int = 1
+    dtype: str = "uint8"
+    magic: bytes = MAGIC
+
+    def bytes(self, height: int, width: int) -> int:
+        """Of an image."""
+        return height * width * self.channels * np.dtype(self.dtype).itemsize
+
+    def shape(self, height: int, width: int) -> tuple[int, ...]:
+        """Of an image."""
+        return (height, width) if self.channels == 1 else (height, width, self.channels)
+
+
+Index = list[tuple[Any, ...]]  # name, height, width and, in newer stores, the checksum
 
 
 class PackedImages:
@@ -38,13 +73,17 @@ class PackedImages:
         self.path = path
         self.names: list[str] = []
         self.sizes: list[tuple[int, int]] = []
-        self._sums: list[int | None] = []  # of the images that were not looked at yet
-        for name, height, width, *checksum in _read_index(path):
+        self._sums: list[int | None] = []  # of the images that were not compared yet
+        self.layout, index = _read_index(path)
+        for name, height, width, *checksum in index:
             self.names.append(name)
             self.sizes.append((height, width))
             self._sums.append(checksum[0] if checksum else None)
-        areas = [height * width for height, width in self.sizes]
-        self._starts = np.concatenate([[len(MAGIC)], len(MAGIC) + np.cumsum(areas, dtype=np.int64)])
+        self.color, self.channels = self.layout.color, self.layout.channels
+        self.dtype = common_type([np.dtype(self.layout.dtype)])
+        bytes_of = [self.layout.bytes(*size) for size in self.sizes]
+        ends = len(MAGIC) + np.cumsum(bytes_of, dtype=np.int64)
+        self._starts = np.concatenate([[len(MAGIC)], ends])
         self._bytes = np.memmap(path, dtype=np.uint8, mode="r")
 
     def __reduce__(self) -> tuple[type["PackedImages"], tuple[Path]]:
@@ -52,22 +91,27 @@ class PackedImages:
         return PackedImages, (self.path,)
 
     def read(self, index: int) -> np.ndarray:
-        """Y ``(H, W)`` uint8 of one image, mapped, not copied.
+        """``(H, W)``, or ``(H, W, channels)``, of one image in the type of the store.
+
+        Mapped, not copied.
 
         Raises:
-            ImageError: the pixels are not those that were packed.
+            ImageError: the pixels have changed since they were packed.
         """
-        start = int(self._starts[index])
-        height, width = self.sizes[index]
-        pixels = self._bytes[start : start + height * width]
+        start, end = map(int, self._starts[index : index + 2])
+        self._compare(index, self._bytes[start:end])
+        pixels = self._bytes[start:end].view(np.dtype(self.layout.dtype).newbyteorder("<"))
+        return pixels.reshape(self.layout.shape(*self.sizes[index]))
+
+    def _compare(self, index: int, content: np.ndarray) -> None:
+        """Compare the bytes of an image with its checksum, once."""
         checksum = self._sums[index]
-        if checksum is not None and zlib.crc32(pixels.data) != checksum:
+        if checksum is not None and zlib.crc32(content.data) != checksum:
             raise ImageError(
                 f"the pixels of {self.names[index]} in {self.path} are damaged (their checksum is "
-                "another); pack the folder again with prepare_data.py --pack"
+                "wrong); pack the folder again with prepare_data.py --pack"
             )
         self._sums[index] = None
-        return pixels.reshape(height, width)
 
 
 class Packed(NamedTuple):
@@ -81,24 +125,29 @@ class Packed(NamedTuple):
     crc32: int
 
 
-def pack(folder: Path, output: Path) -> None:
+def pack(folder: Path, output: Path, color: str = "luma") -> None:
     """Pack all images below ``folder`` into ``output``; continues where a stopped run ended.
 
     Progress lies in ``<output>.part`` and ``<output>.journal``; ``output`` appears when it is
     complete. Files that cannot be decoded are left out and named. What a stopped run packed is
     used again up to the first file that came, went or changed since.
 
+    Args:
+        output: ``x.luma`` for luma of 8 bits, ``x.packed`` for anything else. A .packed store has
+            the type of its images; if they have several, float32 on the unit scale.
+        color: what is packed, luma, color or bands; see `lgmnet.data.color`.
+
     Raises:
-        ImageError: the folder holds no usable image.
-        OSError: it cannot be written; ``output`` is as before.
+        ImageError: the folder holds no usable image, or the store is named otherwise.
+        OSError: the store cannot be written; ``output`` is as before.
     """
-    if output.suffix != ".luma":
-        raise ImageError(f"a packed store is a .luma file, not {output.name}; name it x.luma")
+    paths = list_images(folder)
+    layout = _layout(paths, output, color)
     output.parent.mkdir(parents=True, exist_ok=True)
     part, journal = Path(f"{output}.part"), Path(f"{output}.journal")
     try:
         with naming(output, part, journal):
-            _pack(folder, output, part, journal)
+            _pack(folder, paths, output, layout)
     except OSError:
         if part.exists() and part.stat().st_size <= len(MAGIC):  # nothing to continue with
             part.unlink()
@@ -106,55 +155,101 @@ def pack(folder: Path, output: Path) -> None:
         raise
 
 
-def _pack(folder: Path, output: Path, part: Path, journal: Path) -> None:
-    paths = list_images(folder)
-    done = _resume(part, journal, folder, paths)
-    lines = [printable(folder.resolve()), *map(json.dumps, done)]
+def _pack(folder: Path, paths: list[Path], output: Path, layout: Layout) -> None:
+    part, journal = Path(f"{output}.part"), Path(f"{output}.journal")
+    head = _journal_head(folder, layout)
+    done = _resume(part, journal, folder, paths, layout)
+    lines = [head, *map(json.dumps, done)]
     write_text(journal, "\n".join(lines) + "\n")  # without a torn last line
     with part.open("r+b" if done else "wb") as pixels, journal.open("a", encoding="utf-8") as log:
         if not done:
-            pixels.write(MAGIC)
-        pixels.seek(len(MAGIC) + sum(file.height * file.width for file in done))
+            pixels.write(layout.magic)
+        pixels.seek(len(MAGIC) + sum(layout.bytes(file.height, file.width) for file in done))
         pixels.truncate()
         for path in tqdm(paths[len(done) :], desc=f"packing {printable(folder)}", unit="image"):
-            luma, stamp = np.empty((0, 0), np.uint8), _stamp(path, folder)
+            image, stamp = np.empty((0, 0), layout.dtype), _stamp(path, folder)
             try:
-                luma = read_training_luma(path)
+                image = _read_for(layout, path)
             except ImageError as error:
                 tqdm.write(f"left out: {error}")
-            pixels.write(luma.tobytes())
+            pixels.write(image.tobytes())
             pixels.flush()
-            done.append(Packed(*stamp, *luma.shape, zlib.crc32(luma.tobytes())))
+            done.append(Packed(*stamp, *image.shape[:2], zlib.crc32(image.tobytes())))
             log.write(json.dumps(done[-1]) + "\n")
             log.flush()
         index = [(f.name, f.height, f.width, f.crc32) for f in done if f.height]
         if not index:
             raise ImageError(f"{folder} holds no image that can be decoded; nothing to pack")
-        _write_footer(pixels, index)
+        _write_footer(pixels, index, layout)
     os.replace(part, output)
     journal.unlink()
     left_out = len(done) - len(index)
     print(f"{printable(output)}: {len(index)} images packed, {left_out} left out")
 
 
+def _layout(paths: list[Path], output: Path, color: str) -> Layout:
+    """Of a new store; for a .packed one the headers of all images are read."""
+    if output.suffix == ".luma" and color == "luma":
+        return Layout()
+    if output.suffix != ".packed":
+        raise ImageError(
+            f"a packed store of luma is a .luma file, any other a .packed file, not {output.name}; "
+            f"name it {'x.luma' if color == 'luma' else 'x.packed'}"
+        )
+    headers = scan(paths, 1).headers
+    if not headers:
+        raise ImageError(f"the folder of {output.name} holds no image that can be decoded")
+    types = {header.dtype for header in headers}
+    dtype = str(types.pop()) if len(types) == 1 else "float32"
+    return Layout(color, channel_count(headers[0].channels, color), dtype, ANY_MAGIC)
+
+
+def _read_for(layout: Layout, path: Path) -> np.ndarray:
+    """An image as the store holds it.
+
+    Raises:
+        ImageError: it cannot be decoded, or the store does not hold such.
+    """
+    luma = layout.color == "luma"
+    pixels = read_training_luma(path) if luma else read_training_pixels(path, layout.color)
+    if layout.magic == MAGIC and pixels.dtype != np.uint8:
+        raise ImageError(f"{path} holds {pixels.dtype} pixels, a .luma store uint8; use .packed")
+    if pixels.shape != layout.shape(*pixels.shape[:2]):
+        raise ImageError(f"{path} has shape {pixels.shape}, the first image other channels")
+    return as_type(pixels, np.dtype(layout.dtype)).astype(np.dtype(layout.dtype).newbyteorder("<"))
+
+
+def _journal_head(folder: Path, layout: Layout) -> str:
+    """The first line of a journal: another folder, or another store, is another run."""
+    named = printable(folder.resolve())
+    return named if layout.magic == MAGIC else f"{named} {' '.join(map(str, layout[:3]))}"
+
+
 def _stamp(path: Path, folder: Path) -> tuple[str, int, int]:
     """Name below ``folder``, size and time; zeros where the file cannot even be asked."""
     name = path.relative_to(folder).as_posix() if path != folder else path.name
     try:
-        status = path.stat()
+        status = stacks.container(path).stat()
     except OSError:
         return printable(name), 0, 0
     return printable(name), status.st_size, status.st_mtime_ns
 
 
-def _write_footer(file, index: list[tuple[str, int, int, int]]) -> None:  # type: ignore[no-untyped-def]
-    text = json.dumps(index).encode()
-    file.write(text + len(text).to_bytes(8, "little") + hashlib.sha256(text).digest() + MAGIC)
+def _write_footer(file, index: Index, layout: Layout) -> None:  # type: ignore[no-untyped-def]
+    content: Any = index
+    if layout.magic == ANY_MAGIC:
+        kind = {"color": layout.color, "channels": layout.channels, "dtype": layout.dtype}
+        content = {**kind, "images": index}
+    text = json.dumps(content).encode()
+    digest = hashlib.sha256(text).digest()
+    file.write(text + len(text).to_bytes(8, "little") + digest + layout.magic)
     file.flush()
     os.fsync(file.fileno())
 
 
-def _resume(part: Path, journal: Path, folder: Path, paths: list[Path]) -> list[Packed]:
+def _resume(
+    part: Path, journal: Path, folder: Path, paths: list[Path], layout: Layout
+) -> list[Packed]:
     """What an interrupted run has packed and left out of the first ``paths``, as they are now."""
     if not (part.is_file() and journal.is_file()):
         return []
@@ -163,11 +258,12 @@ def _resume(part: Path, journal: Path, folder: Path, paths: list[Path]) -> list[
     free = part.stat().st_size - len(MAGIC)
     for line, path in zip(lines, paths, strict=False):  # there may be more of either
         file = _journal_entry(line)
-        if file is None or file[:3] != _stamp(path, folder) or file.height * file.width > free:
+        size = layout.bytes(file.height, file.width) if file else 0
+        if file is None or file[:3] != _stamp(path, folder) or size > free:
             break
-        free -= file.height * file.width
+        free -= size
         done.append(file)
-    return done if first == printable(folder.resolve()) else []
+    return done if first == _journal_head(folder, layout) else []
 
 
 def _journal_entry(line: str) -> Packed | None:
@@ -178,39 +274,54 @@ def _journal_entry(line: str) -> Packed | None:
         return None
 
 
-def _read_index(path: Path) -> list[tuple[Any, ...]]:
+def _read_index(path: Path) -> tuple[Layout, Index]:
     if not path.is_file():
         raise ImageError(f"there is no packed store {path}; make it with prepare_data.py --pack")
     size = path.stat().st_size
     broken = f"{path} is no complete packed store; pack it again with prepare_data.py --pack"
     with path.open("rb") as file:
-        if size < len(MAGIC) + FOOTER or file.read(len(MAGIC)) != MAGIC:
+        magic = file.read(len(MAGIC))
+        if size < len(MAGIC) + FOOTER or magic not in (MAGIC, ANY_MAGIC):
             raise ImageError(broken)
         file.seek(size - FOOTER)
         footer = file.read(FOOTER)
         length = int.from_bytes(footer[:8], "little")
-        if footer[-len(MAGIC) :] != MAGIC or length > size - FOOTER:
+        if footer[-len(MAGIC) :] != magic or length > size - FOOTER:
             raise ImageError(broken)
         file.seek(size - FOOTER - length)
         text = file.read(length)
     if hashlib.sha256(text).digest() != footer[8:40]:
         raise ImageError(broken)
-    index = _index_entries(text)
-    if not index or len(MAGIC) + sum(e[1] * e[2] for e in index) + length + FOOTER != size:
+    layout, index = _index_content(text, magic)
+    pixels = sum(layout.bytes(height, width) for _, height, width, *_ in index)
+    if not index or len(MAGIC) + pixels + length + FOOTER != size:
         raise ImageError(broken)
-    return index
+    return layout, index
 
 
-def _index_entries(text: bytes) -> list[tuple[Any, ...]]:
-    """Names, sizes and checksums; none if anything in the index is something else."""
+def _index_content(text: bytes, magic: bytes) -> tuple[Layout, Index]:
+    """What images have in common, and the entries; none if anything is something else."""
     try:
-        entries = [tuple(entry) for entry in json.loads(text)]
-    except (ValueError, TypeError, RecursionError):
-        return []
-    return entries if all(map(_is_entry, entries)) else []
+        content = json.loads(text)
+        layout = Layout()
+        if magic == ANY_MAGIC:
+            layout = Layout(content["color"], content["channels"], content["dtype"], magic)
+            content = content["images"]
+        entries = [tuple(entry) for entry in content]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return Layout(), []
+    sound = _is_sound(layout) and all(map(_is_entry, entries))
+    return layout, entries if sound else []
 
 
 def _is_entry(entry: tuple[Any, ...]) -> bool:
+    """Name, height and width, and in newer stores the checksum."""
     if len(entry) not in (3, 4) or type(entry[0]) is not str:
         return False
     return all(type(number) is int for number in entry[1:]) and min(entry[1:3]) > 0
+
+
+def _is_sound(layout: Layout) -> bool:
+    known = layout.color in ("luma", "color", "bands")
+    known = known and layout.dtype in ("uint8", "uint16", "float32")
+    return known and type(layout.channels) is int and layout.channels > 0

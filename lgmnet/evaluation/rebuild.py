@@ -11,9 +11,17 @@ from torch import Tensor
 from lgmnet import metrics
 from lgmnet.data import color
 from lgmnet.data.datasets import NamedImage, TrainingImages
-from lgmnet.data.transforms import crop_back, pad_to_block
+from lgmnet.data.transforms import (
+    channels_first,
+    channels_last,
+    crop_back,
+    crop_to_blocks,
+    pad_to_block,
+)
+from lgmnet.data.values import from_protocol_scale, from_unit, protocol_scale, to_unit
 from lgmnet.metrics import Protocol, Score
 from lgmnet.models import SensingModel
+from lgmnet.operators import LinearOperator
 from lgmnet.runtime import Runtime, without_compilation
 
 
@@ -59,7 +67,10 @@ class Result(NamedTuple):
 
 
 class Plane(NamedTuple):
-    """One plane ``(H, W)``, 0..255: rebuilt, made consistent with y, and its residual."""
+    """What was measured together, 0..255: rebuilt, made consistent with y, and its residual.
+
+    ``(H, W)``, or ``(H, W, C)`` in the order of `color.channels`.
+    """
 
     rebuilt: np.ndarray
     consistent: np.ndarray | None = None
@@ -110,7 +121,9 @@ def rebuild(model: SensingModel, image: NamedImage, rules: Rules, runtime: Runti
 def score_image(image: NamedImage, rebuilt: Rebuilt, rules: Rules) -> Result:
     """Score what was rebuilt."""
     pixels = color.join([plane.rebuilt for plane in rebuilt.planes])
-    target = image.pixels if rules.color == "rgb" else color.luma(image.pixels)
+    height, width = pixels.shape[:2]
+    target = protocol_scale(color.join(color.channels(image.pixels, rules.color)))
+    target = target[:height, :width]  # without what was cropped before measuring
     score = metrics.score(pixels, target, rules.protocol)
     consistency = _consistency(rebuilt.planes, target, rules)
     return Result(image.name, score, rebuilt.seconds, pixels, consistency)
@@ -120,16 +133,24 @@ def score_image(image: NamedImage, rebuilt: Rebuilt, rules: Rules) -> Result:
 def reconstruct_plane(
     model: SensingModel, plane: np.ndarray, rules: Rules, runtime: Runtime, name: str
 ) -> Plane:
-    """Measure one ``(H, W)`` uint8 plane and rebuild it: float64 on 0..255, not clipped."""
-    image = torch.from_numpy(np.ascontiguousarray(plane)).to(runtime.device)
-    image = image[None, None].float() / 255
+    """Measure one plane, or channels that belong together, and rebuild: 0..255, not clipped.
+
+    Args:
+        plane: ``(H, W)`` or ``(H, W, C)``, uint8, uint16 or float32.
+
+    Raises:
+        ValueError: its channels or its size do not fit the operator.
+    """
+    image = to_unit(channels_first(plane).to(runtime.device))[None]
     operator = model.operator
-    padded = pad_to_block(image, model.multiple, rules.padding, rules.protocol.always_pad)
-    measurement = model.measure(padded, name)
+    check_channels(operator, image.shape[1], f"evaluation.color={rules.color}")
+    fitted = fit(image, model, rules)
+    measurement = model.measure(fitted, name)
     rebuilt = model.reconstruct(measurement)
+    height, width = (min(sides) for sides in zip(fitted.shape[2:], image.shape[2:], strict=True))
 
     def pixels(image: Tensor) -> np.ndarray:
-        return crop_back(image, *plane.shape)[0, 0].double().cpu().numpy() * 255
+        return channels_last(from_unit(crop_back(image, height, width)[0]))
 
     if not rules.consistency:
         return Plane(pixels(rebuilt))
@@ -138,6 +159,39 @@ def reconstruct_plane(
     residual = (operator(rebuilt) - measurement).norm() / scale
     projected = operator.project(rebuilt, measurement)
     return Plane(pixels(rebuilt), pixels(projected), float(residual))
+
+
+def check_channels(operator: LinearOperator, channels: int, policy: str) -> None:
+    """Raise ValueError unless the operator measures so many channels; ``policy`` gave them."""
+    if channels == operator.channels:
+        return
+    key, _, value = policy.partition("=")
+    better = color.policy_for(operator.channels)
+    advice = "use other images" if value == better else f"set {key}={better}"
+    raise ValueError(
+        f"{policy} gives images of {channels} channels, but {type(operator).__name__} measures "
+        f"images of {operator.channels}; {advice}, or another operator"
+    )
+
+
+def fit(image: Tensor, model: SensingModel, rules: Rules) -> Tensor:
+    """``(b, C, H, W)`` brought to whole blocks, or cropped to the size that the operator measures.
+
+    Raises:
+        ValueError: the operator measures another size, and the rules do not crop to it.
+    """
+    size = model.operator.size
+    if rules.padding == "crop":
+        return crop_to_blocks(image, model.multiple, size)
+    if size is None:
+        return pad_to_block(image, model.multiple, rules.padding, rules.protocol.always_pad)
+    if tuple(image.shape[2:]) != size:
+        raise ValueError(
+            f"the image has {image.shape[2]} x {image.shape[3]} pixels, but "
+            f"{type(model.operator).__name__} measures {size[0]} x {size[1]}; use images of that "
+            "size, or evaluation.padding=crop (--padding crop) for larger ones"
+        )
+    return image
 
 
 def _consistency(planes: list[Plane], target: np.ndarray, rules: Rules) -> Consistency | None:
@@ -155,7 +209,9 @@ def validate(
     limit: int,
     show: Callable[[int, Tensor | np.ndarray], None] | None = None,
 ) -> Score:
-    """Mean score of validation images, protocol ``paper``; a compiled network runs uncompiled.
+    """Mean score of validation images; a compiled network runs uncompiled.
+
+    The protocol is ``paper``, and ``mri`` for images of two channels, which are complex.
 
     Args:
         limit: at most so many images.
@@ -164,12 +220,16 @@ def validate(
     was_training = model.training
     model.eval()
     count = min(limit, len(images.names))
-    samples = (NamedImage(images.names[k], np.array(images.read(k))) for k in range(count))
+    # `join` and the rule ``bands`` cancel: what is measured is what the images give.
+    samples = (
+        NamedImage(images.names[k], color.join([np.array(images.read(k))])) for k in range(count)
+    )
+    protocol = metrics.PROTOCOLS["mri" if images.channels == 2 else "paper"]
     scores = []
     with without_compilation(model.network):
-        for k, result in enumerate(evaluate(model, samples, runtime)):
+        for k, result in enumerate(evaluate(model, samples, runtime, Rules(protocol, "bands"))):
             scores.append(result.score)
             if show is not None:
-                show(k, result.pixels / 255)
+                show(k, color.grey_picture(from_protocol_scale(result.pixels)))
     model.train(was_training)
     return metrics.summarise(scores)

@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from lgmnet.config import EvaluationConfig, SamplingConfig, ratio_label
+from lgmnet.config import EvaluationConfig
 from lgmnet.data.datasets import NamedImage, TestSet
 from lgmnet.data.images import read_pixels
 from lgmnet.evaluation.rebuild import Result, Rules, evaluate_image
-from lgmnet.metrics import find_protocol, mean_psnr, summarise
+from lgmnet.metrics import Score, find_protocol, mean_psnr, summarise
 from lgmnet.models import SensingModel
+from lgmnet.operators import SamplingConfig
 from lgmnet.project import provenance
 from lgmnet.runtime import Runtime
 from lgmnet.speed.inference import prepare
@@ -36,14 +37,15 @@ class Scoring:
 
     Args:
         rules: to score under; an image is rebuilt once for all that only score otherwise.
-        ratio: of the measurement, for a network that serves a range; its largest by default.
+        condition: of the measurement, for a network that serves several; by default its largest
+            ratio, or its first mask.
         noise_std: of the measurement, in the unit of y; by default as in training.
         consistency: also compare with the measurement.
         fast, precision, max_memory: see `lgmnet.speed.inference.prepare`.
     """
 
     rules: Sequence[EvaluationConfig]
-    ratio: float | None = None
+    condition: str | None = None
     noise_std: float | None = None
     consistency: bool = False
     fast: bool = False
@@ -74,11 +76,11 @@ def score_sets(
         Rules(find_protocol(r.protocol), r.color, r.padding, how.consistency) for r in how.rules
     ]
     sampling = weights.config.sampling
-    ratio = sampling.limits[1] if how.ratio is None else how.ratio
-    model = weights.load(ratio)
+    condition = sampling.usual if how.condition is None else sampling.condition(how.condition)
+    model = weights.load(condition)
     about = {
         **settings_of(weights),
-        "ratio": ratio,
+        **sampling.describe(condition),
         "weights": weights.name,
         "weights_sha256": module_fingerprint(model),
         "phi_sha256": model.operator.fingerprint(),
@@ -146,9 +148,10 @@ def _require_some(scored: Mapping[str, list[list[Result] | Failure]]) -> None:
         )
 
 
-def results_folder(folder: Path, sampling: SamplingConfig, ratio: float) -> Path:
-    """Where results at a ratio go: one folder each below ``folder`` for a range, else itself."""
-    return folder / ratio_label(ratio) if sampling.is_range else folder
+def results_folder(folder: Path, sampling: SamplingConfig, condition: str) -> Path:
+    """Where results at a condition go: each has a folder below ``folder``, if there are several."""
+    several = sampling.resizes or len(sampling.conditions) > 1
+    return folder / sampling.condition(condition) if several else folder
 
 
 def summary(outcomes: Sequence[list[Result] | Failure], k: int, rules: Rules) -> dict[str, Any]:
@@ -160,11 +163,8 @@ def summary(outcomes: Sequence[list[Result] | Failure], k: int, rules: Rules) ->
     failed = {o.name: o.reason for o in outcomes if isinstance(o, Failure)}
     scores = [result.score for result in results]
     total = summarise(scores, rules.protocol)
-    images = {
-        r.name: {"psnr": r.score.psnr, "ssim": r.score.ssim, "seconds": round(r.seconds, 4)}
-        for r in results
-    }
-    means: dict[str, Any] = {"psnr": total.psnr, "ssim": total.ssim}
+    images = {r.name: {**_values(r.score, rules), "seconds": round(r.seconds, 4)} for r in results}
+    means = _values(total, rules)
     counts = {"psnr_images": len(scores), "ssim_images": sum(s.has_ssim for s in scores)}
     if not rules.protocol.pooled:
         counts["psnr_images"] = sum(s.has_psnr for s in scores)
@@ -176,3 +176,9 @@ def summary(outcomes: Sequence[list[Result] | Failure], k: int, rules: Rules) ->
         means["residual"] = float(np.mean([c.residual for _, c in consistent]))
         means["psnr_on_y"] = mean_psnr([c.psnr for _, c in consistent])
     return {**means, "images": images, **({"failed": failed} if failed else {})}
+
+
+def _values(score: Score, rules: Rules) -> dict[str, Any]:
+    """The numbers that the protocol asks for, by name."""
+    values = {"psnr": score.psnr, "ssim": score.ssim}
+    return values | {"nmse": score.nmse} if rules.protocol.nmse else values

@@ -1,4 +1,4 @@
-"""AMP-Net (TIP 2021): approximate message passing, with a network that estimates the noise."""
+"""AMP-Net (TIP 2021): approximate message passing with a learned noise estimator."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -22,7 +22,7 @@ from lgmnet.unfolding.data_steps import GradientStep
 from lgmnet.unfolding.starts import LinearStart
 
 VARIANTS = ("k", "b", "m", "bm")
-# In the importer: |ΦΦᵀ − I| above this means that training has moved Φ.
+# If |ΦΦᵀ − I| is above this, `from_published` assumes that Φ was trained.
 ORTHONORMAL_TOLERANCE = 1e-4
 
 
@@ -30,7 +30,7 @@ def noise_estimator(channels: int, entry: nn.Conv2d | None = None) -> nn.Sequent
     """Four convolutions, the last without bias: N_k on blocks, P_k on the image.
 
     Args:
-        entry: the first of them, if not one of one image.
+        entry: the first convolution; the default takes one image.
     """
     return nn.Sequential(
         conv3x3(1, channels) if entry is None else entry,
@@ -44,14 +44,14 @@ def noise_estimator(channels: int, entry: nn.Conv2d | None = None) -> nn.Sequent
 
 
 class Stage(nn.Module):
-    """One iteration on images ``(batch, 1, H, W)``.
+    """One stage on images ``(batch, 1, H, W)``.
 
-    z = x + αΦᵀ(y − Φx) and x⁺ = z − (αΦᵀΦ − I)n with the estimated noise n = N(x): together
-    the gradient step at x + n, which needs Φ and Φᵀ once instead of twice. Then, with a
-    deblocker P, x⁺ − P(x⁺).
+    z = x + αΦᵀ(y − Φx) and x⁺ = z − (αΦᵀΦ − I)n with the estimated noise n = N(x). Both together
+    are the gradient step at x + n, which needs Φ and Φᵀ once instead of twice. With a
+    deblocker P the result is x⁺ − P(x⁺).
 
     Args:
-        entry: see `noise_estimator`; of N.
+        entry: first convolution of N; see `noise_estimator`.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Stage(nn.Module):
         return image if self.deblocker is None else image - self.deblocker(image)
 
     def noise(self, image: Tensor) -> Tensor:
-        """N(x), each block by itself."""
+        """N(x), computed separately for each block."""
         b = self.block_size
         noise = self.denoiser(split_blocks(image, b))
         return join_blocks(noise, image.shape[2] // b, image.shape[3] // b)
@@ -85,10 +85,10 @@ class AMPNetTIP(UnfoldingNetwork):
 
     Args:
         measurements, block_size: m and B, from the operator.
-        variant: ``bm``, ``b``, ``m`` or ``k``. With ``b`` in it, each stage ends with a deblocker
-            on the whole image; ``k`` alone keeps every step α at one. Whether Φ is learned, the
-            M of the paper, is a matter of sampling: ``sampling.phi`` is ``learned`` for M and BM
-            and ``fixed`` for K and B, from an orthonormal start in all four.
+        variant: ``bm``, ``b``, ``m`` or ``k``. In ``bm`` and ``b`` each stage ends with a
+            deblocker on the whole image. In ``k`` every step size α stays one. The M of the paper
+            is a learned Φ, which the config selects: ``sampling.phi`` is ``learned`` for M and BM
+            and ``fixed`` for K and B. In all four Φ starts orthonormal.
         stages: K.
         channels: width of denoisers and deblockers.
 
@@ -98,8 +98,8 @@ class AMPNetTIP(UnfoldingNetwork):
     Paper:     Z. Zhang, Y. Liu, J. Liu, F. Wen and C. Zhu, "AMP-Net: Denoising-based deep
                unfolding for compressive image sensing", IEEE TIP 30, 2021.
     Original:  github.com/ZhonghaoZ/AMP-Net_TIP
-    Differences from the original: the two linear terms of a stage are computed as one, which
-    is the same up to rounding; blocks of any size.
+    Differences from the original: the two linear terms of a stage are computed as one, with
+    the same result up to rounding. Blocks have any size.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class AMPNetTIP(UnfoldingNetwork):
             self.make_stage(channels, block_size, variant != "k", "b" in variant)
             for _ in range(stages)
         )
-        # A deblocker sees a little beyond a block, and ΦᵀΦ couples all of that block.
+        # A deblocker reads some pixels of the next block, and ΦᵀΦ couples all pixels of a block.
         first = self.iterations[0]
         assert isinstance(first, Stage)
         self.reach = stages * blocks_beyond(first.deblocker, block_size) if first.deblocker else 0
@@ -138,7 +138,7 @@ class AMPNetTIP(UnfoldingNetwork):
         return self.iterations
 
 
-# Names in the authors' files -> names here; theirs count stages from 1.
+# Names in the authors' files -> names here. The authors count stages from 1.
 PUBLISHED_NAMES = {"denoiser": "denoiser", "deblock": "deblocker", "step": "data_step.step"}
 
 
@@ -147,17 +147,17 @@ def from_published(
 ) -> Published:
     """Translate the authors' weights. Variant, stages and channels are read from the tensors.
 
-    A Φ with orthonormal rows is taken for one that was not trained: K or B. With the same tensors
-    K and M compute the same, and so do B and BM.
+    If Φ has orthonormal rows, it was not trained: the variant is K or B. With the same tensors
+    K and M give the same output, and so do B and BM.
 
     Args:
-        matrix, start: not used; the file holds Φ and Q.
+        matrix, start: must be None; the file contains Φ and Q.
 
     Raises:
-        ValueError: the file is not one of this AMP-Net, or a matrix or start was given.
+        ValueError: the file is not from this AMP-Net, or a matrix or start was given.
     """
     if matrix is not None or start is not None:
-        raise ValueError("AMP-Net's files (TIP 2021) hold their own Φ and Q; give neither")
+        raise ValueError("AMP-Net's files (TIP 2021) contain Φ and Q; give neither of them")
     state = strip_prefix(state)
     require_tensors("AMP-Net", state, "A", "Q", "step_1", "denoiser_1.D.0.weight")
     own = {_rename(key): tensor for key, tensor in state.items() if key != "A"}
@@ -174,7 +174,7 @@ def _rename(key: str) -> str:
         return "start.matrix"
     match = re.fullmatch(r"(?:(step)_(\d+)|(denoiser|deblock)_(\d+)\.D(\.\d\.\w+))", key)
     if match is None:
-        raise ValueError(f"this is no AMP-Net file (TIP 2021): its tensor {key} is unknown")
+        raise ValueError(f"this is not an AMP-Net file (TIP 2021): its tensor {key} is unknown")
     part, number, rest = match[1] or match[3], match[2] or match[4], match[5] or ""
     return f"iterations.{int(number) - 1}.{PUBLISHED_NAMES[part]}{rest}"
 

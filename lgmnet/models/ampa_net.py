@@ -19,10 +19,10 @@ ORTHOGONALITY_NORMS = ("own", "shared")
 ONSAGER_RESIDUALS = ("new", "old")
 ATTENTIONS = ("code", "paper", "none")
 START_ATTENTION_SUMS = ("one", "pixels")
-# Of TensorFlow's batch normalisation, and of the Charbonnier penalty √(e² + ε²).
+# ε of TensorFlow's batch normalisation, and ε of the Charbonnier penalty √(e² + ε²).
 NORM_EPSILON = 1e-3
 CHARBONNIER_EPSILON = 1e-3
-# Channels per channel of the bottleneck in the channel attention.
+# The bottleneck of the channel attention divides the number of channels by this.
 REDUCTION = 4
 
 
@@ -36,7 +36,7 @@ def conv(inputs: int, outputs: int, size: int = 3, bias: bool = False) -> nn.Con
 
 
 class ChannelAffine(nn.Module):
-    """γ v / √(1 + ε) + β per channel: batch normalisation whose statistics stay (0, 1)."""
+    """γ v / √(1 + ε) + β per channel: batch normalisation with fixed mean 0 and variance 1."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Transform(nn.Module):
     """conv, norm, ReLU, conv ``(batch, channels, H, W)``.
 
     Args:
-        paths: 1, or 2 to give the path of the penalty a norm of its own.
+        paths: 1, or 2 if the penalty uses its own norm.
     """
 
     def __init__(self, channels: int, norm: str, paths: int) -> None:
@@ -75,8 +75,8 @@ class BalancedCNN(nn.Module):
     """f(R) = R + exit(attention(Dᵀ(η(D(entry(R)))))), with η = ReLU ∘ norm.
 
     Shapes:
-        image ``(batch, 1, H, W)`` in and out. Second output: while training, the mean
-        Charbonnier distance of Dᵀ(D(v)) from v = entry(R), where η is left out; else None.
+        image ``(batch, 1, H, W)`` in and out. Second output: in training mode the mean
+        Charbonnier distance of Dᵀ(D(v)), without η, from v = entry(R); else None.
     """
 
     def __init__(self, channels: int, norm: str, orthogonality_norm: str) -> None:
@@ -93,7 +93,7 @@ class BalancedCNN(nn.Module):
         features = self.entry(image)
         code = self.shrink(self.analysis(features))
         change = self.exit(self.attention(self.synthesis(code)))
-        # The penalty costs as much as the estimate, and only training needs it.
+        # The penalty costs as much as the estimate, so only training computes it.
         return image + change, self.penalty(features) if self.training else None
 
     def penalty(self, features: Tensor) -> Tensor:
@@ -105,21 +105,21 @@ class BalancedCNN(nn.Module):
 class AMPNet(UnfoldingNetwork):
     """AMP-Net (Li and Zhou): approximate message passing with a CNN as the shrinkage.
 
-    x⁰ = Qy, z⁰ = y − Φx⁰; then K times x⁺ = f(x + Φᵀz), z⁺ = y − Φx⁺ + φ z. Every block is an
-    image of its own. The defaults are the public code of AMPA-Net without its attention.
+    x⁰ = Qy, z⁰ = y − Φx⁰; then K times x⁺ = f(x + Φᵀz), z⁺ = y − Φx⁺ + φ z. Every block is
+    processed as a separate image. The defaults are the public code of AMPA-Net without attention.
 
     Args:
         measurements, block_size: m and B, from the operator.
         stages: K.
         channels: width of the CNN.
-        start: Q before training, which always trains it: ``gaussian``, or as `LinearStart` has it.
+        start: initial Q, ``gaussian`` or another rule of `LinearStart`. Q is always trained.
         onsager_residual: z⁺ uses the ``new`` x⁺ (code) or the ``old`` x (paper).
-        norm: ``affine``, learned scale and shift (what the code's batch normalisation amounts
-            to); ``batch`` (paper); ``none``.
-        orthogonality_norm: the penalty runs D and Dᵀ with norms of its ``own`` (code), which
-            only training uses, or with the ``shared`` ones.
-        orthogonality_weight: of the penalty ``orthogonality``, the sum over the stages of the
-            mean Charbonnier distance of Dᵀ(D(v)) from v. It is computed in training mode only.
+        norm: ``affine``, learned scale and shift (the effect of the code's batch
+            normalisation); ``batch`` (paper); ``none``.
+        orthogonality_norm: the penalty computes D and Dᵀ with its ``own`` norms (code), which
+            only training uses, or with the ``shared`` norms.
+        orthogonality_weight: weight of the penalty ``orthogonality``, which is the sum over the
+            stages of the mean Charbonnier distance of Dᵀ(D(v)) from v. Only training computes it.
 
     Shapes:
         measurement ``(batch, m, H/B, W/B)`` -> image ``(batch, 1, H, W)``.
@@ -127,9 +127,9 @@ class AMPNet(UnfoldingNetwork):
     Paper:     N. Li and C. C. Zhou, AMPA-Net, ICCT 2020, arXiv:2010.06907. Not the
                AMP-Net of Zhang et al., TIP 2021.
     Original:  github.com/puallee/AMPA-Net (TensorFlow; no weights were released)
-    Differences from the original: its biases, which are made but never added, are left out. The
-    last φ has no effect there either; it is kept for the count of parameters. Q starts as
-    there, N(0, 0.01²), and so does Φ with ``sampling.phi_init: small_gaussian``.
+    Differences from the original: its biases, which are created but never added, are left out.
+    The last φ has no effect, as in the original; it is kept for the parameter count. Q starts as
+    in the original, N(0, 0.01²), and so does Φ with ``sampling.phi_init: small_gaussian``.
     """
 
     reach = 0
@@ -185,7 +185,7 @@ class AttentiveStart(nn.Module):
     Args:
         start: y -> Qy.
         kind: ``code``, or ``paper`` for softmax(W₃ ReLU(Wy)), W of shape (m, m).
-        total: what a sums to: ``one``, or ``pixels``.
+        total: sum of a: ``one``, or the number of ``pixels``.
 
     Shapes:
         ``(blocks, m, 1, 1)`` -> ``(blocks, 1, B, B)``.
@@ -232,7 +232,7 @@ class ChannelAttention(nn.Module):
 
     Args:
         kind: ``code``: 1 x 1 convolutions, and a norm for each of the two branches; ``paper``:
-            3 x 3 convolutions (on one pixel all but their centre is idle), one norm.
+            3 x 3 convolutions (on one pixel only their centre has an effect), one norm.
     """
 
     def __init__(self, channels: int, norm: str, kind: str) -> None:
@@ -260,13 +260,13 @@ class AMPANet(AMPNet):
     """AMPA-Net: AMP-Net with attention on x⁰, on pixels and on channels.
 
     Args, besides those of `AMPNet`:
-        start_attention: weights on the pixels of x⁰: softmax(W₃ ReLU(y)) as in the ``code``,
-            with one more layer before the ReLU as in the ``paper``, or ``none``.
-        start_attention_sum: these weights sum to ``one`` (as published, so that x⁰ starts about
-            B² times smaller than Qy) or to the number of ``pixels``.
-        spatial_attention: whether pixels of the features are weighted before `exit`.
-        channel_attention: weights on channels, after those on pixels: 1 x 1 convolutions and two
-            norms as in the ``code``, 3 x 3 and one norm as in the ``paper``, or ``none``.
+        start_attention: weights on the pixels of x⁰: ``code``, softmax(W₃ ReLU(y)); ``paper``,
+            one more layer before the ReLU; or ``none``.
+        start_attention_sum: the sum of these weights: ``one`` (published; x⁰ is then about
+            B² times smaller than Qy before training) or the number of ``pixels``.
+        spatial_attention: whether the pixels of the features get weights before `exit`.
+        channel_attention: weights on channels, after those on pixels: ``code``, 1 x 1
+            convolutions and two norms; ``paper``, 3 x 3 and one norm; or ``none``.
 
     Shapes, source and differences are those of `AMPNet`. The paper does not give the width of
     the first layer of ``start_attention: paper``; ours is m.

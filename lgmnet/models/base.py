@@ -32,6 +32,8 @@ class UnfoldingNetwork(nn.Module, ABC):
     """How many blocks away a measurement can change a pixel; None if it may be any number."""
     stepwise: bool = False
     """Whether `unfold` has steps with a reach of their own, so that each can work in strips."""
+    any_channels: bool = False
+    """Whether it works on images of any number of channels, without ``image_channels``."""
     inside_stages: tuple[str, ...] = ()
     """Submodules that the stages are given to work with: recomputed with them, not alone."""
 
@@ -47,6 +49,9 @@ class UnfoldingNetwork(nn.Module, ABC):
         """
         assert self.reach is not None
         return run(lambda y: self(y, operator).image, self.reach, measurement)
+
+    def check_operator(self, operator: LinearOperator) -> None:
+        """Raise ValueError if the network does not work with this operator."""
 
     @abstractmethod
     def stages(self) -> Iterable[nn.Module]:
@@ -83,19 +88,41 @@ def require_tensors(network: str, state: Mapping[str, Tensor], *needed: str) -> 
         )
 
 
+# What the constructors of networks may ask an operator for.
+SIZES = frozenset(("image_channels", "measurements", "block_size"))
+
 MODELS: Registry[UnfoldingNetwork] = Registry("model")
 
 
 def create_network(
-    name: str, options: Mapping[str, Any], measurements: int, block_size: int
+    name: str, options: Mapping[str, Any], sizes: Mapping[str, int]
 ) -> UnfoldingNetwork:
     """Build a registered network.
 
-    Networks with linear maps of y have ``measurements`` and ``block_size`` among the arguments of
-    their constructor; these two come from the operator, never from the config.
+    A constructor may have ``image_channels``, ``measurements`` and ``block_size`` among its
+    arguments. They come from the operator, never from the config.
+
+    Args:
+        sizes: of the operator, see `LinearOperator.sizes`.
+
+    Raises:
+        ValueError: an option is unknown or wrong, or the network does not work on the operator.
     """
-    known = inspect.signature(MODELS.get(name)).parameters
-    sizes = {"measurements": measurements, "block_size": block_size}
-    if given := sizes.keys() & options.keys():
+    network = MODELS.get(name)
+    known = inspect.signature(network).parameters
+    if given := SIZES & options.keys():
         raise ValueError(f"model.{min(given)} follows from sampling; set it there")
+    for size in SIZES & known.keys() - sizes.keys():
+        if known[size].default is inspect.Parameter.empty:
+            raise ValueError(
+                f"{name} needs {size}, which only block sampling has; choose "
+                "sampling.operator=block_sampling, or another network"
+            )
+    channels = sizes.get("image_channels", 1)
+    many = "image_channels" in known or getattr(network, "any_channels", False)
+    if channels != 1 and not many:
+        raise ValueError(
+            f"{name} rebuilds images of one channel, but the operator measures {channels}; choose "
+            "another network, such as ista_net_plus"
+        )
     return MODELS.create(name, **options, **{k: v for k, v in sizes.items() if k in known})

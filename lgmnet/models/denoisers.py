@@ -1,8 +1,8 @@
-"""Denoisers that serve as the prior of an unfolding network, and can be used alone.
+"""Denoisers for the prior of an unfolding network. They can also be used alone.
 
-Each maps images ``(batch, inputs, H, W)`` to ``(batch, outputs, H, W)``; ``outputs`` first channels
-of the input are the image, others say something of it, such as its noise level. Sides of any
-length are completed by reflection and cropped back.
+Each maps images ``(batch, inputs, H, W)`` to ``(batch, outputs, H, W)``. The first ``outputs``
+channels of the input are the image. Other channels describe it, such as its noise level. Sides of
+any length are padded by reflection, and the result is cropped.
 """
 
 import torch
@@ -15,7 +15,7 @@ from lgmnet.unfolding.checks import require_positive
 
 
 def complete(image: Tensor, multiple: int) -> Tensor:
-    """Continue an image at the bottom and right to sides in multiples of ``multiple``."""
+    """Pad an image at the bottom and right to multiples of ``multiple``."""
     height, width = image.shape[2:]
     down, right = -height % multiple, -width % multiple
     if not (down or right):
@@ -30,10 +30,10 @@ def double_conv(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class UNet(nn.Module):
-    """A plain U-Net of three scales whose result is added to the image.
+    """A plain U-Net with three scales; its result is added to the image.
 
-    Widths are 1, 2 and 4 times ``width``; max-pooling down, bilinear interpolation and a
-    convolution up.
+    The three scales have 1, 2 and 4 times ``width`` channels. Downsampling is max-pooling,
+    upsampling is bilinear interpolation and a convolution.
     """
 
     def __init__(self, inputs: int = 1, outputs: int = 1, width: int = 32) -> None:
@@ -76,7 +76,7 @@ def depthwise(channels: int, bias: bool = False) -> nn.Conv2d:
 
 
 class ChannelAttention(nn.Module):
-    """Attention between channels, each described by all its pixels; one head, no bias."""
+    """Attention between channels; the vector of a channel is all its pixels. One head, no bias."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -89,8 +89,8 @@ class ChannelAttention(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         height = features.shape[2]
         q, k, v = rearrange(self.qkv(features), "b (n c) h w -> n b c (h w)", n=3)
-        # Cosines: dividing the few products is cheaper than dividing the pixels. By bmm, not @:
-        # with that, torch.export makes a program that refuses a single image.
+        # Cosines: dividing the few products is cheaper than dividing the pixels. Use bmm, not @,
+        # because with @ torch.export makes a program that refuses a single image.
         lengths = q.norm(dim=-1, keepdim=True) * k.norm(dim=-1)[:, None]
         cosines = torch.bmm(q, k.transpose(-2, -1)) / lengths.clamp_min(1e-12)
         mixed = torch.bmm((cosines * self.temperature).softmax(dim=-1).type_as(v), v)
@@ -98,7 +98,7 @@ class ChannelAttention(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Attention between channels, then a mixing of channels and neighbours; both are added."""
+    """Attention between channels, then a mixing of channels and neighbours; both with a skip."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -6,12 +6,12 @@ from torch import Tensor, nn
 from lgmnet.models.denoisers import ChannelNorm, complete, depthwise
 from lgmnet.unfolding.blocks import conv1x1, soft_threshold
 
-# Channels of a gate's hidden layer: one in so many.
+# The hidden layer of a gate divides the number of channels by this.
 REDUCTION = 8
 
 
 def gate(channels: int, bias: bool) -> nn.Sequential:
-    """Factors in (0, 1) of the features they are made of."""
+    """A small network from features to factors in (0, 1)."""
     hidden = channels // REDUCTION
     return nn.Sequential(
         nn.Conv2d(channels, hidden, 1, bias=bias),
@@ -22,7 +22,7 @@ def gate(channels: int, bias: bool) -> nn.Sequential:
 
 
 class GatedBlock(nn.Module):
-    """DCAB: depthwise convolution, a mixing of channels, a gate per channel; added."""
+    """DCAB: depthwise convolution, a mixing of channels and a gate per channel, with a skip."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class StripAttention(nn.Module):
 
     def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
         rows, columns = fine.mean(3, keepdim=True), fine.mean(2, keepdim=True)
-        # The means of s c channels are read as longer means of c channels.
+        # The means of s c channels are reshaped to s times longer means of c channels.
         coarse_rows = coarse.mean(3).reshape(rows.shape)
         coarse_columns = coarse.mean(2).reshape(columns.shape)
         gates = self.query(rows * coarse_columns) * self.key(coarse_rows * columns)
@@ -65,7 +65,7 @@ class StripAttention(nn.Module):
 
 
 class Fusion(nn.Module):
-    """MSTB: what a coarser scale says about a finer one."""
+    """MSTB: add information of a coarser scale to a finer scale."""
 
     def __init__(self, fine: int, coarse: int) -> None:
         super().__init__()
@@ -95,25 +95,26 @@ class Double(nn.Module):
 
 
 class DualPath(nn.Module):
-    """Two paths, of the image and of its shrunk features, joined scale by scale.
+    """Two paths, one for the image and one for its thresholded features, fused at each scale.
 
     Args:
-        inputs, outputs: channels of the image with what is said of it, and of the result.
+        inputs, outputs: channels of the input (the image and, if used, its noise level) and of
+            the output.
         width: channels at full resolution; the three coarser scales have 2, 4 and 8 times as many.
 
     Shapes:
         image ``(batch, inputs, H, W)`` -> ``(batch, outputs, H, W)``.
 
     Paper:     the denoiser of CPP-Net, as LoRun names it.
-    Differences from the original: the stem that CPP-Net has once per network, on its first
-    estimate, belongs to the denoiser and reads the image of the stage; the dual variable is left
-    out. 1,741,789 parameters, 449 fewer than CPP-Net's stem and one of its iterations.
+    Differences from the original: CPP-Net has one stem per network, on its first estimate. Here
+    the stem is a part of the denoiser and reads the image of the stage. The dual variable is left
+    out. 1,741,789 parameters, 449 fewer than the stem and one iteration of CPP-Net.
     """
 
     def __init__(self, inputs: int = 1, outputs: int = 1, width: int = 32) -> None:
         super().__init__()
         if width < REDUCTION:
-            raise ValueError(f"width is {width}, expected at least {REDUCTION}: gates divide by it")
+            raise ValueError(f"width is {width}, expected at least {REDUCTION}; gates divide by it")
         widths = [width * s for s in (1, 2, 4, 8)]
         self.memory = nn.ModuleList([
             nn.Sequential(conv1x1(inputs, width), GatedBlock(width)),
@@ -133,7 +134,7 @@ class DualPath(nn.Module):
         self.last = nn.Sequential(GatedBlock(width), conv1x1(width, outputs))
 
     def forward(self, image: Tensor, variance: Tensor | float = 0.25) -> Tensor:
-        """Args: variance: of the noise in the image, which scales the threshold of the features."""
+        """``variance``: of the noise in the image; it scales the threshold of the features."""
         height, width = image.shape[2:]
         image = complete(image, 8)
         memory = [self.memory[0](image)]
@@ -151,6 +152,6 @@ class DualPath(nn.Module):
         return self.last(merged)[..., :height, :width]
 
     def _shrink(self, features: Tensor, variance: Tensor | float) -> Tensor:
-        """Add the soft threshold of the features, at a level of their own in each channel."""
+        """Add the soft-thresholded features; each channel has its own threshold."""
         level = features.mean((2, 3), keepdim=True) * variance
         return features + soft_threshold(features, self.threshold(level) * level)

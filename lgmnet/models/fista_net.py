@@ -1,4 +1,4 @@
-"""FISTA-Net: accelerated gradient steps and one learned transform, shared by all stages."""
+"""FISTA-Net: accelerated gradient steps, and one learned transform for all stages."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -22,14 +22,13 @@ from lgmnet.registry import require_choice
 from lgmnet.unfolding.blocks import blocks_beyond, join_blocks, soft_threshold, split_measurement
 from lgmnet.unfolding.checks import require_positive
 from lgmnet.unfolding.fitted import Fitted
-from lgmnet.unfolding.starts import LinearStart
+from lgmnet.unfolding.starts import check_domain, first_estimate
 
-PRIOR_DOMAINS = ("block", "image")
 W_TILDE = ("phi", "alista")
 
 
 def conv(inputs: int, outputs: int) -> nn.Conv2d:
-    """3 x 3, Xavier-normal weights, bias zero: every convolution of this network."""
+    """The 3 x 3 convolution of this network: Xavier-normal weights, zero bias."""
     layer = nn.Conv2d(inputs, outputs, 3, padding=1)
     nn.init.xavier_normal_(layer.weight)
     assert layer.bias is not None
@@ -48,11 +47,11 @@ def transform(channels: int) -> nn.Sequential:
 class TransformPrior(nn.Module):
     """r + G(F̃(s)) with s = soft(F(D(r)), θ).
 
-    Second output: while training, the symmetry residual F̃(F(D(r))) − D(r); else None. Third: s.
-    Both are ``(batch, C, H, W)``.
+    Second output: in training mode the symmetry residual F̃(F(D(r))) − D(r), else None. Third
+    output: s. Both are ``(batch, C, H, W)``.
 
     Args:
-        entry: D, if not a convolution of one image.
+        entry: D; the default takes one image.
     """
 
     def __init__(self, channels: int, entry: nn.Conv2d | None = None) -> None:
@@ -67,17 +66,17 @@ class TransformPrior(nn.Module):
         code = self.analysis(features)
         sparse = soft_threshold(code, threshold)
         change = self.exit(self.synthesis(sparse))
-        # The residual costs a synthesis more, and only training needs it.
+        # The residual costs one more synthesis, so only training computes it.
         residual = self.synthesis(code) - features if self.training else None
         return image + change, residual, sparse
 
 
 class Schedule(nn.Module):
-    """Step μ, threshold θ and momentum ρ of stage k = 0, 1, …, from six trained scalars.
+    """Step size μ, threshold θ and momentum ρ of stage k = 0, 1, …, from six trained scalars.
 
     With sp = softplus: μ = sp(w k + c), θ = sp(w k + c), each with its own slope w and offset c,
-    and ρ = (sp(w k + c) − sp(c)) / sp(w k + c), which is 0 at the first stage. The slopes start
-    so that μ and θ fall and ρ rises; nothing keeps them so.
+    and ρ = (sp(w k + c) − sp(c)) / sp(w k + c), which is 0 at the first stage. With the initial
+    slopes μ and θ fall and ρ rises; training may change this.
     """
 
     def __init__(self) -> None:
@@ -93,11 +92,11 @@ class Schedule(nn.Module):
 
 
 def alista_matrix(phi: Tensor) -> Tensor:
-    """W̃ ``(m, B²)`` of Φ ``(m, B²)``: the least coherent partner of its columns.
+    """W̃ ``(m, B²)`` of Φ ``(m, B²)``: the ALISTA weights, which minimise the coherence with Φ.
 
-    With the columns of Φ brought to norm one as a_j, W minimises ‖WᵀA‖_F² under w_jᵀa_j = 1
-    (J. Liu et al., "ALISTA", ICLR 2019). The problem falls apart into columns, each solved by
-    w_j = (AAᵀ)⁻¹a_j / (a_jᵀ(AAᵀ)⁻¹a_j). The norms are then put back: W̃ = W diag(‖φ_j‖).
+    Let a_j be the columns of Φ, normalised. W minimises ‖WᵀA‖_F² subject to w_jᵀa_j = 1
+    (J. Liu et al., "ALISTA", ICLR 2019). The problem separates into columns, with the solution
+    w_j = (AAᵀ)⁻¹a_j / (a_jᵀ(AAᵀ)⁻¹a_j). Then the norms are restored: W̃ = W diag(‖φ_j‖).
 
     Raises:
         ValueError: a column of Φ is zero.
@@ -106,8 +105,8 @@ def alista_matrix(phi: Tensor) -> Tensor:
     norms = wide.norm(dim=0)
     if not norms.all():
         raise ValueError(
-            f"Φ has {int((norms == 0).sum())} zero columns: pixels that are not measured have no "
-            "ALISTA weights; use w_tilde: phi"
+            f"Φ has {int((norms == 0).sum())} zero columns: a pixel that is not measured has no "
+            "ALISTA weights; set model.w_tilde: phi"
         )
     columns = wide / norms
     solution = torch.linalg.pinv(columns @ columns.T, hermitian=True) @ columns
@@ -137,46 +136,56 @@ class AlistaAdjoint(Fitted):
         return make_blocks(measurement, self.matrix, self.block_size)
 
 
+def alista_adjoint(measurements: int | None, block_size: int | None) -> AlistaAdjoint:
+    if measurements is None or block_size is None:
+        raise ValueError(
+            "w_tilde is 'alista', which is made of a matrix Φ, but the operator has none; set "
+            "model.w_tilde=phi"
+        )
+    return AlistaAdjoint(measurements, block_size)
+
+
 @MODELS.register("fista_net")
 class FISTANet(UnfoldingNetwork):
-    """FISTA-Net: r = v − μ W̃ᵀ(Φv − y), x⁺ = T(r; θ), v⁺ = x⁺ + ρ(x⁺ − x); one T serves all stages.
+    """FISTA-Net: r = v − μ W̃ᵀ(Φv − y), x⁺ = T(r; θ), v⁺ = x⁺ + ρ(x⁺ − x); all stages share T.
 
     Args:
-        measurements, block_size: m and B, from the operator.
+        measurements, block_size: m and B, from the operator; None where it has no blocks.
         stages: K.
         channels: width of the transform.
-        start: x⁰ by ``regression`` over training blocks, or ``adjoint``.
+        start: x⁰ by ``regression`` over training blocks; ``adjoint``, the Φᵀ before training; or
+            ``back_projection``, Φᵀy. The first two need blocks.
         w_tilde: W̃ is made of a fixed Φ before training (``alista``), as in the paper, or is Φ
             itself (``phi``). The default is not the paper's network: it serves a learned Φ too, and
             weights whose config does not name W̃ were trained with it. configs/fista_net.yaml
             has ``alista``.
         nonneg: whether T ends with a ReLU.
-        prior_domain: T on each ``block`` by itself, or on the whole ``image``.
-        symmetry_weight: of the penalty ``symmetry``, the sum over the stages of the mean squared
-            F̃(F(D(r))) − D(r).
-        sparsity_weight: of the penalty ``sparsity``, the sum over the stages of the mean absolute
-            coefficient after thresholding. Both are computed in training mode only.
+        prior_domain: T on each ``block`` separately, or on the whole ``image``.
+        symmetry_weight: weight of the penalty ``symmetry``, which is the sum over the stages of
+            the mean squared F̃(F(D(r))) − D(r).
+        sparsity_weight: weight of the penalty ``sparsity``, which is the sum over the stages of
+            the mean absolute coefficient after thresholding. Only training computes penalties.
 
     Shapes:
-        measurement ``(batch, m, H/B, W/B)`` -> image ``(batch, 1, H, W)``.
+        measurement as the operator has it -> image ``(batch, 1, H, W)``.
 
     Paper:     J. Xiang, Y. Dong and Y. Yang, IEEE TMI 2021, arXiv:2008.02683.
     Original:  github.com/jinxixiang/FISTA-Net
-    Differences from the original: block compressive sensing instead of tomography, so x⁰ is
-    linear in y and not a regularised inversion, and T works on every block by itself; W̃ is computed
-    exactly, where projected gradients of step 0.1 diverge at ratios of 4 % and below. The data step
-    is that of their M5FISTANetPlus; M5FISTANet has a preconditioned Newton step, which is not here.
-    Where paper and public code differ, this is the code: slopes of the schedule keep no sign (the
-    paper states w < 0 for μ and θ and w > 0 for ρ); symmetry is asked for in feature space
-    (paper: of the image), sparsity after thresholding (paper: before); both are means (paper:
-    norms); T ends with a ReLU. The code's loss adds 0.1 mean |x̂ − x|, which the paper has not:
-    ``training.l1_weight``, since a network does not see x.
+    Differences from the original: the task is block compressive sensing instead of tomography.
+    So x⁰ is linear in y and not a regularised inversion, and T works on every block separately.
+    W̃ is computed exactly, because projected gradients with step 0.1 diverge at ratios of 4 % and
+    below. The data step is that of M5FISTANetPlus; the preconditioned Newton step of M5FISTANet
+    is not here. If paper and public code differ, we follow the code: the slopes of the schedule
+    have any sign (paper: w < 0 for μ and θ, w > 0 for ρ); the symmetry penalty is in feature
+    space (paper: on the image); the sparsity penalty is after thresholding (paper: before); both
+    are means (paper: norms); T ends with a ReLU. The loss of the code adds 0.1 mean |x̂ − x|,
+    which is not in the paper. It is ``training.l1_weight``, because a network does not get x.
     """
 
     def __init__(
         self,
-        measurements: int,
-        block_size: int,
+        measurements: int | None = None,
+        block_size: int | None = None,
         stages: int = 7,
         channels: int = 32,
         start: str = "regression",
@@ -188,19 +197,20 @@ class FISTANet(UnfoldingNetwork):
     ) -> None:
         super().__init__()
         require_choice("w_tilde", w_tilde, W_TILDE)
-        require_choice("prior_domain", prior_domain, PRIOR_DOMAINS)
+        check_domain(prior_domain, block_size)
         require_positive(stages=stages, channels=channels)
-        self.start = LinearStart(measurements, block_size, start)
-        self.alista = AlistaAdjoint(measurements, block_size) if w_tilde == "alista" else None
+        self.start = first_estimate(start, measurements, block_size)
+        self.alista = alista_adjoint(measurements, block_size) if w_tilde == "alista" else None
         self.schedule = Schedule()
         self.prior = self.make_prior(channels)
         self.stage_count = stages
         self.nonneg = nonneg
         self.prior_domain = prior_domain
-        # On the image, each stage sees a little beyond a block, and ΦᵀΦ couples all of that block.
-        self.reach = (
-            0 if prior_domain == "block" else stages * blocks_beyond(self.prior, block_size)
-        )
+        if prior_domain == "block":
+            self.reach = 0
+        elif block_size is not None:
+            # Each stage sees a little beyond a block, and ΦᵀΦ couples all of that block.
+            self.reach = stages * blocks_beyond(self.prior, block_size)
         self.symmetry_weight = symmetry_weight
         self.sparsity_weight = sparsity_weight
 
@@ -211,7 +221,8 @@ class FISTANet(UnfoldingNetwork):
         rows, columns = measurement.shape[2:]
         if self.prior_domain == "block":
             measurement = split_measurement(measurement)
-        image = point = self.start(measurement)
+        start = operator.adjoint if self.start is None else self.start
+        image = point = start(measurement)
         symmetry, sparsity = [], []
         for k in range(self.stage_count):
             step, threshold, momentum = self.schedule(k)
@@ -235,22 +246,22 @@ class FISTANet(UnfoldingNetwork):
         return Reconstruction(image, penalties)
 
     def data_step(self, point: Tensor, change: Tensor) -> Tensor:
-        """v moved by μ W̃ᵀ(Φv − y): what the prior is given."""
+        """v − μ W̃ᵀ(Φv − y), the input of the prior."""
         return point - change
 
     def back_project(self, residual: Tensor, operator: LinearOperator) -> Tensor:
-        """W̃ᵀ of a measurement."""
+        """W̃ᵀ applied to a measurement."""
         if self.alista is None:
             return operator.adjoint(residual)
         if any(True for _ in operator.parameters()):
             raise ValueError(
-                "w_tilde is 'alista', but Φ is learned and would leave its W̃ behind; set "
+                "w_tilde is 'alista', which needs a fixed Φ, but Φ is learned; set "
                 "sampling.phi: fixed, or model.w_tilde: phi"
             )
         return self.alista(residual)
 
     def stages(self) -> Iterable[nn.Module]:
-        # One module runs in every stage; listed once, it is recomputed once per call.
+        # All stages run one module. It is listed once; each call of it is recomputed.
         return (self.prior,)
 
 
@@ -260,14 +271,14 @@ SCALARS = {"mu": "step", "theta": "threshold", "rho": "momentum"}
 def from_published(
     state: Mapping[str, Tensor], matrix: Tensor | None = None, start: Tensor | None = None
 ) -> Published:
-    """Translate the authors' layout, with W̃ = Φ.
+    """Translate the authors' weights, with W̃ = Φ.
 
-    The tensors of their M5FISTANet, whose step is preconditioned and no gradient step, are the
-    same: such weights compute something else here.
+    The authors' M5FISTANet has the same tensors but a preconditioned step instead of the gradient
+    step. Its weights give wrong results here.
 
     Args:
-        matrix: Φ ``(m, B²)``, which their files do not hold.
-        start: Q ``(B², m)``; x⁰ is Φᵀy without it.
+        matrix: Φ ``(m, B²)``; the authors' files do not contain it.
+        start: Q ``(B², m)``; without it x⁰ is Φᵀy.
 
     Raises:
         ValueError: Φ is missing, Q has another shape, the file is of another network, or its
@@ -276,7 +287,7 @@ def from_published(
     state = strip_prefix(state)
     require_tensors("FISTA-Net", state, "w_theta", "bb.conv_D.weight")
     if matrix is None:
-        raise ValueError("FISTA-Net's files do not hold Φ; give it with --matrix")
+        raise ValueError("FISTA-Net's files do not contain Φ; give it with --matrix")
     if start is not None and start.shape != matrix.T.shape:
         raise ValueError(
             f"the start has shape {tuple(start.shape)}, but Φ {tuple(matrix.shape)} needs "
@@ -295,7 +306,7 @@ def from_published(
         elif key.startswith("bb."):
             own[f"prior.{own_name(key)}"] = tensor
         elif not re.fullmatch(r"[wb]_(mu|theta|rho)", key):
-            raise ValueError(f"this is no FISTA-Net file: its tensor {key} is unknown")
+            raise ValueError(f"this is not a FISTA-Net file: its tensor {key} is unknown")
     options = {"stages": stages, "start": "adjoint" if start is None else "regression"}
     return Published(options, matrix, own)
 
@@ -304,7 +315,7 @@ def check_copy(key: str, tensor: Tensor, shared: Tensor | None) -> None:
     if shared is None or not torch.equal(tensor, shared):
         raise ValueError(
             f"{key} differs from the transform that all stages share (bb.*); the file was trained "
-            "with another code than FISTA-Net's"
+            "with other code than FISTA-Net's"
         )
 
 
@@ -312,7 +323,7 @@ def own_name(key: str) -> str:
     """``bb.conv2_forward.weight`` -> ``analysis.2.weight``."""
     found = re.fullmatch(r"bb\.conv(_D|_G|[1-4]_forward|[1-4]_backward)\.(weight|bias)", key)
     if found is None:
-        raise ValueError(f"this is no FISTA-Net file: its tensor {key} is unknown")
+        raise ValueError(f"this is not a FISTA-Net file: its tensor {key} is unknown")
     if found[1] in ("_D", "_G"):
         return f"{'entry' if found[1] == '_D' else 'exit'}.{found[2]}"
     part = "analysis" if found[1].endswith("forward") else "synthesis"

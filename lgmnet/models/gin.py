@@ -1,22 +1,22 @@
-"""GIN-style networks: the gradient is an input of the prior, in place of a step along it.
+"""GIN-style networks: the gradient is an input of the prior instead of a gradient step.
 
-Only the abstract of the paper was at hand: the network after a gradient step may lose the
-consistency with y which that step won; given the gradient as information, it can keep it. How this
+Only the abstract of the paper was available. It says: after a gradient step, the network may lose
+the consistency with y; with the gradient as an input, it can keep it. How this
 is done, and in which networks, is **our interpretation**: call results "GIN-style", not "GIN".
 
-With g = Φᵀ(Φx − y) at the input x of a stage, s the step size of the host network (learned there as
-here, with the same start) and r = x − sg, ``step`` says what the prior N sees and adds to:
+Let x be the input of a stage, g = Φᵀ(Φx − y), r = x − sg, and s the step size of the host network
+(learned, with the initial value of the host). ``step`` selects the result of a stage with prior N:
 
 ========  ================  =====================================================================
 ``gdm``   r + N(r)          the host network itself, the baseline
-``cat``   x + N([x, sg])    the main form: no descent, one more input channel
-``sub``   r + N([x, sg])    the descent and the information
-``feat``  x + N([x, sg])    sg also enters every later convolutional block, by a convolution
-``gdm2``  r + N([r, x])     the control: two channels, and only r and x in them
+``cat``   x + N([x, sg])    the main form: no gradient step, one more input channel
+``sub``   r + N([x, sg])    the gradient step, and the gradient as an input
+``feat``  x + N([x, sg])    a convolution also adds sg to every later convolutional block
+``gdm2``  r + N([r, x])     the control: two channels, but no gradient
 ========  ================  =====================================================================
 
-In AMP-Net N is the noise estimator. There ``gdm`` and ``gdm2`` keep the step of the host, which is
-taken at x + N(x) and at x + N([r, x]).
+In AMP-Net N is the noise estimator. There ``gdm`` and ``gdm2`` keep the gradient step of the host,
+at x + N(x) and at x + N([r, x]).
 
 Paper:     gradient-informed network (GIN), Pattern Recognition Letters 192, 2025 (abstract only).
 Original:  no public code was found.
@@ -38,9 +38,9 @@ from lgmnet.registry import require_choice
 from lgmnet.unfolding.blocks import conv3x3, join_blocks, soft_threshold, split_blocks
 from lgmnet.unfolding.data_steps import GradientStep
 
-# Step -> number of channels that the prior sees.
+# Step -> number of input channels of the prior.
 INPUTS = {"gdm": 1, "cat": 2, "sub": 2, "feat": 2, "gdm2": 2}
-# Those whose prior sees [x, sg].
+# Steps whose prior gets [x, sg].
 INFORMED = ("cat", "sub", "feat")
 
 
@@ -50,9 +50,9 @@ def inputs_of(step: str) -> int:
 
 
 def prior_input(step: str, image: Tensor, change: Tensor) -> Tensor:
-    """What a prior is given of x and sg, both ``(batch, 1, H, W)``, as one tensor.
+    """The input of a prior, made from x and sg, both ``(batch, 1, H, W)``.
 
-    Its first channel is what the prior adds to, its last `inputs_of` channels are what it sees.
+    The prior adds its output to the first channel. Its network gets the last `inputs_of` channels.
     """
     if step == "gdm":
         return image - change
@@ -66,9 +66,9 @@ def prior_input(step: str, image: Tensor, change: Tensor) -> Tensor:
 def make_entry(
     step: str, tied: bool, channels: int, conv: Callable[[int, int], nn.Conv2d]
 ) -> nn.Conv2d:
-    """The first convolution of a prior; ``conv`` makes those of the host.
+    """The first convolution of a prior; ``conv`` makes the convolutions of the host.
 
-    A tied one sees of [x, sg] what that of the host sees of r = x − sg.
+    If ``tied``, its output for [x, sg] equals that of the host for r = x − sg.
     """
     if not tied or step not in INFORMED:
         return conv(inputs_of(step), channels)
@@ -79,7 +79,7 @@ def make_entry(
 
 
 def injections(step: str, channels: int, *layers: int) -> nn.ModuleDict:
-    """For ``feat``, a convolution of sg for each of the given layers; zero before training."""
+    """For ``feat``, one convolution of sg for each given layer; zero before training."""
     found = nn.ModuleDict()
     for layer in layers if step == "feat" else ():
         conv = nn.Conv2d(1, channels, 3, padding=1, bias=False)
@@ -91,7 +91,7 @@ def injections(step: str, channels: int, *layers: int) -> nn.ModuleDict:
 def run_informed(
     layers: nn.Sequential, injected: nn.ModuleDict, features: Tensor, change: Tensor
 ) -> Tensor:
-    """The layers in turn; what is injected at one is added to its result."""
+    """Run the layers in order; add the injected convolution of ``change`` after its layer."""
     for name, layer in layers.named_children():
         features = layer(features)
         if name in injected:
@@ -100,7 +100,7 @@ def run_informed(
 
 
 class InformedGradientStep(GradientStep):
-    """`prior_input` with the learned step s."""
+    """`prior_input` with a learned step size s."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -139,7 +139,7 @@ class InformedFISTAPrior(fista_net.TransformPrior):
 def apply_prior(
     prior: InformedISTAPrior | InformedFISTAPrior, given: Tensor, threshold: Tensor
 ) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Estimate, symmetry residual (while training) and thresholded code, as in the two hosts."""
+    """Estimate, symmetry residual (training mode) and thresholded code, as in the two hosts."""
     change = given[:, -1:]
 
     def synthesis(code: Tensor) -> Tensor:
@@ -153,7 +153,7 @@ def apply_prior(
 
 
 class InformedStage(amp_net_tip.Stage):
-    """A stage of AMP-Net whose noise estimator sees `prior_input`, block by block."""
+    """A stage of AMP-Net whose noise estimator gets `prior_input`, block by block."""
 
     def __init__(
         self,
@@ -190,21 +190,21 @@ class InformedStage(amp_net_tip.Stage):
 
 @MODELS.register("gin_ista_net_plus")
 class GINISTANetPlus(ISTANetPlus):
-    """GIN-style ISTA-Net⁺. The penalty is the host's.
+    """GIN-style ISTA-Net⁺, with the penalty of the host.
 
     Args:
-        step: ``cat``, ``sub``, ``feat``, ``gdm`` or ``gdm2``; see this module.
-        tied: with ``cat``, ``sub`` and ``feat``, start the kernels of sg as minus those of x, so
-            that the first layer sees the features of r; the other steps do not see sg.
+        step: ``cat``, ``sub``, ``feat``, ``gdm`` or ``gdm2``; see the docstring of this module.
+        tied: with ``cat``, ``sub`` and ``feat``, start the kernels of sg as minus those of x. Then
+            the first layer computes the features of r. The other steps do not use sg.
 
-    The other arguments and the shapes are those of `ISTANet`; source and differences are those of
-    this module.
+    The other arguments and the shapes are those of `ISTANet`. The docstring of this module gives
+    source and differences.
     """
 
     def __init__(
         self,
-        measurements: int,
-        block_size: int,
+        measurements: int | None = None,
+        block_size: int | None = None,
         step: str = "cat",
         tied: bool = True,
         stages: int = 9,
@@ -213,7 +213,7 @@ class GINISTANetPlus(ISTANetPlus):
         prior_domain: str = "block",
         symmetry_weight: float = 0.01,
     ) -> None:
-        self.step, self.tied = step, tied  # the host makes its parts with them
+        self.step, self.tied = step, tied  # make_data_step and make_prior need them
         super().__init__(
             measurements, block_size, stages, channels, start, prior_domain, symmetry_weight
         )
@@ -227,16 +227,16 @@ class GINISTANetPlus(ISTANetPlus):
 
 @MODELS.register("gin_fista_net")
 class GINFISTANet(FISTANet):
-    """GIN-style FISTA-Net: the momentum point v stands for x, W̃ᵀ(Φv − y) for g, and μ for s.
+    """GIN-style FISTA-Net: x is the momentum point v, g is W̃ᵀ(Φv − y), and s is μ.
 
-    Arguments ``step`` and ``tied`` as in `GINISTANetPlus`, the others and the shapes as in
-    `FISTANet`; source and differences are those of this module.
+    ``step`` and ``tied`` are as in `GINISTANetPlus`, the other arguments and the shapes as in
+    `FISTANet`. The docstring of this module gives source and differences.
     """
 
     def __init__(
         self,
-        measurements: int,
-        block_size: int,
+        measurements: int | None = None,
+        block_size: int | None = None,
         step: str = "cat",
         tied: bool = True,
         stages: int = 7,
@@ -248,7 +248,7 @@ class GINFISTANet(FISTANet):
         symmetry_weight: float = 0.01,
         sparsity_weight: float = 0.001,
     ) -> None:
-        self.step, self.tied = step, tied  # the host makes its prior with them
+        self.step, self.tied = step, tied  # make_prior needs them
         super().__init__(
             measurements, block_size, stages, channels, start, w_tilde, nonneg, prior_domain,
             symmetry_weight, sparsity_weight,
@@ -265,8 +265,8 @@ class GINFISTANet(FISTANet):
 class GINAMPNetTIP(AMPNetTIP):
     """GIN-style AMP-Net (TIP 2021): x⁺ = x + N([x, sg]), then the deblocker.
 
-    Arguments ``step`` and ``tied`` as in `GINISTANetPlus`, the others and the shapes as in
-    `AMPNetTIP`; source and differences are those of this module.
+    ``step`` and ``tied`` are as in `GINISTANetPlus`, the other arguments and the shapes as in
+    `AMPNetTIP`. The docstring of this module gives source and differences.
     """
 
     def __init__(
@@ -279,7 +279,7 @@ class GINAMPNetTIP(AMPNetTIP):
         stages: int = 9,
         channels: int = 32,
     ) -> None:
-        self.step, self.tied = step, tied  # the host makes its stages with them
+        self.step, self.tied = step, tied  # make_stage needs them
         super().__init__(measurements, block_size, variant, stages, channels)
 
     def make_stage(

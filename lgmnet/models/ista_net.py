@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +16,10 @@ from lgmnet.models.base import (
     strip_prefix,
 )
 from lgmnet.operators import LinearOperator
-from lgmnet.registry import require_choice
 from lgmnet.unfolding.blocks import blocks_beyond, join_blocks, soft_threshold, split_measurement
 from lgmnet.unfolding.checks import require_positive
 from lgmnet.unfolding.data_steps import GradientStep
-from lgmnet.unfolding.starts import LinearStart
-
-PRIOR_DOMAINS = ("block", "image")
+from lgmnet.unfolding.starts import check_domain, first_estimate
 
 
 def conv(inputs: int, outputs: int) -> nn.Conv2d:
@@ -38,15 +36,14 @@ def transform(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
 class TransformPrior(nn.Module):
     """F̃(soft(F(r), θ)).
 
-    Second output: while training, the symmetry residual F̃(F(r)) − r ``(batch, 1, H, W)``; else
-    None.
+    Second output: while training, the symmetry residual F̃(F(r)) − r, of the shape of r; else None.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, image_channels: int = 1) -> None:
         super().__init__()
         self.threshold = nn.Parameter(torch.tensor(0.01))
-        self.analysis = transform(1, channels, channels)
-        self.synthesis = transform(channels, channels, 1)
+        self.analysis = transform(image_channels, channels, channels)
+        self.synthesis = transform(channels, channels, image_channels)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
         code = self.analysis(image)
@@ -64,13 +61,15 @@ class ResidualTransformPrior(nn.Module):
         entry: D, if not a convolution of one image.
     """
 
-    def __init__(self, channels: int, entry: nn.Conv2d | None = None) -> None:
+    def __init__(
+        self, channels: int, entry: nn.Conv2d | None = None, image_channels: int = 1
+    ) -> None:
         super().__init__()
         self.threshold = nn.Parameter(torch.tensor(0.01))
-        self.entry = conv(1, channels) if entry is None else entry
+        self.entry = conv(image_channels, channels) if entry is None else entry
         self.analysis = transform(channels, channels, channels)
         self.synthesis = transform(channels, channels, channels)
-        self.exit = conv(channels, 1)
+        self.exit = conv(channels, image_channels)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
         features = self.entry(image)
@@ -84,59 +83,69 @@ class ISTANet(UnfoldingNetwork):
     """ISTA-Net: each stage is a gradient step and soft thresholding in a learned transform F.
 
     Args:
-        measurements, block_size: m and B, from the operator.
+        measurements, block_size: m and B, from the operator; None where it has no blocks.
         stages: K.
         channels: width of the transform.
-        start: x⁰ by ``regression`` over training blocks, or ``adjoint``.
+        start: x⁰ by ``regression`` over training blocks; ``adjoint``, the Φᵀ before training; or
+            ``back_projection``, Φᵀy. The first two need blocks.
         prior_domain: ``block``, each block by itself as published, or ``image``.
         symmetry_weight: of the penalty ``symmetry``, the sum over the stages of the mean squared
             F̃(F(r)) − r. It is computed in training mode only.
+        image_channels: from the operator; 2 for complex images.
 
     Shapes:
-        measurement ``(batch, m, H/B, W/B)`` -> image ``(batch, 1, H, W)``.
+        measurement as the operator has it -> image ``(batch, image_channels, H, W)``.
+
+    Raises:
+        ValueError: an option that the operator cannot serve, or bad numbers.
 
     Paper:     J. Zhang and B. Ghanem, CVPR 2018, arXiv:1706.07929.
     Original:  github.com/jianzhangcs/ISTA-Net-PyTorch
     Differences from the original: the symmetry penalty is that of the public code, at the r of
     every stage; the paper writes it at the true image. x⁰ is a regression over blocks of the
     training images at hand, and a new Φ is drawn; theirs are files, which ``phi_init`` and the
-    importer read. ``prior_domain="image"`` and a learned Φ are ours.
+    importer read. A learned Φ is ours, and ``prior_domain="image"`` with blocks. Their network for
+    MRI has that, ``start="back_projection"`` and real images; complex ones are ours.
     """
 
     def __init__(
         self,
-        measurements: int,
-        block_size: int,
+        measurements: int | None = None,
+        block_size: int | None = None,
         stages: int = 9,
         channels: int = 32,
         start: str = "regression",
         prior_domain: str = "block",
         symmetry_weight: float = 0.01,
+        image_channels: int = 1,
     ) -> None:
         super().__init__()
-        require_choice("prior_domain", prior_domain, PRIOR_DOMAINS)
+        check_domain(prior_domain, block_size)
         require_positive(stages=stages, channels=channels)
-        self.start = LinearStart(measurements, block_size, start)
+        self.image_channels = image_channels
+        self.start = first_estimate(start, measurements, block_size)
         self.data_steps = nn.ModuleList(self.make_data_step() for _ in range(stages))
         self.priors = nn.ModuleList(self.make_prior(channels) for _ in range(stages))
         self.prior_domain = prior_domain
-        # On the image, each stage sees a little beyond a block, and ΦᵀΦ couples all of that block.
-        self.reach = (
-            0 if prior_domain == "block" else stages * blocks_beyond(self.priors[0], block_size)
-        )
+        if prior_domain == "block":
+            self.reach = 0
+        elif block_size is not None:
+            # Each stage sees a little beyond a block, and ΦᵀΦ couples all of that block.
+            self.reach = stages * blocks_beyond(self.priors[0], block_size)
         self.symmetry_weight = symmetry_weight
 
     def make_data_step(self) -> nn.Module:
         return GradientStep()
 
     def make_prior(self, channels: int) -> nn.Module:
-        return TransformPrior(channels)
+        return TransformPrior(channels, self.image_channels)
 
     def forward(self, measurement: Tensor, operator: LinearOperator) -> Reconstruction:
         rows, columns = measurement.shape[2:]
         if self.prior_domain == "block":
             measurement = split_measurement(measurement)
-        image = self.start(measurement)
+        start = operator.adjoint if self.start is None else self.start
+        image = start(measurement)
         residuals = []
         for data_step, prior in zip(self.data_steps, self.priors, strict=True):
             image = data_step(image, measurement, operator)
@@ -161,7 +170,7 @@ class ISTANetPlus(ISTANet):
     """
 
     def make_prior(self, channels: int) -> nn.Module:
-        return ResidualTransformPrior(channels)
+        return ResidualTransformPrior(channels, image_channels=self.image_channels)
 
 
 # Names in the authors' files -> names here.
@@ -201,12 +210,34 @@ def from_published(
             f"the start has shape {tuple(start.shape)}, but Φ {tuple(matrix.shape)} needs "
             f"{tuple(matrix.T.shape)}; give the two files of one ratio"
         )
-    own = {"start.matrix": start}
+    own = translate(state) | {"start.matrix": start}
+    return Published({"stages": count_stages(state)}, matrix, own)
+
+
+def from_published_mri(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Translate the authors' weights for MRI to options of the network and its state.
+
+    Raises:
+        ValueError: the file is of another network.
+    """
+    state = strip_prefix(state)
+    require_tensors("ISTA-Net", state, "fcs.0.lambda_step", "fcs.0.conv1_forward")
+    stages = count_stages(state)
+    options = {"stages": stages, "start": "back_projection", "prior_domain": "image"}
+    return options, translate(state)
+
+
+def translate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The authors' tensors by our names."""
+    own = {}
     for key, tensor in state.items():
         match = re.fullmatch(r"fcs\.(\d+)\.(\w+)", key)
         if match is None or match[2] not in PUBLISHED_NAMES:
             raise ValueError(f"this is no ISTA-Net file: its tensor {key} is unknown")
         scalar = match[2] in ("lambda_step", "soft_thr")
         own[PUBLISHED_NAMES[match[2]].format(k=match[1])] = tensor.reshape(()) if scalar else tensor
-    stages = 1 + max(int(key.split(".")[1]) for key in state)
-    return Published({"stages": stages}, matrix, own)
+    return own
+
+
+def count_stages(state: Mapping[str, Tensor]) -> int:
+    return 1 + max(int(key.split(".")[1]) for key in state)

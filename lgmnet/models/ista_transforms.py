@@ -35,7 +35,7 @@ class BlockDCT(nn.Module):
     def __init__(self, side: int) -> None:
         super().__init__()
         self.multiple = side
-        self.register_buffer("matrix", dct_matrix(side), persistent=False)
+        self.register_buffer("matrix", dct_matrix(side).float(), persistent=False)
 
     def analysis(self, image: Tensor) -> list[Tensor]:
         side = self.multiple
@@ -49,12 +49,12 @@ class BlockDCT(nn.Module):
 
 
 def dct_matrix(side: int) -> Tensor:
-    """The orthonormal DCT-II, ``(side, side)``: frequencies in rows."""
+    """The orthonormal DCT-II, ``(side, side)``, in float64: frequencies in rows."""
     frequency = torch.arange(side, dtype=torch.float64)[:, None]
     position = torch.arange(side, dtype=torch.float64) + 0.5
     rows = math.sqrt(2 / side) * torch.cos(math.pi / side * frequency * position)
     rows[0] /= math.sqrt(2)
-    return rows.float()
+    return rows
 
 
 class Wavelet(nn.Module):
@@ -134,24 +134,44 @@ class SparsePrior(nn.Module):
 
     @in_full_precision
     def forward(self, image: Tensor, threshold: Tensor) -> Tensor:
-        """Shapes: image ``(batch, 1, H, W)``, threshold ``(batch, 1, 1, 1)``."""
-        height, width = image.shape[2:]
+        """Shapes: image ``(batch, c, H, W)``, threshold ``(batch, 1, 1, 1)``.
+
+        Of several channels the magnitude of their coefficients is thresholded.
+        """
+        count, height, width = image.shape[1:]
         whole = self.complete(image)
         total = torch.zeros_like(whole)
         for row, column in self.shifts:
             coarse, *details = self.transform.analysis(whole.roll((row, column), (2, 3)))
-            details = [soft_threshold(detail, threshold) for detail in details]
+            details = [shrink(detail, threshold, count) for detail in details]
             total += self.transform.synthesis([coarse, *details]).roll((-row, -column), (2, 3))
+        total = rearrange(total, "(b c) 1 h w -> b c h w", c=count)
         return total[..., :height, :width] / len(self.shifts)
 
     @in_full_precision
     def largest(self, image: Tensor) -> Tensor:
         """Per image the largest magnitude that would be thresholded, ``(batch, 1, 1, 1)``."""
         _, *details = self.transform.analysis(self.complete(image))
-        peaks = [detail.abs().amax((1, 2, 3), keepdim=True) for detail in details]
-        return torch.stack(peaks).amax(0)
+        sizes = [magnitude(detail, image.shape[1]) for detail in details]
+        return torch.stack([size.amax((1, 2, 3), keepdim=True) for size in sizes]).amax(0)
 
     def complete(self, image: Tensor) -> Tensor:
+        """Every channel an image of its own, and zeros up to the multiples that Ψ needs."""
+        image = rearrange(image, "b c h w -> (b c) 1 h w")
         height, width = image.shape[2:]
         multiple = self.transform.multiple
         return F.pad(image, (0, -width % multiple, 0, -height % multiple))
+
+
+def magnitude(band: Tensor, channels: int) -> Tensor:
+    """Of coefficients ``(b·channels, ...)``, over the channels: ``(b, ...)``."""
+    return band.abs() if channels == 1 else band.unflatten(0, (-1, channels)).norm(dim=1)
+
+
+def shrink(band: Tensor, threshold: Tensor, channels: int) -> Tensor:
+    """Coefficients ``(b·channels, ...)`` with their `magnitude` lowered by the threshold."""
+    if channels == 1:
+        return soft_threshold(band, threshold)
+    size = magnitude(band, channels)
+    factor = F.relu(1 - threshold / size.clamp_min(torch.finfo(size.dtype).tiny))
+    return band * factor.repeat_interleave(channels, 0)

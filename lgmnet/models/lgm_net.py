@@ -1,4 +1,4 @@
-"""LGM-Net: feature-domain unfolding with learned gradient mapping, across a U-Net."""
+"""LGM-Net: unfolding on features with a learned gradient mapping, in a U-Net."""
 
 import math
 import re
@@ -35,14 +35,14 @@ from lgmnet.unfolding.layout import convolve_together, in_format_of
 
 
 class FDIM(nn.Module):
-    """One iteration on the pair (X, Z) at one scale: data step (AEGR), then prior (NSM).
+    """One stage on the pair (X, Z) at one scale: data step (AEGR), then prior (NSM).
 
     Shapes:
         x, z:  ``(batch, channels, H/scale, W/scale)``.
         back_projection:  Φᵀy, pixel-unshuffled: ``(batch, scale², H/scale, W/scale)``.
 
     Args:
-        with_prior: without it Z is X; for an iteration whose Z nobody reads.
+        with_prior: without it Z is X. For a stage whose Z is not used later.
     """
 
     def __init__(
@@ -86,13 +86,13 @@ class FDIM(nn.Module):
         return (z, z) if self.single else (step, z)
 
     def reach(self, block_size: int) -> int:
-        """Pixels around one, at this scale, that its result depends on."""
+        """Radius of the receptive field, in pixels of this scale."""
         coupled = 0 if self.data_step.gram_first else math.ceil(block_size / self.scale)
         return self.radius + coupled
 
 
 class Chain(nn.Module):
-    """``count`` FDIM iterations at one scale; with ``shared`` the same one again and again."""
+    """``count`` FDIM stages at one scale. If ``iterations`` holds fewer, they repeat in order."""
 
     def __init__(self, iterations: Iterable[FDIM], count: int) -> None:
         super().__init__()
@@ -105,52 +105,52 @@ class Chain(nn.Module):
         for k in range(self.count):
             stage = self.iterations[k % len(self.iterations)]
             assert isinstance(stage, FDIM)
-            step = partial(iteration, stage, operator)
+            step = partial(run_stage, stage, operator)
             x, z = run(step, stage.reach(operator.multiple), x, z, back_projection)
         return x, z
 
 
-def iteration(
+def run_stage(
     stage: FDIM, operator: LinearOperator, x: Tensor, z: Tensor, back_projection: Tensor
 ) -> tuple[Tensor, Tensor]:
     return stage(x, z, operator, back_projection)
 
 
 def at_scale(scale: int, back_projection: Tensor, features: Tensor) -> Tensor:
-    """Φᵀy at a scale, in the form of the features."""
+    """Φᵀy at a scale, in the number format and memory format of the features."""
     return in_format_of(features, F.pixel_unshuffle(back_projection, scale))
 
 
 @MODELS.register("lgm_net")
 class LGMNet(UnfoldingNetwork):
-    """LGM-Net: feature pairs (X, Z), updated by learned gradients, through a U-Net.
+    """LGM-Net: pairs of features (X, Z), updated by learned gradients, in a U-Net.
 
-    Half-quadratic splitting of ½‖Φx − y‖² + λΨ(z) with z = x, lifted to features: instead of
-    the fixed sum of x, ΦᵀΦx, z and Φᵀy that a gradient step is, a small network (AEGR) makes
-    the update of X from the four; a residual network (NSM) updates Z; AVF passes the pair
-    between scales.
+    The network unfolds half-quadratic splitting of ½‖Φx − y‖² + λΨ(z) with z = x, on features.
+    A gradient step is a fixed sum of x, ΦᵀΦx, z and Φᵀy. Here a small network (AEGR) computes
+    the update of X from these four. A residual network (NSM) updates Z. AVF maps the pair from
+    one scale to the next.
 
     The defaults are the published network. The other values are its ablations:
 
     Args:
-        D: FDIM iterations at each scale on the way down and up.
+        D: FDIM stages at each scale of the encoder and of the decoder.
         dim, dimf: width of the NSM and of the features, at full resolution.
         scales: resolutions of the U-Net, 1 to 3; 1 is plain unfolding on features.
-        mid_factor: the coarsest scale runs ``mid_factor * D`` iterations.
+        mid_factor: the coarsest scale has ``mid_factor * D`` stages.
         data_step: ``aegr``, ``gd_feature``, ``gd_pixel``, ``prl_sigmoid``, ``gin``, ``hqs``.
-        aegr_inputs: which of ``x``, ``gram``, ``z``, ``phity`` AEGR sees.
+        aegr_inputs: inputs of AEGR: ``x``, ``gram``, ``z``, ``phity``, or some of them.
         aegr_refine: refine the fused features by two residual blocks.
         aegr_skip: add X to the update of X.
-        z_refine: what Z passes before AEGR: ``rb``, ``plain`` (no skip, as drawn), ``none``.
+        z_refine: layers on Z before AEGR: ``rb``, ``plain`` (no skip, as in the figure), ``none``.
         variables: ``dual``, or ``single`` for Z ≡ X.
         avf_down: ``avf``, ``strided2``, ``strided4``, ``maxpool``, ``avgpool``, ``unshuffle``.
-        avf_branches: which of ``pool``, ``2``, ``4``, ``8`` AVF-D concatenates.
+        avf_branches: branches of AVF-D: ``pool``, ``2``, ``4``, ``8``, or some of them.
         avf_up: ``tconv``, ``shuffle``, ``bilinear``.
         level1_skip: which variables skip the coarsest scale: ``both``, ``x``, ``none``.
         outer_skip: ``x`` adds the first features before the last convolution, or ``none``.
-        share_iterations: ``none``; ``iterations``, one FDIM per chain; ``levels``, the way up
-            uses the weights of the way down.
-        phity_skip: add Φᵀy to the output and start the last convolution at zero, so that an
+        share_iterations: ``none``; ``iterations``, one FDIM per chain; ``levels``, the decoder
+            uses the stages of the encoder.
+        phity_skip: add Φᵀy to the output and start the last convolution at zero. Then the
             untrained network returns Φᵀy.
 
     Shapes:
@@ -158,9 +158,9 @@ class LGMNet(UnfoldingNetwork):
 
     Paper:     LGM-Net, IEEE Transactions on Multimedia, 2026.
     Original:  the code that the authors published with it.
-    Differences from the original: the operator is an argument, not a module global; the
-    residual block in the refinement of Z follows the public code, not the figure; ``phity_skip``
-    and the ablations are ours, and ``prl_sigmoid`` steps from Z, which has passed the prior.
+    Differences from the original: the operator is an argument, not a module global. The
+    residual block in the refinement of Z follows the public code, not the figure. ``phity_skip``
+    and the ablations are ours. ``prl_sigmoid`` starts its step at Z, the output of the prior.
     """
 
     stepwise = True
@@ -199,7 +199,7 @@ class LGMNet(UnfoldingNetwork):
         self.single = variables == "single"
         self.level1_skip, self.outer_skip, self.phity_skip = level1_skip, outer_skip, phity_skip
 
-        # Where AEGR does not see Z, only the last Z of a chain is read.
+        # If AEGR does not use Z, only the last Z of a chain is used.
         reads_z = data_step != "aegr" or "z" in aegr_inputs or self.single
 
         def chain(level: int, count: int) -> Chain:
@@ -243,7 +243,7 @@ class LGMNet(UnfoldingNetwork):
             nn.init.zeros_(self.project.weight)
             nn.init.zeros_(self.project.bias)  # type: ignore[arg-type]
 
-        # Pixels around one of its input that each step depends on.
+        # Radius of the receptive field of each step, in pixels of its input.
         self.open_reach = radius(self.start_z) + radius(self.lift)
         self.down_reach = max(map(radius, self.down_fusions), default=0)
         self.up_reach = max(map(radius, self.up_fusions), default=0)
@@ -283,15 +283,15 @@ class LGMNet(UnfoldingNetwork):
         return run(self.close, self.close_reach, x, z, x_first, start)
 
     def open(self, start: Tensor) -> tuple[Tensor, Tensor]:
-        """The first pair (X, Z), of Φᵀy."""
+        """The first pair (X, Z), computed from Φᵀy."""
         return self._pair(convolve_together(self.lift, [start, self.start_z(start)]))
 
     def cross(self, fuse: nn.Module, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """The pair at the next scale, by one of the fusions."""
+        """The pair at the next scale; ``fuse`` changes the resolution."""
         return self._pair(fuse(x if self.single else x + z))
 
     def close(self, x: Tensor, z: Tensor, x_first: Tensor, start: Tensor) -> Tensor:
-        """The image, of the last pair, the first X and Φᵀy."""
+        """The image, computed from the last pair, the first X and Φᵀy."""
         features = self.refine(x) + z
         if self.outer_skip == "x":
             features = features + x_first
@@ -309,7 +309,7 @@ class LGMNet(UnfoldingNetwork):
         return x, z
 
     def skip(self, x: Tensor, z: Tensor, x_down: Tensor, z_down: Tensor) -> tuple[Tensor, Tensor]:
-        """The pair on the way up, joined with that of the way down."""
+        """Add the pair of the encoder to the pair of the decoder."""
         if self.level1_skip == "none":
             return x, z
         x_new = x + x_down
@@ -345,13 +345,13 @@ def from_published(
     """Translate the authors' weights. D, dim and dimf are read from the tensors.
 
     Args:
-        matrix, start: not used; Φ is in the file, and the network has no other start.
+        matrix, start: must be None; the file contains Φ, and the network has no start matrix.
 
     Raises:
-        ValueError: the file is not one of LGM-Net, or a matrix or start was given.
+        ValueError: the file is not from LGM-Net, or a matrix or start was given.
     """
     if matrix is not None or start is not None:
-        raise ValueError("LGM-Net's files hold their own Φ and need no start; give neither")
+        raise ValueError("LGM-Net's files contain Φ and need no start; give neither of them")
     state = strip_prefix(state)
     probe = "body.mid.hqsM.0.body.0.weight"
     require_tensors("LGM-Net", state, "Phi_weight", "body.conv_first.weight", probe)
@@ -368,6 +368,6 @@ def from_published(
 def _rename(key: str) -> str:
     for pattern, name in PUBLISHED_NAMES:
         key = re.sub(pattern, name, key)
-    # Ours count levels from 0 in the order of execution; theirs from 1, by resolution.
+    # We count levels from 0 in the order of execution; the authors from 1, by resolution.
     key = re.sub(r"^(down_\w+)\.([12])", lambda m: f"{m[1]}.{int(m[2]) - 1}", key)
     return re.sub(r"^(up_\w+)\.([12])", lambda m: f"{m[1]}.{2 - int(m[2])}", key)

@@ -1,8 +1,8 @@
-"""The parts of LGM-Net that an ablation exchanges: the published ones first in each table.
+"""The parts of LGM-Net that an ablation exchanges. The first in each table is as published.
 
 Data steps take ``(x, z, operator, back_projection)`` as described in `lgm_net.FDIM` and
-return the new X. ``gram_first`` says that ΦᵀΦ sees X itself: after a convolution it carries that
-one's reach on through a block. Fusions between scales take the sum of X and Z.
+return the new X. ``gram_first`` is true if ΦᵀΦ is applied to X itself. If a convolution comes
+before ΦᵀΦ, the receptive field grows by a block. Fusions between scales take the sum of X and Z.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ AVF_BRANCHES = ("pool", "2", "4", "8")
 
 
 def choose(option: str, value: Any, known: Mapping[Any, Any]) -> Any:
-    """``known[value]``, or an error that lists what is known."""
+    """``known[value]``, or an error that lists the known values."""
     require_choice(option, value, known)
     return known[value]
 
@@ -36,7 +36,7 @@ def check_subset(option: str, values: tuple[str, ...], known: tuple[str, ...]) -
 
 
 class AEGR(nn.Module):
-    """Adaptive endogenous gradient reconstruction: one fused map of [X, ΦᵀΦX, Z, Φᵀy]."""
+    """Adaptive endogenous gradient reconstruction: convolutions of [X, ΦᵀΦX, Z, Φᵀy]."""
 
     gram_first = True
 
@@ -46,7 +46,7 @@ class AEGR(nn.Module):
         self.inputs = inputs
         self.scale = scale
         width = sum(scale**2 if name == "phity" else channels for name in inputs)
-        # Nothing between the two: together they are one linear map.
+        # No activation between the two: together they are one linear map.
         self.fuse = nn.Sequential(conv3x3(width, channels), conv1x1(channels, channels))
 
     def forward(
@@ -64,7 +64,7 @@ class AEGR(nn.Module):
 
 
 class FeatureGradient(nn.Module):
-    """``X − ρ(ΦᵀΦX − Φᵀy) − μ(X − Z)``, every channel taken as an image."""
+    """``X − ρ(ΦᵀΦX − Φᵀy) − μ(X − Z)``, each channel treated as an image."""
 
     gram_first = True
 
@@ -84,7 +84,7 @@ class FeatureGradient(nn.Module):
 
 
 class PixelGradient(nn.Module):
-    """A gradient step on one image projected from X, its change lifted back to features."""
+    """Project X to one image, take a gradient step, and map its change back to features."""
 
     gram_first = False
 
@@ -104,7 +104,7 @@ class PixelGradient(nn.Module):
 
 
 class SigmoidStep(nn.Module):
-    """The step of PRL on Z, which like the one variable of PRL has passed the prior."""
+    """The step of PRL on Z, which is an output of the prior like the single variable of PRL."""
 
     gram_first = False
 
@@ -119,7 +119,7 @@ class SigmoidStep(nn.Module):
 
 
 class GradientInformed(nn.Module):
-    """[X, s·gradient, Z] fused by convolutions: the network sees the gradient, takes no step."""
+    """Convolutions of [X, s·gradient, Z]: the gradient is an input, and no step is taken."""
 
     gram_first = True
 
@@ -139,7 +139,7 @@ class GradientInformed(nn.Module):
 
 
 class QuadraticStep(nn.Module):
-    """``(ΦᵀΦ + μI)⁻¹(Φᵀy + μZ)``, every channel taken as an image; μ = softplus(weight)."""
+    """``(ΦᵀΦ + μI)⁻¹(Φᵀy + μZ)``, each channel treated as an image; μ = softplus(weight)."""
 
     gram_first = False
 

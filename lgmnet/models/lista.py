@@ -1,11 +1,11 @@
 """LISTA: sparse codes of small patches by a few learned iterations.
 
-The ancestor of deep unfolding. Here no image is rebuilt: a network predicts the sparse code that
+The first deep-unfolding network. It reconstructs no image: it predicts the sparse code that
 minimises ½‖x − Wz‖² + α‖z‖₁ for a dictionary W.
 
 Paper:     K. Gregor and Y. LeCun, "Learning fast approximations of sparse coding", ICML 2010.
-Differences from the original: starts at the values of ISTA instead of random ones; thresholds
-are not constrained either.
+Differences from the original: the initial values are those of ISTA instead of random values. The
+thresholds are not constrained, as in the original.
 """
 
 import torch
@@ -18,7 +18,7 @@ SAFETY = 1.01
 
 
 class SparseCoding:
-    """The problem itself, and its classical solutions.
+    """The sparse coding problem, and its classical solvers.
 
     Args:
         dictionary: W ``(n, m)``, columns of norm one.
@@ -64,8 +64,7 @@ class SparseCoding:
 class LISTA(nn.Module):
     """z ← h_θ(W_e x + S z), ``steps`` times from z = h_θ(W_e x); W_e, S and θ shared and learned.
 
-    Before training it is ISTA with ``steps + 1`` steps. With ``steps=0`` S is not used, and not
-    there.
+    Before training it is ISTA with ``steps + 1`` steps. With ``steps=0`` there is no S.
     """
 
     def __init__(self, problem: SparseCoding, steps: int) -> None:
@@ -89,7 +88,7 @@ class LISTA(nn.Module):
 class TanhEncoder(nn.Module):
     """D tanh(W_e x), or with ``pair`` D (tanh(W_e x + u) + tanh(W_e x − u)), flat near zero.
 
-    D is diagonal. The baselines of the paper.
+    D is diagonal. These are the baselines of the paper.
     """
 
     def __init__(self, problem: SparseCoding, pair: bool) -> None:

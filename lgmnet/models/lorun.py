@@ -1,4 +1,4 @@
-"""LoRun: one denoiser for all iterations, with a low-rank change of its weights in each."""
+"""LoRun: one denoiser for all stages, with a low-rank change of its weights in each stage."""
 
 import copy
 from collections.abc import Callable, Iterable
@@ -34,17 +34,17 @@ SMALLEST_VARIANCE = 1e-6
 
 
 class Stage(nn.Module):
-    """One iteration on images ``(batch, 1, H, W)``: a data step with ρ or μ, then a denoiser.
+    """One stage on images ``(batch, 1, H, W)``: a data step with ρ or μ, then a denoiser.
 
-    The noise to be removed has variance ρλ (PGD) or λ/μ (HQS); where no denoiser asks for it,
-    there is no λ.
+    The noise to be removed has variance ρλ (PGD) or λ/μ (HQS). If the denoiser does not use the
+    variance, there is no λ.
 
     Args:
         algorithm: see `ALGORITHMS`.
         tells_variance: whether the denoiser needs the variance.
-        noise_map: whether it is shown the noise level √variance as a second channel.
-        denoiser: of this stage alone; without one, `forward` is given the shared one.
-        adapters: what this stage changes in the shared one.
+        noise_map: whether it gets the noise level √variance as a second channel.
+        denoiser: of this stage only; without it, pass the shared denoiser to `forward`.
+        adapters: the changes of this stage to the weights of the shared denoiser.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Stage(nn.Module):
         image = self.data_step(image, measurement, operator)
         denoiser = self.denoiser or backbone
         if denoiser is None:
-            raise ValueError("this stage has no denoiser of its own; give it one")
+            raise ValueError("this stage has no denoiser; pass the shared one as backbone")
         variance = 0.0 if self.regularisation is None else self.variance(self.regularisation)
         if self.noise_map:
             level = torch.as_tensor(variance).clamp_min(SMALLEST_VARIANCE).sqrt()
@@ -88,7 +88,7 @@ class Stage(nn.Module):
         return regularisation / self.data_step.weight
 
     def adopt(self, trained: "Stage", backbone: nn.Module) -> None:
-        """Start like a trained stage, for the sake of a backbone that is now another."""
+        """Copy the scalars of a trained stage, and refresh the adapters for a new backbone."""
         self.data_step.load_state_dict(trained.data_step.state_dict())
         if self.regularisation is not None and trained.regularisation is not None:
             self.regularisation.copy_(trained.regularisation)
@@ -96,7 +96,7 @@ class Stage(nn.Module):
             self.adapters.refresh(backbone)
 
     def merge(self, backbone: nn.Module) -> None:
-        """Replace the adapters by a denoiser of this stage alone."""
+        """Replace the adapters by a separate denoiser for this stage."""
         self.denoiser = copy.deepcopy(backbone).requires_grad_(True)
         if self.adapters is not None:
             self.denoiser.load_state_dict(self.adapters.weights(backbone), strict=False)
@@ -108,26 +108,27 @@ class LoRun(UnfoldingNetwork):
     """Proximal gradient descent or half-quadratic splitting with a learned denoiser.
 
     Args:
-        sharing: ``lora``, one frozen denoiser, the backbone, with low-rank adapters per stage;
+        sharing: ``lora``, one frozen denoiser (the backbone) with low-rank adapters per stage;
             ``independent``, one denoiser per stage (Block-K); ``shared``, one denoiser for all
-            (Block-K-share); ``block1``, a single stage, whatever ``stages`` is.
+            stages (Block-K-share); ``block1``, a single stage, for any value of ``stages``.
         stages: K.
-        algorithm: ``pgd`` or ``hqs``, which need Φ and Φᵀ, or also `LinearOperator.solve`.
+        algorithm: ``pgd``, which needs Φ and Φᵀ, or ``hqs``, which needs `LinearOperator.solve`
+            too.
         denoiser: ``unet``, ``transformer`` or ``dpfb``, the dual-path block of CPP-Net.
-        width: channels of the denoiser at full resolution; 0 is its own default.
-        noise_channel: ``map`` shows the denoiser the noise level as a second channel.
-        gamma: rank of the adapters, as a percentage of the full one.
+        width: channels of the denoiser at full resolution; 0 selects its default.
+        noise_channel: ``map`` gives the noise level to the denoiser as a second channel.
+        gamma: rank of the adapters, as a percentage of the full rank.
         exclude, excluded_mode, train_bias, train_norm: see `Adapters`.
 
     Shapes:
         measurement ``(batch, m, H/B, W/B)`` -> image ``(batch, 1, H, W)``.
 
     Paper:     LoRun, low-rank adapted unfolding. The authors' code is not public.
-    Differences from the original: the paper leaves much open, such as how ρ and λ reach the
-    denoiser, its widths, which layers are adapted, and the spread of the random factors;
-    docs/lorun.md lists every guess. Here λ exists only where a denoiser reads it, and μ is kept
-    positive. The widths give the published numbers of parameters within 2 % for the U-Net and the
-    dual path; the Transformer has 104,589 for 0.10 M and 54,775 for 0.06 M.
+    Differences from the original: the paper does not state how ρ and λ enter the denoiser,
+    its widths, which layers are adapted, and the spread of the random matrices.
+    docs/lorun.md lists every guess. Here λ exists only if the denoiser uses it, and μ is kept
+    positive. The parameter counts agree with the published ones within 2 % for the U-Net and the
+    dual path. The Transformer has 104,589 (published: 0.10 M) and 54,775 (published: 0.06 M).
     """
 
     inside_stages = ("backbone",)
@@ -192,24 +193,24 @@ class LoRun(UnfoldingNetwork):
 
     @torch.no_grad()
     def adopt(self, trained: "LoRun") -> None:
-        """Take the denoiser of a trained network as backbone, and its ρ and λ as start.
+        """Copy the denoiser of a trained network as backbone, and its ρ and λ as initial values.
 
-        Stages beyond those of ``trained`` start like its last. Adapters stay as they are: at zero
-        in a new network.
+        If there are more stages than in ``trained``, the others copy its last stage. Adapters are
+        unchanged: in a new network they are zero.
 
         Raises:
             ValueError: ``trained`` has another denoiser, or one for each stage.
         """
         if self.backbone is None or trained.backbone is None:
             raise ValueError(
-                "a network with sharing 'independent' has one denoiser per stage, which is no "
-                "backbone; train one with sharing 'shared' or 'block1'"
+                "a network with sharing 'independent' has one denoiser per stage and no "
+                "backbone; train a network with sharing 'shared' or 'block1'"
             )
         for key, value in self.design.items():
             if trained.design[key] != value:
                 raise ValueError(
                     f"the backbone has {key} = {trained.design[key]}, but model.{key} is {value}; "
-                    "change it, or take another backbone"
+                    "change it, or choose another backbone"
                 )
         self.backbone.load_state_dict(trained.backbone.state_dict())
         theirs = trained._stages()
@@ -218,12 +219,12 @@ class LoRun(UnfoldingNetwork):
 
     @torch.no_grad()
     def merged(self) -> "LoRun":
-        """The same network with one merged denoiser per stage: faster, and as large as Block-K.
+        """A copy with one merged denoiser per stage: faster, and as large as Block-K.
 
-        This one stays as it is. Of the result, ``sharing`` is ``independent``.
+        This network does not change. The copy has ``sharing`` ``independent``.
 
         Raises:
-            ValueError: there are no adapters to merge, perhaps because they are merged already.
+            ValueError: there are no adapters to merge; perhaps they are merged already.
         """
         if self.backbone is None or self.sharing != "lora":
             raise ValueError(

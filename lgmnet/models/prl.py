@@ -1,4 +1,4 @@
-"""PRL-PGD: proximal gradient descent on features, across a U-Net; the ancestor of LGM-Net."""
+"""PRL-PGD: proximal gradient descent on features, in a U-Net; LGM-Net builds on it."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -21,7 +21,7 @@ from lgmnet.unfolding.data_steps import SigmoidRange
 from lgmnet.unfolding.layout import in_format_of
 
 
-class Iteration(nn.Module):
+class Stage(nn.Module):
     """v = x − σ(conv[x, ΦᵀΦx, Φᵀy]), then v + NSM(v); see `SigmoidRange` for the shapes."""
 
     def __init__(self, channels: int, prior_channels: int, scale: int) -> None:
@@ -37,7 +37,7 @@ class Iteration(nn.Module):
 
 
 class Chain(nn.Module):
-    """``count`` iterations at one scale.
+    """``count`` stages at one scale.
 
     Shapes:
         features: ``(batch, dimf·scale², H/scale, W/scale)`` in and out.
@@ -48,16 +48,16 @@ class Chain(nn.Module):
         super().__init__()
         self.scale = scale
         self.iterations = nn.ModuleList(
-            Iteration(dimf * scale**2, dim * scale**2, scale) for _ in range(count)
+            Stage(dimf * scale**2, dim * scale**2, scale) for _ in range(count)
         )
 
     def forward(
         self, features: Tensor, operator: LinearOperator, back_projection: Tensor
     ) -> Tensor:
-        # Features may be in a reduced number format, Φᵀy never is.
-        prior = in_format_of(features, F.pixel_unshuffle(back_projection, self.scale))
-        for iteration in self.iterations:
-            features = iteration(features, operator, prior)
+        # Features may be in bf16; Φᵀy never is.
+        target = in_format_of(features, F.pixel_unshuffle(back_projection, self.scale))
+        for stage in self.iterations:
+            features = stage(features, operator, target)
         return features
 
 
@@ -66,7 +66,7 @@ class PRL(UnfoldingNetwork):
     """PRL-PGD: one feature variable, a learned range term and a prior, at three scales.
 
     Args:
-        D: iterations at each scale on the way down and up; the coarsest scale runs 2D.
+        D: stages at each scale of the encoder and of the decoder; the coarsest scale has 2D.
         dim, dimf: width of the prior and of the features, at full resolution.
 
     Shapes:
@@ -103,7 +103,7 @@ class PRL(UnfoldingNetwork):
         features = first + self.up[1](self.grow[1](features), operator, start)
         return Reconstruction(self.project(features))
 
-    def stages(self) -> Iterable[Iteration]:
+    def stages(self) -> Iterable[Stage]:
         for chain in (*self.down, self.mid, *self.up):
             yield from chain.iterations
 
@@ -114,13 +114,13 @@ def from_published(
     """Translate the authors' weights. D, dim and dimf are read from the tensors.
 
     Args:
-        matrix, start: not used; Φ is in the file, and the network has no other start.
+        matrix, start: must be None; the file contains Φ, and the network has no start matrix.
 
     Raises:
-        ValueError: the file is not one of PRL-PGD, or a matrix or start was given.
+        ValueError: the file is not from PRL-PGD, or a matrix or start was given.
     """
     if matrix is not None or start is not None:
-        raise ValueError("PRL's files hold their own Φ and need no start; give neither")
+        raise ValueError("PRL's files contain Φ and need no start; give neither of them")
     state = strip_prefix(state)
     probe = "body.mid.body.0.body.0.weight"
     require_tensors("PRL-PGD", state, "Phi_weight", probe)
@@ -132,7 +132,7 @@ def from_published(
 
 
 def _rename(key: str, D: int) -> str:
-    """Our name of a tensor. Theirs put the map between two scales in one list with the chain."""
+    """Our name of a tensor. The authors put the map between two scales into the list of stages."""
     match = re.fullmatch(r"body\.(down|mid|up)(\d?)\.body\.(\d+)\.(.+)", key)
     if match is None:
         return key.replace("body.conv_first", "lift").replace("body.conv_last", "project")

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lgmnet.models.base import Reconstruction, UnfoldingNetwork
-from lgmnet.operators import BlockSampling, LinearOperator
-from lgmnet.operators.block_sampling import check_image
+from lgmnet.operators import LinearOperator
 from lgmnet.operators.noise import add_noise
 
 
@@ -29,42 +28,42 @@ class SensingModel(nn.Module):
         self.operator = operator
         self.network = network
         self.noise_std = noise_std
-        # A training step for a range of ratios calls the model with so many first rows of Φ.
-        self.rows: int | None = None
 
     @property
     def multiple(self) -> int:
         """Height and width of an image must be multiples of this, in pixels."""
         return math.lcm(self.operator.multiple, self.network.multiple)
 
-    def first(self, rows: int) -> "SensingModel":
-        """This model with the first rows of Φ alone: a lower ratio. Φ and network are shared.
+    def measured_by(self, operator: LinearOperator) -> "SensingModel":
+        """This model with another operator, of another ratio or mask; the network is shared."""
+        return SensingModel(operator, self.network, self.noise_std).train(self.training)
 
-        Raises:
-            ValueError: the operator has not so many rows, or none at all.
-        """
-        if not isinstance(self.operator, BlockSampling):
-            raise ValueError(f"{type(self.operator).__name__} has no rows to choose from")
-        part = SensingModel(self.operator.first(rows), self.network, self.noise_std)
-        return part.train(self.training)
-
-    def measure(self, image: Tensor, name: str | None = None) -> Tensor:
-        """y = Φx + n of images ``(batch, 1, H, W)`` in [0, 1]; see `BlockSampling` for y.
+    def measure(
+        self, image: Tensor, name: str | None = None, operator: LinearOperator | None = None
+    ) -> Tensor:
+        """y = Φx + n of images ``(batch, channels, H, W)``, 1.0 is white.
 
         Args:
             name: name of the image, which fixes the noise; see `add_noise`.
+            operator: in place of the own one.
+
+        Raises:
+            ValueError: the image does not fit the operator, or not the network.
         """
-        check_image(image, self.multiple)
-        operator = self.operator
+        operator = self.operator if operator is None else operator
+        operator.check_image(image, self.network.multiple)
         return add_noise(operator(image), self.noise_std, name, operator.support)
 
     @torch.no_grad()
     def reconstruct(self, measurement: Tensor) -> Tensor:
-        """The image ``(batch, 1, H, W)`` rebuilt from y, not clipped, without a gradient."""
+        """The image ``(batch, channels, H, W)`` rebuilt from y, not clipped, without a gradient."""
         return self.network(measurement, self.operator).image
 
-    def forward(self, image: Tensor) -> Reconstruction:
-        """Measure and rebuild: what training needs."""
-        if self.rows is not None:
-            return self.first(self.rows)(image)
-        return self.network(self.measure(image), self.operator)
+    def forward(self, image: Tensor, operator: LinearOperator | None = None) -> Reconstruction:
+        """Measure and rebuild: what training needs.
+
+        Args:
+            operator: in place of the own one, see `SamplingConfig.draw`.
+        """
+        operator = self.operator if operator is None else operator
+        return self.network(self.measure(image, operator=operator), operator)

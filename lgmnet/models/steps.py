@@ -1,6 +1,6 @@
-"""Who runs the steps of a network: on the whole image here, strip after strip in speed/strips.py.
+"""Runners execute the steps of a network: here on the whole image, in speed/strips.py in strips.
 
-A network that is written over a `Runner` runs in both ways by the same lines.
+A network whose ``unfold`` uses a `Runner` works in both ways with the same code.
 """
 
 from collections.abc import Callable
@@ -10,24 +10,24 @@ from torch import Tensor
 
 
 class Runner(Protocol):
-    """Runs the steps of a network on images, in whatever form it keeps images."""
+    """Runs the steps of a network. How it stores the images is its own decision."""
 
     def __call__(self, step: Callable[..., Any], reach: int, image: Any, *others: Any) -> Any:
-        """``step(image, *others)``: an image or several. What is given is used up.
+        """``step(image, *others)``: one or several images. The inputs must not be used again.
 
         Args:
             step: takes and returns tensors.
-            reach: pixels of ``image`` above and below one that its result depends on.
+            reach: radius of the receptive field of the step, in pixels of ``image``.
         """
 
     def keep(self, image: Any) -> Any:
-        """The same image again, to be given to a step while another is still to come."""
+        """A copy of the image for one step, so that a later step can use the image too."""
 
     def view(self, function: Callable[[Tensor, Tensor], Tensor], image: Any, like: Any) -> Any:
-        """``function(image, like)`` as an image that no step uses up.
+        """``function(image, like)`` as an image that can be used by any number of steps.
 
         Args:
-            function: sees single pixels of ``image``; of ``like`` only its format.
+            function: works on each pixel of ``image``; uses only the format of ``like``.
         """
 
 

@@ -1,6 +1,8 @@
 """The contract of everything that measures: Φ and its transpose."""
 
 import functools
+import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -12,7 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.amp import is_autocast_available
 
-from lgmnet.registry import Registry
+from lgmnet.operators.iterative import conjugate_gradients, largest_eigenvalue
 
 
 def in_full_precision(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -62,6 +64,8 @@ class LinearOperator(nn.Module, ABC):
 
     channels: int = 1
     """Channels of an image."""
+    multiple: int = 1
+    """Height and width of an image must be multiples of this, in pixels."""
     size: tuple[int, int] | None = None
     """Height and width of an image, in pixels; None if several fit."""
 
@@ -70,10 +74,39 @@ class LinearOperator(nn.Module, ABC):
         """True where y is measured; its shape broadcasts to that of y. None: everywhere."""
         return None
 
-    @property
-    @abstractmethod
-    def multiple(self) -> int:
-        """Height and width of an image must be multiples of this, in pixels."""
+    def sizes(self) -> dict[str, int]:
+        """Numbers that the constructor of a network may ask for, by name."""
+        return {"image_channels": self.channels}
+
+    def picture(self) -> Tensor | None:
+        """Φ to look at, ``(H, W)`` in [0, 1] on the CPU; None where there is nothing to see."""
+        return None
+
+    def check_image(self, image: Tensor, multiple: int = 1) -> None:
+        """Raise ValueError unless an image fits.
+
+        Args:
+            multiple: of which height and width must be multiples too, in pixels.
+        """
+        if image.ndim != 4 or image.shape[1] != self.channels:
+            hint = ": one luma channel; see lgmnet.data.color for colour images"
+            raise ValueError(
+                f"the image has shape {tuple(image.shape)}, expected (batch, {self.channels}, H, W)"
+                + hint * (self.channels == 1)
+            )
+        if self.size is not None and image.shape[2:] != self.size:
+            raise ValueError(
+                f"the image has {image.shape[2]} x {image.shape[3]} pixels (height x width), but "
+                f"{type(self).__name__} measures images of {self.size[0]} x {self.size[1]}; crop "
+                "or resize the image, or make the operator for its size"
+            )
+        whole = math.lcm(self.multiple, multiple)
+        for name, side in zip(("height", "width"), image.shape[2:], strict=True):
+            if side == 0 or side % whole:
+                raise ValueError(
+                    f"image {name} {side} is not a multiple of {whole}; use pad_to_block before "
+                    "measuring and crop_back after"
+                )
 
     @abstractmethod
     def measurement_shape(self, height: int, width: int) -> tuple[int, ...]:
@@ -87,24 +120,51 @@ class LinearOperator(nn.Module, ABC):
     def adjoint(self, measurement: Tensor) -> Tensor:
         """Φᵀy."""
 
-    @abstractmethod
+    @in_full_precision
     def solve(self, image: Tensor, weight: Tensor | float, back_projection: Tensor) -> Tensor:
         """(ΦᵀΦ + weight·I)⁻¹ (back_projection + weight·image), with back_projection = Φᵀy.
 
-        The minimiser of ½‖Φx − y‖² + ½ weight ‖x − image‖²; ``weight`` is positive.
+        The minimiser of ½‖Φx − y‖² + ½ weight ‖x − image‖²; ``weight`` is positive. Here by
+        conjugate gradients; an operator with a closed form has its own.
         """
+        target = back_projection + weight * image
+        return conjugate_gradients(
+            lambda x: self.gram_of_images(x) + weight * x, target, image.expand_as(target)
+        )
 
-    @abstractmethod
+    @in_full_precision
     def project(self, image: Tensor, measurement: Tensor) -> Tensor:
-        """The image closest to ``image`` among those that Φ measures as ``measurement``."""
+        """The image closest to ``image`` among those that Φ measures as ``measurement``.
 
-    @abstractmethod
+        Here by conjugate gradients on ΦΦᵀ.
+        """
+        residual = measurement - self(image)
+        dual = conjugate_gradients(
+            lambda y: self(self.adjoint(y)), residual, torch.zeros_like(residual)
+        )
+        return image + self.adjoint(dual)
+
     def fingerprint(self) -> str:
-        """Two operators with the same fingerprint measure alike."""
+        """Two operators with the same fingerprint measure alike: of the class and its tensors."""
+        digest = hashlib.sha256(repr(self).encode())
+        for name, tensor in self.state_dict().items():
+            digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
-    @abstractmethod
     def lipschitz(self) -> float:
-        """Largest eigenvalue of ΦᵀΦ: gradient steps up to 1/lipschitz descend."""
+        """Largest eigenvalue of ΦᵀΦ: gradient steps up to 1/lipschitz descend.
+
+        Here by power iteration on one small image. It may be too small by some per cent.
+        """
+        sides = self.size or (4 * self.multiple, 4 * self.multiple)
+        start = torch.randn(1, self.channels, *sides, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            return largest_eigenvalue(self.gram_of_images, start.to(self._like()))
+
+    def _like(self) -> Tensor:
+        """A tensor of the operator: of its type, on its device."""
+        tensors = (*self.parameters(), *self.buffers())
+        return next((t for t in tensors if t.is_floating_point()), torch.zeros(()))
 
     @in_full_precision
     def gram(self, features: Tensor, scale: int = 1) -> Tensor:
@@ -124,6 +184,3 @@ class LinearOperator(nn.Module, ABC):
     def gram_of_images(self, images: Tensor) -> Tensor:
         """ΦᵀΦ of images ``(batch, channels, H, W)``. An operator may know a shorter way."""
         return self.adjoint(self(images))
-
-
-OPERATORS: Registry[LinearOperator] = Registry("operator")

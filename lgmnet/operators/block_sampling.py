@@ -5,11 +5,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from lgmnet.operators.base import OPERATORS, LinearOperator, in_full_precision
+from lgmnet.operators.base import LinearOperator, in_full_precision
 from lgmnet.operators.matrices import fingerprint
 
 
-@OPERATORS.register("block_sampling")
 class BlockSampling(LinearOperator):
     """Measure every ``B x B`` block of an image with the same matrix Φ.
 
@@ -44,15 +43,11 @@ class BlockSampling(LinearOperator):
     def __init__(self, matrix: Tensor, block_size: int = 32, learned: bool = True) -> None:
         super().__init__()
         check_matrix(matrix, block_size)
-        self.block_size = block_size
+        self.block_size = self.multiple = block_size
         if learned:
             self.matrix = nn.Parameter(matrix.clone())
         else:
             self.register_buffer("matrix", matrix.clone())
-
-    @property
-    def multiple(self) -> int:
-        return self.block_size
 
     @property
     def measurements(self) -> int:
@@ -63,6 +58,22 @@ class BlockSampling(LinearOperator):
     def kernel(self) -> Tensor:
         """Φ as filters, ``(m, 1, B, B)``."""
         return rearrange(self.matrix, "m (h w) -> m 1 h w", h=self.block_size)
+
+    def sizes(self) -> dict[str, int]:
+        return {
+            **super().sizes(),
+            "measurements": self.measurements,
+            "block_size": self.block_size,
+        }
+
+    def picture(self) -> Tensor:
+        """See `LinearOperator.picture`: the first 64 rows of Φ as a grid of blocks, each scaled."""
+        rows = self.matrix.detach()[:64].float().cpu()
+        side = int(len(rows) ** 0.5)
+        rows = rows[: side * side]
+        low, high = rows.amin(1, keepdim=True), rows.amax(1, keepdim=True)
+        rows = (rows - low) / (high - low).clamp_min(1e-12)
+        return rearrange(rows, "(r c) (h w) -> (r h) (c w)", r=side, h=self.block_size)
 
     def first(self, rows: int) -> "BlockSampling":
         """The operator of the first ``rows`` rows of Φ; gradients reach this operator's Φ."""
@@ -77,7 +88,7 @@ class BlockSampling(LinearOperator):
 
     @in_full_precision
     def forward(self, image: Tensor) -> Tensor:
-        check_image(image, self.block_size)
+        self.check_image(image)
         if self.gathers:
             return measure_blocks(image, self.matrix, self.block_size)
         return F.conv2d(image, self.kernel, stride=self.block_size)
@@ -220,21 +231,6 @@ def check_matrix(matrix: Tensor, block_size: int) -> None:
             f"the sampling matrix has {matrix.shape[0]} rows for {pixels} pixels; "
             "compressive sensing measures at most one number per pixel"
         )
-
-
-def check_image(image: Tensor, multiple: int) -> None:
-    """Raise unless ``image`` is ``(batch, 1, H, W)`` in whole blocks of side ``multiple``."""
-    if image.ndim != 4 or image.shape[1] != 1:
-        raise ValueError(
-            f"the image has shape {tuple(image.shape)}, expected (batch, 1, H, W): one luma "
-            "channel; see lgmnet.data.color for colour images"
-        )
-    for name, side in zip(("height", "width"), image.shape[2:], strict=True):
-        if side == 0 or side % multiple:
-            raise ValueError(
-                f"image {name} {side} is not a multiple of the block size {multiple}; "
-                "use pad_to_block before measuring and crop_back after"
-            )
 
 
 def check_features(features: Tensor, scale: int, side: int) -> None:

@@ -1,15 +1,18 @@
 """Magnetic resonance imaging with one coil: some frequencies of the whole image."""
 
+import copy
 import hashlib
 
 import torch
 from torch import Tensor
 
 from lgmnet.operators import masks
-from lgmnet.operators.base import OPERATORS, LinearOperator, in_full_precision
+from lgmnet.operators.base import LinearOperator, in_full_precision
+
+# In place of a zero that `FourierMask.solve_filtered` would divide by (Yang et al., NIPS 2016).
+SMALL = 1e-6
 
 
-@OPERATORS.register("fourier_mask")
 class FourierMask(LinearOperator):
     """Measure the frequencies of an image where a mask is 1.
 
@@ -22,7 +25,8 @@ class FourierMask(LinearOperator):
             zero where the mask is, and the zero frequency is at ``[0, 0]``.
 
     Args:
-        mask: ``(H, W)`` of 0 and 1. It fixes the size of an image.
+        mask: ``(H, W)`` of 0 and 1, which fixes the size of an image; or several, ``(K, H, W)``, of
+            which the first one measures and `choose` takes another one.
         channels: 1 for real images, 2 for complex ones.
         centred: the zero frequency of ``mask`` is at ``[H // 2, W // 2]`` and not at ``[0, 0]``. It
             says nothing of the measurement, which is uncentred in any case.
@@ -35,20 +39,32 @@ class FourierMask(LinearOperator):
         M. Lustig, D. Donoho and J. Pauly, "Sparse MRI", MRM 2007.
     """
 
-    mask: Tensor
+    masks: Tensor
 
     def __init__(self, mask: Tensor, channels: int = 1, centred: bool = False) -> None:
         super().__init__()
         if channels not in (1, 2):
             raise ValueError(f"channels is {channels}, expected 1 (real) or 2 (complex images)")
-        self.register_buffer("mask", masks.checked(mask, centred))
+        several = mask if mask.ndim == 3 else mask[None]
+        self.register_buffer("masks", torch.stack([masks.checked(m, centred) for m in several]))
+        self.chosen = 0
         self.channels = channels
-        self.size = (mask.shape[0], mask.shape[1])
+        self.size = (mask.shape[-2], mask.shape[-1])
 
     @property
-    def multiple(self) -> int:
-        """One: `size` alone says what fits."""
-        return 1
+    def mask(self) -> Tensor:
+        """Where the Fourier transform is measured, boolean ``(H, W)``, uncentred."""
+        return self.masks[self.chosen]
+
+    def choose(self, number: int) -> "FourierMask":
+        """The operator of another one of the masks. The masks are shared."""
+        other = copy.copy(self)
+        other.chosen = range(len(self.masks))[number]
+        return other
+
+    def picture(self) -> Tensor:
+        """See `LinearOperator.picture`: the mask with the zero frequency in the middle."""
+        return torch.fft.fftshift(self.mask).float().cpu()
 
     @property
     def support(self) -> Tensor:
@@ -59,13 +75,13 @@ class FourierMask(LinearOperator):
 
     @in_full_precision
     def forward(self, image: Tensor) -> Tensor:
-        self._check("image", image, self.channels)
+        self.check_image(image)
         return split(transform(join(image))) * self.mask
 
     @in_full_precision
     def adjoint(self, measurement: Tensor) -> Tensor:
         """See `LinearOperator.adjoint`: the zero-filled image; of a real one, the real part."""
-        self._check("measurement", measurement, 2)
+        self._check_measurement(measurement)
         return split(inverse(join(measurement * self.mask)), self.channels)
 
     @in_full_precision
@@ -79,6 +95,24 @@ class FourierMask(LinearOperator):
             raise ValueError(f"the weight of a quadratic step is {weight}, expected > 0")
         target = back_projection + weight * image
         return self._filter(target, 1 / (self.eigenvalues().to(target.dtype) + weight))
+
+    @in_full_precision
+    def solve_filtered(self, target: Tensor, filters: Tensor, weights: Tensor) -> Tensor:
+        """(ΦᵀΦ + Σ ρ_l H_lᵀH_l)⁻¹ target; H_l is circular convolution with filter l.
+
+        One division per frequency. Where neither Φ nor a filter sees a frequency, it is divided
+        by 1e-6.
+
+        Args:
+            target: ``(batch, channels, H, W)``.
+            filters: ``(L, h, w)``, real; where their origin lies makes no difference.
+            weights: ρ ``(L,)``.
+        """
+        spectra = torch.fft.fft2(filters.to(target.dtype), s=self.size)
+        power = spectra.real.square() + spectra.imag.square()
+        penalty = torch.einsum("l,lhw->hw", weights.to(target.dtype), power)
+        divisor = self.eigenvalues().to(target.dtype) + penalty
+        return self._filter(target, 1 / torch.where(divisor == 0, SMALL, divisor))
 
     @in_full_precision
     def project(self, image: Tensor, measurement: Tensor) -> Tensor:
@@ -108,7 +142,7 @@ class FourierMask(LinearOperator):
 
         For real images the factors at k and −k agree, so half of the frequencies suffice.
         """
-        self._check("image", images, self.channels)
+        self.check_image(images)
         if self.channels == 2:
             return split(inverse(transform(join(images)) * factors))
         half = torch.fft.rfft2(images, norm="ortho")
@@ -122,12 +156,12 @@ class FourierMask(LinearOperator):
         text = f"{self.size} {self.channels} ".encode()
         return hashlib.sha256(text + self.mask.cpu().numpy().tobytes()).hexdigest()
 
-    def _check(self, name: str, tensor: Tensor, channels: int) -> None:
-        """Raise ValueError unless the tensor is ``(batch, channels, H, W)`` of this size."""
-        if tensor.ndim != 4 or tensor.shape[1:] != (channels, *self.mask.shape):
+    def _check_measurement(self, measurement: Tensor) -> None:
+        """Raise ValueError unless the measurement is ``(batch, 2, H, W)`` of this size."""
+        if measurement.ndim != 4 or measurement.shape[1:] != (2, *self.mask.shape):
             height, width = self.mask.shape
             raise ValueError(
-                f"the {name} has shape {tuple(tensor.shape)}, expected (batch, {channels}, "
+                f"the measurement has shape {tuple(measurement.shape)}, expected (batch, 2, "
                 f"{height}, {width}): the mask is {height} x {width}"
             )
 

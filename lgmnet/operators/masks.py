@@ -14,7 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lgmnet.operators.arrays import read_array
+from lgmnet.arrays import read_array
+
+# What `drawn` draws.
+KINDS = ("pseudo_radial", "cartesian", "variable_density")
 
 
 def sampling_ratio(mask: Tensor) -> float:
@@ -38,6 +41,8 @@ def checked(mask: Tensor, centred: bool = False, size: tuple[int, int] | None = 
     if mask.ndim != 2 or 0 in mask.shape or (size is not None and mask.shape != size):
         expected = "(H, W)" if size is None else f"{tuple(size)}"
         raise ValueError(f"the mask has shape {tuple(mask.shape)}, expected {expected}")
+    if mask.is_meta:  # a shape without values
+        return mask.bool()
     if not ((mask == 0) | (mask == 1)).all():
         odd = mask[(mask != 0) & (mask != 1)][0]
         raise ValueError(f"the mask has the value {odd.item()}, expected only 0 and 1")
@@ -141,6 +146,23 @@ def variable_density(
     mask = torch.zeros(key.numel(), dtype=torch.bool)
     mask[key.flatten().topk(count).indices] = True
     return mask.view(size)
+
+
+def drawn(kind: str, size: tuple[int, int], fraction: float, centre: float, seed: int) -> Tensor:
+    """A mask of one of the `KINDS` that measures about a fraction of the frequencies.
+
+    Args:
+        centre: of ``cartesian``, the fraction that lies around the zero frequency.
+    """
+    if kind == "cartesian":
+        return cartesian(size, fraction, centre, seed)
+    if kind == "variable_density":
+        return variable_density(size, fraction, seed=seed)
+    _check_fraction(fraction)
+    lines = 1
+    while sampling_ratio(mask := pseudo_radial(size, lines, seed)) < fraction:
+        lines += 1
+    return mask
 
 
 def _check_fraction(fraction: float) -> None:

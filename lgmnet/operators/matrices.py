@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lgmnet.operators.arrays import read_array
+from lgmnet.arrays import read_array
 
 # Rows of the 33 x 33 matrices published with ISTA-Net: neither floor nor round of 1089·ratio.
 TABLE33 = {

@@ -1,7 +1,7 @@
-"""A network rewritten for inference: the same numbers, sooner.
+"""Rewrite a network for inference: the same output in less time.
 
-Everything is applied from outside, to a copy: the plain path (float32, NCHW) stays what it is, and
-what this one is compared with. docs/performance.md says what each rewrite brings.
+The rewrites are applied from outside, to a copy. The plain path (float32, NCHW) does not change and
+is the reference in tests. docs/performance.md gives the effect of the rewrites.
 """
 
 import copy
@@ -27,26 +27,29 @@ from lgmnet.unfolding.layout import as_channels_last
 def optimize_for_inference(
     model: SensingModel, precision: str = "fp32", compile: bool = False
 ) -> SensingModel:
-    """A copy of ``model`` that rebuilds faster; the original is not touched.
+    """A copy of ``model`` that reconstructs faster; the original does not change.
 
-    Linear layers with nothing between them become one layer, the memory format becomes
-    channels_last (not in ``fp32`` on a GPU, whose fast kernels for it need TF32 or bf16), and on a
-    CPU the convolutions call oneDNN with weights in its own layout and with ReLU and residual sum
-    in the same pass (bf16 only where the CPU has bf16 arithmetic; elsewhere a warning says that it
-    is slow). Exact to rounding in ``fp32``.
-    Adapters of LoRun are merged into one denoiser per stage. Optimise on the device
-    where the model is to run; it cannot be trained any more.
+    - Linear layers with nothing between them become one layer.
+    - The memory format becomes channels_last. (Not in ``fp32`` on a GPU, because there the fast
+      channels_last kernels need TF32 or bf16.)
+    - On a CPU, convolutions call oneDNN with weights in its own layout, and compute ReLU and
+      residual sum in the same pass. (In bf16 only if the CPU has bf16 arithmetic; otherwise a
+      warning says that bf16 is slow.)
+    - Adapters of LoRun are merged into one denoiser per stage.
+
+    In ``fp32`` the output is equal up to rounding. Call this on the device where the model will
+    run. The copy cannot be trained.
 
     Args:
-        precision: ``fp32``; ``tf32``; or ``bf16`` for the convolutions and for ΦᵀΦ of features. Φ
-            and Φᵀ of images stay in float32, and with ``bf16`` the convolutions whose result is an
-            image. With ``tf32`` the model is made for a GPU whose convolutions use TF32; whether
-            they do, ``torch.backends.cudnn.allow_tf32`` decides when the model runs.
-        compile: pass every stage through torch.compile, in place of the calls of oneDNN. The first
-            image of each size takes a minute or more.
+        precision: ``fp32``, ``tf32`` or ``bf16``. ``bf16`` is for convolutions and for ΦᵀΦ of
+            features; Φ and Φᵀ of images, and convolutions whose output is an image, stay in
+            float32. ``tf32`` prepares the model for a GPU with TF32. It does not enable TF32: set
+            ``torch.backends.cudnn.allow_tf32`` when the model runs.
+        compile: compile every stage with torch.compile instead of using oneDNN. The first image
+            of each size takes a minute or more.
 
     Raises:
-        ValueError: an unknown precision.
+        ValueError: the precision is unknown.
     """
     require_choice("precision", precision, PRECISIONS)
     fast = copy.deepcopy(model).eval()
@@ -68,7 +71,7 @@ def optimize_for_inference(
     if compile:
         compile_stages(fast.network)
     elif device.type == "cpu" and not torch.backends.mkldnn.is_available():
-        warnings.warn("no oneDNN here: convolutions stay as they are", stacklevel=2)
+        warnings.warn("no oneDNN here: convolutions are unchanged", stacklevel=2)
     elif device.type == "cpu" and (precision != "bf16" or has_bf16_arithmetic(device)):
         # oneDNN refuses bf16 weights on other CPUs.
         pack_convolutions(fast.network)
@@ -78,12 +81,12 @@ def optimize_for_inference(
 def prepare(
     model: SensingModel, fast: bool, precision: str, max_memory: str | None
 ) -> SensingModel:
-    """The model as the flags ``--fast``, ``--precision`` and ``--max-memory`` ask for it.
+    """The model prepared for the flags ``--fast``, ``--precision`` and ``--max-memory``.
 
-    That a GPU's convolutions use TF32 is not of the model; see `runtime.convolutions`.
+    This does not enable TF32 for the convolutions of a GPU; see `precision.convolutions`.
 
     Raises:
-        ValueError: flags that do not go together, or a network that cannot work in strips.
+        ValueError: the flags exclude each other, or the network cannot work in strips.
     """
     require_choice("--precision", precision, PRECISIONS)
     if precision == "bf16" and not fast:
@@ -94,13 +97,13 @@ def prepare(
         warnings.warn(note, stacklevel=2)
     if max_memory is None:
         return model
-    # Strips come and go; memory that is freed must leave the process for the limit to hold.
+    # The limit holds only if the memory of a freed strip leaves the process.
     release_freed_memory()
     return InStrips(model, parse_size(max_memory), progress=True)
 
 
 def merge_linear_pairs(network: nn.Module) -> None:
-    """Make one convolution of two with nothing between them, where that is no more arithmetic."""
+    """Merge two convolutions with nothing between them, if that needs no more arithmetic."""
     for module in network.modules():
         if isinstance(module, nn.Sequential):
             merged: list[nn.Module] = []
@@ -112,9 +115,9 @@ def merge_linear_pairs(network: nn.Module) -> None:
 
 
 def is_linear_pair(first: nn.Module, second: nn.Module) -> bool:
-    """Whether ``second`` is a 1 x 1 convolution that costs less inside the one before it.
+    """Whether ``second`` is a 1 x 1 convolution that costs less when merged into ``first``.
 
-    A border of zeros is the same before and after: it is the input of ``first`` that is padded.
+    Zero padding is no problem, because only the input of ``first`` is padded.
     """
     if not (isinstance(first, nn.Conv2d) and isinstance(second, nn.Conv2d)):
         return False
@@ -127,7 +130,7 @@ def is_linear_pair(first: nn.Module, second: nn.Module) -> bool:
 
 @torch.no_grad()
 def merged_pair(first: nn.Module, second: nn.Module) -> nn.Conv2d:
-    """One convolution that computes second(first(v)); its weights are made in double precision."""
+    """One convolution that computes second(first(v)); computed in double precision."""
     assert isinstance(first, nn.Conv2d)
     assert isinstance(second, nn.Conv2d)
     result = copy.deepcopy(first)
@@ -145,7 +148,7 @@ def merged_pair(first: nn.Module, second: nn.Module) -> nn.Conv2d:
 
 
 def reduce_precision(network: nn.Module) -> None:
-    """bf16 for every convolution but those that make an image, which stay in float32."""
+    """Use bf16 for every convolution except those whose output is an image (float32)."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             if module.out_channels > 1:
@@ -154,12 +157,12 @@ def reduce_precision(network: nn.Module) -> None:
 
 
 def enter_own_format(layer: nn.Conv2d, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The first tensor in the number format of the layer's weights."""
+    """Cast the first tensor to the number format of the layer's weights."""
     return arguments[0].type_as(layer.weight), *arguments[1:]
 
 
 def enter_channels_last(stage: nn.Module, arguments: tuple[object, ...]) -> tuple[object, ...]:
-    """Every image in channels_last: one that is not would turn all it is concatenated with."""
+    """Bring every input to channels_last; one in NCHW would change concatenations to NCHW."""
     return tuple(
         as_channels_last(a) if isinstance(a, Tensor) and a.ndim == 4 else a for a in arguments
     )
@@ -168,7 +171,7 @@ def enter_channels_last(stage: nn.Module, arguments: tuple[object, ...]) -> tupl
 class PackedConv2d(nn.Conv2d):
     """A convolution by oneDNN: weights in its layout, ReLU and a sum in the same pass.
 
-    Made of a plain one by `pack_convolutions`, which exchanges its class.
+    `pack_convolutions` makes it from a plain convolution by exchanging the class.
     """
 
     def forward(self, features: Tensor, relu: bool = False, plus: Tensor | None = None) -> Tensor:
@@ -176,7 +179,7 @@ class PackedConv2d(nn.Conv2d):
         features = as_channels_last(features)
         geometry = (self.padding, self.stride, self.dilation, self.groups)
         if not hasattr(self, "packed"):
-            # oneDNN chooses its layout for the size it sees first; others work as well.
+            # oneDNN chooses its layout for the first size; other sizes work too.
             self.packed = torch.ops.mkldnn._reorder_convolution_weight(
                 self.weight, *geometry, features.shape
             )
@@ -191,7 +194,7 @@ class PackedConv2d(nn.Conv2d):
         )  # fmt: skip
 
     def __getstate__(self) -> dict[str, object]:
-        """Copies pack their weights again: a packed tensor cannot be copied or pickled."""
+        """Without the packed weights, which cannot be copied or pickled; a copy packs again."""
         return {key: value for key, value in self.__dict__.items() if key != "packed"}
 
 
@@ -217,7 +220,7 @@ def compile_stages(network: UnfoldingNetwork) -> None:
 
 
 class Compiled:
-    """A function through torch.compile, or as it is where that fails."""
+    """A function compiled by torch.compile; if compiling fails, the function itself."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.eager = function
@@ -226,7 +229,7 @@ class Compiled:
     def __call__(self, *arguments: Any) -> Any:
         try:
             return self.function(*arguments)
-        except Exception as error:  # the compiler raises types of its own
+        except Exception as error:  # the compiler raises its own types
             if self.function is self.eager:
                 raise
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]

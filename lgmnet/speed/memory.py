@@ -1,13 +1,13 @@
-"""Memory that runs out: how errors tell it, what a user can do, and how it is given back."""
+"""Out of memory: recognise it in errors, explain it, and release memory."""
 
 import ctypes
 import gc
 
 import torch
 
-# Of glibc's malloc.h.
+# From glibc's malloc.h.
 M_MMAP_THRESHOLD = -3
-# What an error says that is of memory and no torch.OutOfMemoryError.
+# Texts of errors about memory that are not a torch.OutOfMemoryError.
 NO_MEMORY = (
     "DefaultCPUAllocator: can't allocate memory",
     "CUDA out of memory",  # inside another error, such as one of the compiler
@@ -18,13 +18,13 @@ NO_MEMORY = (
     "Cuda failure 'out of memory'",  # of NCCL
     "Cuda failure 2 'out of memory'",
 )
-# What convolutions say if no algorithm of cuDNN works: because the memory is short, which PyTorch
-# does not tell, or because there is none for this GPU and these numbers.
+# Texts of errors if no algorithm of cuDNN works. Either memory is short (PyTorch does not
+# say so), or there is no algorithm for this GPU and these sizes.
 NO_ALGORITHM = (
     "unable to find an engine to execute this computation",
     "Unable to find a valid cuDNN algorithm to run convolution",
 )
-# What to do, where images are rebuilt.
+# What to do during reconstruction.
 OUT_OF_MEMORY = (
     "out of memory; test.py and reconstruct.py work in strips with --max-memory 2GiB, or need less "
     "with --fast --precision bf16"
@@ -32,8 +32,7 @@ OUT_OF_MEMORY = (
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether the GPU, one of its libraries, PyTorch's allocator on the CPU, or Python had no
-    memory left."""
+    """Whether the error means that GPU memory or CPU memory ran out."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     text = str(error)
@@ -43,36 +42,36 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def allocator_has_failed() -> bool:
-    """Whether PyTorch has run out of the memory of a GPU in this process."""
+    """Whether PyTorch has run out of GPU memory in this process."""
     devices = range(torch.cuda.device_count())
     return any(torch.cuda.memory_stats(k).get("num_ooms", 0) for k in devices)
 
 
 def explain(error: BaseException) -> str:
-    """What a user can do about an error that PyTorch raises; empty for one that is our mistake."""
+    """What a user can do about an error of PyTorch; empty if the error is our mistake."""
     if out_of_memory(error):
         return (
             "out of memory; lower data.crop_size or training.batch_size, or set "
             "training.recompute=true"
         )
-    if "DataLoader worker" in str(error):  # raised wherever the main process was
+    if "DataLoader worker" in str(error):  # raised at any place in the main process
         lines = str(error).strip().splitlines()
         reason = lines[-1 if lines[0].startswith("Caught") else 0].strip(". ")
-        return f"a loader process has ended ({reason}); where memory is short, lower data.workers"
+        return f"a loader process has ended ({reason}); if memory is short, lower data.workers"
     return ""
 
 
 def release_memory() -> None:
-    """Give back what a failed attempt has left behind."""
+    """Free the memory that a failed attempt has left."""
     gc.collect()
     torch.cuda.empty_cache()
 
 
 def release_freed_memory() -> None:
-    """Give every large tensor its own mapping, which leaves the process when it is freed.
+    """Make the C library return the memory of every large tensor when the tensor is freed.
 
-    By default the C library keeps what is freed in a heap that strips of changing size fill with
-    gaps. Each new tensor costs page faults then. Only with glibc; elsewhere nothing happens.
+    By default it keeps freed memory in a heap, which strips of different sizes fragment. Each new
+    tensor then costs page faults. Works with glibc only; elsewhere nothing happens.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

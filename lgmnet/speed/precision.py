@@ -1,4 +1,4 @@
-"""What a network computes in: float32, TF32 for convolutions, bf16; and what a device can do."""
+"""Precision of a network (float32, TF32 for convolutions, bf16), and what a device supports."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -7,7 +7,7 @@ import torch
 
 
 def has_bf16_arithmetic(device: torch.device) -> bool:
-    """Whether the device computes in bf16; where it does not, bf16 is slower than float32."""
+    """Whether the device has bf16 arithmetic; without it bf16 is slower than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     known = getattr(torch.cpu, "get_capabilities", None)  # since PyTorch 2.10
@@ -24,21 +24,21 @@ def has_tf32(device: torch.device) -> bool:
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """What ``training.precision: auto`` means on a device; the other words are themselves."""
+    """``auto`` resolved for a device; every other precision is returned unchanged."""
     if precision != "auto":
         return precision
     return "bf16" if has_bf16_arithmetic(device) else "fp32"
 
 
 def computed_precision(precision: str, device: torch.device) -> str:
-    """What a device computes in when it is asked for ``precision``."""
+    """The precision in which a device computes when ``precision`` is chosen."""
     if precision == "tf32" and not has_tf32(device):
         return "fp32"
     return resolve_precision(precision, device)
 
 
 def precision_note(precision: str, device: torch.device) -> str:
-    """What a user should know of ``bf16`` or ``tf32`` on a device without it; else empty."""
+    """A message about ``bf16`` or ``tf32`` on a device without it; else empty."""
     if precision == "bf16" and not has_bf16_arithmetic(device):
         slow = "bf16 is several times slower than fp32 here"
         return f"this {kind_of(device)} has no bf16 arithmetic: {slow}"
@@ -53,7 +53,7 @@ def kind_of(device: torch.device) -> str:
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:
-    """bf16 for what tolerates it; Φ and Φᵀ stay in float32 (see LinearOperator)."""
+    """Autocast to bf16, or no autocast; Φ and Φᵀ stay in float32 (see LinearOperator)."""
     if resolve_precision(precision, device) != "bf16":
         return nullcontext()
     return torch.autocast(device.type, torch.bfloat16)
@@ -61,15 +61,15 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager:
 
 @contextmanager
 def convolutions(precision: str, fixed_size: bool = False) -> Iterator[None]:
-    """How cuDNN convolves inside the block; afterwards it does as before.
+    """Set the flags of cuDNN inside a ``with`` block, and restore them afterwards.
 
-    The backward pass reads these settings when it runs, so it must be inside too.
+    The backward pass reads these settings when it runs, so it must be inside the block too.
 
     Args:
-        precision: ``tf32`` rounds what is convolved to ten bits. Matrix products, such as Φ, stay
-            in float32.
-        fixed_size: try all algorithms at each new size and keep the fastest one. This pays where
-            the same sizes come again and again, as crops of a training do.
+        precision: ``tf32`` rounds the inputs of convolutions to ten bits. Matrix products, such as
+            Φ, stay in float32.
+        fixed_size: try all algorithms at each new size and keep the fastest one. This is useful
+            if sizes repeat, as crops in training do.
     """
     settings = torch.backends.cudnn
     before = settings.allow_tf32, settings.benchmark

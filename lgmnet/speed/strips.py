@@ -1,12 +1,12 @@
-"""Any image size in bounded memory: strip after strip, equal to the whole image at once.
+"""Images of any size in limited memory: reconstruct in strips, with the result of the whole image.
 
 An image is a list of *rows*, each one block high. A step of the network reads a strip of rows and
-a few more above and below, its halo, so that what it returns for the strip itself is what it would
-return for the whole image. Rows that no later strip reads are dropped at once.
+some more rows above and below, the halo. So its result for the strip equals that for the whole
+image. Rows that no later strip reads are freed immediately.
 
-ΦᵀΦ couples whole blocks in every iteration, so after a few iterations every pixel depends on pixels
-far away: tiles of the image with any practical overlap would not be exact. That is why a network
-with steps of its own (`UnfoldingNetwork.unfold`) is cut inside, step by step.
+ΦᵀΦ couples whole blocks in every stage, so after a few stages every pixel depends on pixels
+far away. Tiles of the image with any practical overlap would not be exact. Therefore a network
+with `UnfoldingNetwork.unfold` is cut inside the network, step by step.
 """
 
 import math
@@ -20,9 +20,10 @@ from tqdm import tqdm
 
 from lgmnet import complexity
 from lgmnet.models import SensingModel, UnfoldingNetwork
+from lgmnet.operators import BlockSampling, LinearOperator
 
 UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
-# Libraries work in memory that is not a tensor; a plan leaves this much more than it counts.
+# Libraries use memory that is not a tensor, so a plan multiplies its count by this.
 MARGIN = 1.25
 
 
@@ -41,7 +42,7 @@ class Rows:
 
 
 class View:
-    """A function of the rows of another image, computed whenever they are read."""
+    """A function of the rows of another image, computed each time they are read."""
 
     def __init__(
         self, function: Callable[[Tensor, Tensor], Tensor], image: Rows, like: Rows
@@ -56,7 +57,7 @@ class View:
 
 
 class Strips:
-    """A `Runner` over strips of ``height`` rows; ``done`` is told the rows of each."""
+    """A `Runner` over strips of ``height`` rows; it calls ``done(rows)`` after each strip."""
 
     def __init__(self, height: int, done: Callable[[int], object] = lambda rows: None) -> None:
         self.height = height
@@ -66,7 +67,7 @@ class Strips:
     def __call__(
         self, step: Callable[..., Any], reach: int, image: Rows, *others: Rows | View
     ) -> Any:
-        """See `Runner`. Rows that no later strip reads are freed on the way."""
+        """See `Runner`. Rows that no later strip reads are freed immediately."""
         images = (image, *others)
         count, pixels = len(image.rows), image.rows[0].shape[2]
         halo = math.ceil(reach / pixels)
@@ -78,7 +79,8 @@ class Strips:
             returned = step(*(each.read(first, last) for each in images))
             outputs = (returned,) if isinstance(returned, Tensor) else returned
             results = results or [Rows([]) for _ in outputs]
-            # Clones, for a view would keep the whole strip alive; one of what is returned twice.
+            # Clone, because a view would keep the whole strip. A tensor that is returned twice is
+            # cloned once.
             cuts = {
                 id(output): [
                     row.clone()
@@ -104,7 +106,7 @@ class InStrips(SensingModel):
     """A model whose `reconstruct` works in strips.
 
     Args:
-        max_memory: bytes that the tensors of one reconstruction may take: not the program, the
+        max_memory: limit in bytes for the tensors of one reconstruction, without the program, the
             weights, the measurement and the image itself.
         progress: show a bar.
 
@@ -114,17 +116,17 @@ class InStrips(SensingModel):
 
     def __init__(self, model: SensingModel, max_memory: int, progress: bool = False) -> None:
         super().__init__(model.operator, model.network, model.noise_std)
-        check_strips(model.network)
+        check_strips(model.network, model.operator)
         self.max_memory = max_memory
         self._sizes: Sizes | None = None
         self.progress = progress
 
     @torch.inference_mode()
     def reconstruct(self, measurement: Tensor) -> Tensor:
-        """See `SensingModel.reconstruct`; one measurement of a batch after the other.
+        """See `SensingModel.reconstruct`. The measurements of a batch are processed one by one.
 
         Raises:
-            ValueError: the memory does not suffice for strips of one row.
+            ValueError: the memory is too small for strips of one row.
         """
         height = self.strip_height(measurement)
         images = []
@@ -134,7 +136,7 @@ class InStrips(SensingModel):
         return torch.cat(images)
 
     def strip_height(self, measurement: Tensor) -> int:
-        """The most rows that a strip may have.
+        """The largest height of a strip, in rows.
 
         Raises:
             ValueError: strips of one row need more than ``max_memory``.
@@ -147,7 +149,7 @@ class InStrips(SensingModel):
         if least > self.max_memory:
             height, width = (side * self.operator.multiple for side in measurement.shape[2:])
             raise ValueError(
-                f"{in_words(self.max_memory)} of memory do not suffice for {height} x {width} "
+                f"{in_words(self.max_memory)} of memory are not enough for {height} x {width} "
                 f"pixels; {self.network_name} needs at least {in_words(least)}"
             )
         more = sizes.total(rows, columns, 2) - least
@@ -158,16 +160,16 @@ class InStrips(SensingModel):
         return type(self.network).__name__
 
     def sizes(self, measurement: Tensor) -> "Sizes":
-        """Measured once, on an image of one square column."""
+        """Measured once, on an image that is one square wide."""
         if self._sizes is None:
             self._sizes = measure_sizes(self, measurement)
         return self._sizes
 
 
 class Sizes(NamedTuple):
-    """Bytes for every square of an image: what stays from step to step, and the work on a strip.
+    """Bytes per square of an image: ``state`` stays from step to step, ``strip`` is for one strip.
 
-    halo: of the step with the largest one.
+    ``halo`` is the largest halo of all steps, in rows.
     """
 
     state: float
@@ -182,7 +184,7 @@ class Sizes(NamedTuple):
 
 @torch.inference_mode()
 def measure_sizes(model: SensingModel, measurement: Tensor) -> Sizes:
-    """From small images, one square wide, with the tensors of the real run."""
+    """Measure on small images, one square wide."""
     high = rows_high(model)
 
     def peak(rows: int, strips: Strips) -> int:
@@ -193,7 +195,7 @@ def measure_sizes(model: SensingModel, measurement: Tensor) -> Sizes:
         double = Strips(2)
         return Sizes(4.0 * model.multiple**2, peak(2, double) / 2, double.deepest)
     single = Strips(1)
-    # What a row more costs is state; the rest is the work on the largest strip.
+    # Each additional row adds state only. The rest is the work on the largest strip.
     few, many = peak(8, single), peak(12, single)
     state = (many - few) / 4
     return Sizes(state, (few - 8 * state) / min(8, 1 + 2 * single.deepest), single.deepest)
@@ -203,11 +205,11 @@ def parse_size(text: str) -> int:
     """Bytes of a size such as ``2GiB``.
 
     Raises:
-        ValueError: not a number and a unit.
+        ValueError: the text is not a number and a unit.
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]+)\s*", text)
     if found is None or found[2] not in UNITS:
-        raise ValueError(f"'{text}' is no size; write a number and a unit, such as 2GiB or 800MiB")
+        raise ValueError(f"'{text}' is not a size; write a number and a unit, such as 2GiB")
     return int(float(found[1]) * UNITS[found[2]])
 
 
@@ -216,19 +218,24 @@ def in_words(size: int) -> str:
 
 
 def rows_high(model: SensingModel) -> int:
-    """Blocks in the height of a row: more than one where blocks and scales do not fit."""
+    """Height of a row in blocks: more than one if the block size does not fit the scales."""
     return model.multiple // model.operator.multiple
 
 
 def rebuild(model: SensingModel, measurement: Tensor, strips: Strips) -> Tensor:
     """The image ``(1, 1, H, W)`` of one measurement; see `check_strips` for the networks."""
-    check_strips(model.network)
+    check_strips(model.network, model.operator)
     measured = Rows(measurement.split(rows_high(model), dim=2))
     return torch.cat(model.network.unfold(measured, model.operator, strips).rows, dim=2)
 
 
-def check_strips(network: UnfoldingNetwork) -> None:
-    """Raise ValueError if a network needs the whole image."""
+def check_strips(network: UnfoldingNetwork, operator: LinearOperator) -> None:
+    """Raise ValueError if a network or an operator needs the whole image."""
+    if not isinstance(operator, BlockSampling):
+        raise ValueError(
+            f"{type(operator).__name__} measures the whole image at once, so it cannot be rebuilt "
+            "in strips; run it without a memory limit"
+        )
     if network.reach is None and not network.stepwise:
         raise ValueError(
             f"{type(network).__name__} needs the whole image at once and cannot work in strips; "

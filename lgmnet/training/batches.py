@@ -1,4 +1,4 @@
-"""Where the batches of a run come from."""
+"""The source of the batches of a run."""
 
 from collections.abc import Iterator
 
@@ -23,13 +23,15 @@ def open_batches(
     here: Runtime,
     step: int,
 ) -> tuple[TrainingCrops | DeviceCrops, Iterator[Tensor]]:
-    """The source of crops, and its uint8 batches for this process from ``step`` on, without end.
+    """The source of crops, and its batches for this process from ``step`` on, without end.
 
     Raises:
         ConfigError: the images do not fit into the memory of the device.
     """
     rule = crop_rule(config)
-    plan = Plan(step, config.training.batch_size, here.rank, here.processes)
+    settings = config.training
+    repeat = settings.optimizer == "lbfgs"
+    plan = Plan(step, settings.batch_size, here.rank, here.processes, repeat)
     if config.data.source == "device":
         resident = on_device(images, here)
         return resident, resident.batches(rule, plan)
@@ -44,13 +46,14 @@ def open_batches(
 
 
 def on_device(images: TrainingImages, here: Runtime) -> DeviceCrops:
-    """All images on the device, or a ConfigError that says what to choose instead."""
+    """All images on the device. Raises ConfigError if they do not fit."""
     try:
         return DeviceCrops(images, here.device, show=here.is_main)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
-    size = sum(height * width for height, width in images.sizes) / 2**30
+    numbers = sum(height * width for height, width in images.sizes) * images.channels
+    size = numbers * images.dtype.itemsize / 2**30
     raise ConfigError(
         f"data.source=device: {len(images.names)} images of {size:.1f} GiB do not fit into the "
         f"memory of {here.device}; set data.source=files, best with a packed store in data.train "

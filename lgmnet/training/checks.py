@@ -1,4 +1,4 @@
-"""What makes a run impossible is said before it begins."""
+"""Checks before a run starts: settings that make the run impossible."""
 
 import math
 
@@ -8,37 +8,38 @@ from torch import nn
 from lgmnet import complexity
 from lgmnet.build import build_network
 from lgmnet.config import Config, ConfigError
-from lgmnet.ratios import measurements
 from lgmnet.runtime import Runtime
 
 
 def check_trainable(model: nn.Module) -> None:
-    """Classical algorithms have nothing to train."""
+    """Raise ConfigError if nothing is trained, as in classical algorithms."""
     if not complexity.parameters(model):
         raise ConfigError(
-            "this network and its Φ have no trained values; nothing has to be trained: "
+            "this network and its Φ have no trained values; score it without training: "
             "python test.py <this config>"
         )
 
 
 def check_run(config: Config, here: Runtime) -> None:
     """Raise ConfigError unless crops fit the model, and the rest what this process runs on."""
-    block = config.sampling.block_size
+    sampling = config.sampling
+    block = sampling.sizes().get("block_size", 1)
     with torch.device("meta"):
-        network = build_network(config, measurements(config.sampling))
+        network = build_network(config, config.sampling.sizes())
     multiple = math.lcm(block, network.multiple)
     side = config.data.crop_size
     following = multiple * math.ceil(side / multiple)
     if side != following:
         raise ConfigError(
-            f"data.crop_size {side} is not a multiple of {multiple}, which blocks of {block} and "
-            f"{config.model.name} need; the next one is {following}"
+            f"data.crop_size {side} is not a multiple of {multiple}, which "
+            + f"blocks of {block} and " * (block > 1)
+            + f"{config.model.name} need; the next one is {following}"
         )
     settings = config.training
-    if settings.compile and config.sampling.is_range:
+    if settings.compile and sampling.resizes:
         raise ConfigError(
-            "training.compile makes a graph for every number of measurements, which a range of "
-            "sampling.ratio draws anew in every step; set training.compile=false"
+            "training.compile makes a graph for every number of measurements, and with a range of "
+            "sampling.ratio every step draws another number; set training.compile=false"
         )
     if settings.cuda_graphs and here.device.type != "cuda":
         raise ConfigError(

@@ -1,38 +1,38 @@
-"""A running average of the weights: what is validated and saved as best."""
+"""The weight average, which is validated and saved as best."""
 
 import copy
 
 import torch
 from torch import Tensor, nn
 
-# Tensors of the average, and those of the model.
+# Tensors of the average, and the corresponding tensors of the model.
 Pairs = tuple[list[Tensor], list[Tensor]]
 
 
 class WeightAverage:
     """Exponential average of all parameters of a model, Φ among them.
 
-    After the first step it is the model itself. Then its decay grows to its value as
-    (1 + step) / (10 + step), so that the average of a short run is not dominated by its start.
-    Buffers, such as the statistics of a batch normalisation, are those of the model.
+    After the first step the average equals the model. Then the decay grows as
+    (1 + step) / (10 + step) to its final value, so that the first weights do not dominate the
+    average of a short run. Buffers, such as the statistics of batch normalisation, are copied.
 
     Args:
-        model: on its device and in its memory format. The average has modules of its own, which
-            are not compiled.
-        decay: of the average, per step.
+        model: already on its device and in its memory format. The average has its own modules,
+            which are not compiled.
+        decay: final decay of the average, per step.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
         self.model = copy.deepcopy(model).requires_grad_(False)
-        # Collecting them takes longer than averaging them.
+        # Kept, because collecting the tensors takes longer than averaging them.
         self._source = model
         self._parameters: Pairs = list(self.model.parameters()), list(model.parameters())
         self._buffers: Pairs = list(self.model.buffers()), list(model.buffers())
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Move towards ``model``, of which this is the average, after its ``step``-th step."""
+        """Update the average after step number ``step`` of ``model``."""
         assert model is self._source, "this is the average of another model"
         decay = min(self.decay, (1 + step) / (10 + step)) if step > 1 else 0.0
         torch._foreach_lerp_(*self._parameters, 1 - decay)
@@ -43,7 +43,7 @@ class WeightAverage:
         return self.model.state_dict()
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Load a state, also one that ``AveragedModel`` of PyTorch wrote for older versions."""
+        """Load a state. It may be from an older version (PyTorch's ``AveragedModel``)."""
         if "n_averaged" in state:
             own = ((key, value) for key, value in state.items() if key != "n_averaged")
             state = {key.removeprefix("module."): value for key, value in own}

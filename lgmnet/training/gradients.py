@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from lgmnet import runtime
 from lgmnet.config import ConfigError, TrainingConfig
+from lgmnet.data.values import to_unit
 from lgmnet.losses import total_loss
 from lgmnet.models import SensingModel
-from lgmnet.ratios import row_share
+from lgmnet.operators import LinearOperator
 from lgmnet.runtime import Runtime
 from lgmnet.speed.memory import out_of_memory, release_memory
 from lgmnet.speed.precision import autocast, convolutions
@@ -39,25 +40,28 @@ class Gradients:
     reduced: ReducedWeights | None = None
     rehearsals: int = REHEARSALS
 
-    def __call__(self, batch: Tensor, step: int) -> Terms:
+    def __call__(self, batch: Tensor, operator: LinearOperator, step: int) -> Terms:
         """The loss, its terms, and the gradients of ``(b, 1, size, size)`` uint8 crops.
+
+        Args:
+            operator: what the step measures with; it shares its tensors with the model's.
 
         Raises:
             ConfigError: a single crop does not fit into memory, or the batch does not and may not
                 be computed in parts.
         """
         if self.here.processes == 1:
-            return self._until_it_fits(batch, step)
+            return self._until_it_fits(batch, operator, step)
         if self.rehearsals:
             self.rehearsals -= 1
-            self._until_it_fits(batch, step)
+            self._until_it_fits(batch, operator, step)
             self.model.zero_grad(set_to_none=True)
         runtime.seed_step(self.settings.seed, step, self.here)
-        return backward(self.wrapped, self.model, batch, self.settings, self.here)
+        return backward(self.wrapped, self.model, batch, operator, self.settings, self.here)
 
-    def _until_it_fits(self, batch: Tensor, step: int) -> Terms:
+    def _until_it_fits(self, batch: Tensor, operator: LinearOperator, step: int) -> Terms:
         while True:
-            terms = self._attempt(batch, step)
+            terms = self._attempt(batch, operator, step)
             failed = self.here.largest(int(terms is None))
             if terms is not None and not failed:
                 return terms
@@ -65,11 +69,13 @@ class Gradients:
             release_memory()
             self._halve(len(batch), step)
 
-    def _attempt(self, batch: Tensor, step: int) -> Terms | None:
+    def _attempt(self, batch: Tensor, operator: LinearOperator, step: int) -> Terms | None:
         """Gradients of this process alone; None when memory ran out."""
         runtime.seed_step(self.settings.seed, step, self.here)
         try:
-            return backward(self.model, self.model, batch, self.settings, self.here, self.reduced)
+            return backward(
+                self.model, self.model, batch, operator, self.settings, self.here, self.reduced
+            )
         except (RuntimeError, MemoryError) as error:
             if out_of_memory(error):
                 return None
@@ -80,7 +86,7 @@ class Gradients:
         self.settings = replace(self.settings, compile=False, cuda_graphs=False)
         runtime.undo_compilation(self.model.network)
         self.model.zero_grad(set_to_none=True)
-        return self._attempt(batch, step)
+        return self._attempt(batch, operator, step)
 
     def _halve(self, share: int, step: int) -> None:
         """Compute the ``share`` of this process in at least twice as many equal parts."""
@@ -111,6 +117,7 @@ def backward(
     wrapped: nn.Module,
     model: SensingModel,
     batch: Tensor,
+    operator: LinearOperator,
     settings: TrainingConfig,
     here: Runtime,
     reduced: ReducedWeights | None = None,
@@ -119,6 +126,7 @@ def backward(
 
     Args:
         wrapped: the model, or what exchanges its gradients with other processes.
+        operator: what the step measures with.
         reduced: computes in place of both.
     """
     if reduced is not None:
@@ -126,18 +134,18 @@ def backward(
         wrapped = reduced.model
     means: Terms = {}
     parts = batch.chunk(settings.accumulate)
-    weight = row_share(model) ** settings.ratio_exponent / len(parts)
+    weight = measured_share(operator, model.operator) ** settings.ratio_exponent / len(parts)
     with convolutions(settings.precision, fixed_size=True):
         for k, part in enumerate(parts):
-            target = part.float() / 255
+            target = to_unit(part)
             # Processes exchange gradients once per batch, with its last part.
             module = wrapped if reduced or k + 1 == len(parts) else model
             with autocast(here.device, settings.precision):
-                reconstruction = module(target)
+                reconstruction = module(target, operator)
             loss, terms = total_loss(
                 reconstruction,
                 target,
-                model.operator if model.rows is None else model.first(model.rows).operator,
+                operator,
                 settings.loss,
                 settings.measurement_weight,
                 settings.orthogonality_weight,
@@ -149,3 +157,8 @@ def backward(
             for name, term in {"loss": loss, **terms}.items():
                 means[name] = means.get(name, 0) + term.detach() / len(parts)
     return means
+
+
+def measured_share(operator: LinearOperator, whole: LinearOperator) -> float:
+    """Of the rows of Φ, the share that a training step measures with."""
+    return operator.sizes().get("measurements", 1) / whole.sizes().get("measurements", 1)

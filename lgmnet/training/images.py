@@ -1,25 +1,30 @@
-"""The images of a run: to train on, to validate on, and those left out."""
+"""The images of a run: for training, for validation, and those left out."""
 
 from pathlib import Path
 from typing import NamedTuple
 
-from lgmnet.config import Config, ConfigError
+from lgmnet.config import Config, ConfigError, DataConfig
 from lgmnet.data.datasets import (
-    FileImages,
     TrainingImages,
+    file_images,
     find_folder,
+    find_images,
     open_training_images,
+    part_of,
     readable,
+    scan_measured,
     split,
     without_copies,
 )
-from lgmnet.data.images import list_images, printable, scan
+from lgmnet.data.images import printable
+from lgmnet.evaluation.rebuild import check_channels
+from lgmnet.operators import LinearOperator
 from lgmnet.project import find_file
 from lgmnet.runtime import data_roots
 
 
 class TrainingData(NamedTuple):
-    """Images to train on and to validate on, and why files were left out, by path."""
+    """Images for training and validation; ``rejected``: path of a file -> reason."""
 
     train: TrainingImages
     validation: TrainingImages | None
@@ -30,17 +35,17 @@ def open_data(config: Config) -> TrainingData:
     """Find the images of ``config.data``. Validation images are never trained on.
 
     Raises:
-        ImageError: images are missing, or nothing usable is left.
+        ImageError: images are missing, or no usable image is left.
     """
     data, roots = config.data, data_roots()
-    smallest = max(data.crop_size, config.sampling.block_size)
+    smallest = max(data.crop_size, config.sampling.smallest)
     for name in data.train:
         if name != "builtin":
-            find_folder(name, roots)  # said before validation images are missed
+            # So that this error comes before one about validation images.
+            find_folder(part_of(name)[0], roots)
     listed = data.validation.endswith(".txt")
-    folder = find_folder(data.validation, roots) if data.validation and not listed else None
-    reserved = list_images(folder) if folder else []
-    images, rejected = open_training_images(data.train, roots, smallest, reserved)
+    reserved = find_images(data.validation, roots) if data.validation and not listed else []
+    images, rejected = open_training_images(data.train, roots, smallest, reserved, data.color)
     if data.exclude:
         images, _ = split(images, data.exclude)
     validation: TrainingImages | None = None
@@ -49,8 +54,9 @@ def open_data(config: Config) -> TrainingData:
         images, copies = without_copies(images, validation)
         rejected |= copies
     elif reserved:
-        found = scan(reserved[: data.validation_images], config.sampling.block_size)
-        validation = FileImages(found.paths, found.sizes)
+        chosen = reserved[: data.validation_images]
+        found = scan_measured(chosen, config.sampling.smallest, data.color)
+        validation = file_images(found, data.color)
         rejected |= {printable(path): reason for path, reason in found.rejected.items()}
     if validation is not None:
         validation, unreadable = readable(validation)
@@ -58,12 +64,28 @@ def open_data(config: Config) -> TrainingData:
     return TrainingData(images, validation, rejected)
 
 
+def check_fit(operator: LinearOperator, images: TrainingImages, data: DataConfig) -> None:
+    """Raise ConfigError unless crops of the images are what the operator measures."""
+    try:
+        check_channels(operator, images.channels, f"data.color={data.color}")
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    size = operator.size
+    if size is None or size == (data.crop_size, data.crop_size):
+        return
+    advice = f"set data.crop_size={size[0]}" if size[0] == size[1] else "crops are square"
+    raise ConfigError(
+        f"data.crop_size is {data.crop_size}, but {type(operator).__name__} measures images of "
+        f"{size[0]} x {size[1]} pixels; {advice}"
+    )
+
+
 def _read_list(name: str) -> list[str]:
     path = find_file(Path(name))
     if not path.is_file():
         raise ConfigError(
-            f"data.validation names {path}, which is not there; see configs/validation"
+            f"data.validation names {path}, but there is no such file; see configs/validation"
         )
-    # Notepad begins a file with a mark; a name need not be UTF-8.
+    # Notepad writes a byte order mark at the start. A name may be not UTF-8.
     lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
     return [printable(line.strip()) for line in lines if line.strip() and line[0] != "#"]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,13 +12,20 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lgmnet import runtime
 from lgmnet.config import Config, TrainingConfig
+from lgmnet.data.crops import generator
 from lgmnet.models import SensingModel
-from lgmnet.ratios import draw_rows
 from lgmnet.runtime import Runtime
 from lgmnet.training.ema import WeightAverage
 from lgmnet.training.gradients import Gradients, Terms
 from lgmnet.training.muon import Muon
 from lgmnet.training.reduced import ReducedWeights
+
+# Crops, flips and blocks are drawn from other streams.
+OPERATOR_STREAM = 5
+
+
+# Steps that L-BFGS remembers, as that of Deep ADMM-Net's authors.
+LBFGS_HISTORY = 5
 
 
 class Learner:
@@ -29,7 +37,7 @@ class Learner:
 
     def __init__(self, model: SensingModel, config: Config, here: Runtime) -> None:
         settings = config.training
-        self.model, self.config = model.to(here.device).train(), config
+        self.model, self.config, self._here = model.to(here.device).train(), config, here
         self.note: Callable[[int, str], None] = lambda step, text: here.say(text)
         wrapped = prepare(model, settings, here)
         # Both have the memory format of the prepared model.
@@ -53,8 +61,16 @@ class Learner:
         """
         settings = self.config.training
         self.optimizer.zero_grad(set_to_none=True)
-        self.model.rows = draw_rows(self.config.sampling, settings.seed, step)
-        return self._gradients(batch, step)
+        searches = isinstance(self.optimizer, torch.optim.LBFGS)
+        # A function of seed and step: a resumed run and every process draw the same. A line search
+        # compares losses, so there every step has the same noise and the same operator.
+        number = 0 if searches else step
+        random = generator(settings.seed, number, OPERATOR_STREAM)
+        operator = self.config.sampling.draw(self.model.operator, random)
+        terms = self._gradients(batch, operator, number)
+        if searches:
+            self._closure = self._line_search(terms, partial(self._gradients, batch, operator, 0))
+        return terms
 
     def move(self, step: int, rate: float) -> Tensor:
         """Clip the gradients and step along them; their norm before clipping."""
@@ -62,10 +78,30 @@ class Learner:
         norm = nn.utils.clip_grad_norm_(self._parameters, settings.clip or math.inf)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * settings.phi_rate if group.get("phi") else rate
-        self.optimizer.step()
+        if isinstance(self.optimizer, torch.optim.LBFGS):
+            self.optimizer.step(self._closure)
+        else:
+            self.optimizer.step()
         if self.average is not None:
             self.average.update(self.model, step + 1)
         return norm
+
+    def _line_search(self, first: Terms, derive: Callable[[], Terms]) -> Callable[[], float]:
+        """What a line search calls: the loss at the weights as they are, and its gradients.
+
+        Args:
+            first: the answer to the first call, whose gradients are there already.
+            derive: what computes the others.
+        """
+        known = [first]
+
+        def evaluate() -> float:
+            if not known:
+                self.optimizer.zero_grad(set_to_none=True)
+            terms = known.pop() if known else derive()
+            return float(self._here.mean(terms["loss"].clone()))
+
+        return evaluate
 
     def state_dict(self) -> dict[str, Any]:
         """What `saver.restore` needs beside the place in the run."""
@@ -78,6 +114,16 @@ class Learner:
 
 def make_optimizer(model: nn.Module, settings: TrainingConfig) -> torch.optim.Optimizer:
     """Groups of their own have Φ, if its rate differs, and kernels, if Muon moves them."""
+    if settings.optimizer == "lbfgs":
+        return torch.optim.LBFGS(
+            model.parameters(),
+            lr=settings.rate,
+            max_iter=1,
+            tolerance_grad=0,
+            tolerance_change=0,
+            history_size=LBFGS_HISTORY,
+            line_search_fn="strong_wolfe",
+        )
     phi, kernels, others = [], [], []
     for name, parameter in model.named_parameters():
         if settings.phi_rate != 1 and name.startswith("operator."):

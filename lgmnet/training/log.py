@@ -1,4 +1,4 @@
-"""What a run leaves behind to be read: console, log.jsonl, TensorBoard."""
+"""The log of a run: console, log.jsonl and TensorBoard."""
 
 import json
 import time
@@ -7,30 +7,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from einops import rearrange
 from torch import Tensor
 from tqdm import tqdm
 
 from lgmnet.files import naming, write_text
-from lgmnet.operators import BlockSampling
 from lgmnet.project import provenance
 from lgmnet.runtime import Runtime
 from lgmnet.speed.precision import precision_note
 from lgmnet.training.images import TrainingData
 from lgmnet.training.schedule import Position
 
-# So many names of bad images appear on the console; the log holds all.
+# Largest number of bad images named on the console; the log contains all.
 SHOWN = 20
 
 
 class RunLog:
     """Writes each record to ``log.jsonl`` and TensorBoard, and a line to the progress bar.
 
-    A record is appended, so a resumed run continues its log. Other processes than the main one
-    write nothing.
+    Records are appended, so a resumed run continues its log. Only the main process writes.
 
     Args:
-        step: where the run goes on; what an earlier process wrote of later steps is dropped.
+        step: the step where the run continues; records of later steps are removed.
     """
 
     def __init__(
@@ -53,7 +50,7 @@ class RunLog:
     def record(self, step: int, kind: str, values: dict[str, Any]) -> None:
         """One line of ``log.jsonl``; numbers go to TensorBoard under ``kind/``.
 
-        JSON has no infinity, the PSNR of identical images: null stands for it.
+        JSON has no infinity, which is the PSNR of identical images. It is written as null.
         """
         if not self.active:
             return
@@ -70,7 +67,7 @@ class RunLog:
                 self._board.add_scalar(f"{kind}/{name}", value, step)
 
     def start(self, step: int, data: TrainingData, here: Runtime, precision: str) -> None:
-        """What the run is made of: versions, device, images, and those left out by name."""
+        """Record versions, device and images of the run; name the images that are left out."""
         self.record(
             step,
             "start",
@@ -95,7 +92,7 @@ class RunLog:
             self.note(step, note)
 
     def resumed(self, step: int, changes: list[str]) -> None:
-        """Where a run goes on, and which settings are not those it began with."""
+        """Record where a run continues, and which settings have changed."""
         self.record(step, "resume", {"changed": changes})
         self.say(f"resumed from step {step}" + "".join(f"; changed: {c}" for c in changes))
 
@@ -108,7 +105,7 @@ class RunLog:
         here: Runtime,
         done: float,
     ) -> None:
-        """The means since the last line, and the state of the run; ``done`` percent of it."""
+        """Record the means since the last line. ``done``: percentage of the run that is done."""
         self.record(
             at.step,
             "train",
@@ -124,7 +121,7 @@ class RunLog:
         self._progress(done, line)
 
     def end(self, step: int, unreadable: list[str], signal: int) -> None:
-        """How the run ended, and which images failed on the way."""
+        """Record how the run ended, and which images could not be decoded."""
         if unreadable:
             named = ", ".join(unreadable[:SHOWN])
             self.say(f"{len(unreadable)} images could not be decoded: {named}")
@@ -140,12 +137,12 @@ class RunLog:
             self._bar.write(text)
 
     def note(self, step: int, text: str) -> None:
-        """Something the run did by itself: on the console and in the log."""
+        """Record an action of the run that nobody asked for, and print it."""
         self.record(step, "note", {"text": text})
         self.say(text)
 
     def image(self, step: int, name: str, image: Tensor | np.ndarray) -> None:
-        """A grey picture ``(H, W)`` in [0, 1], in TensorBoard."""
+        """Write a grey image ``(H, W)`` in [0, 1] to TensorBoard."""
         if self.active:
             self._board.add_image(name, np.clip(np.asarray(image), 0, 1), step, dataformats="HW")
 
@@ -163,20 +160,10 @@ class RunLog:
 
 
 def drop_after(path: Path, step: int) -> None:
-    """Keep the lines of a log up to ``step``; a torn last line goes too."""
+    """Keep the lines of a log up to ``step``; remove an incomplete last line too."""
     if not path.exists():
         return
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
     if kept != lines:
         write_text(path, "".join(kept))
-
-
-def phi_tiles(operator: BlockSampling, count: int = 64) -> Tensor:
-    """The first rows of Φ as ``B x B`` pictures in a grid, each scaled to [0, 1]."""
-    rows = operator.matrix.detach()[:count].float().cpu()
-    side = int(len(rows) ** 0.5)
-    rows = rows[: side * side]
-    low, high = rows.amin(1, keepdim=True), rows.amax(1, keepdim=True)
-    rows = (rows - low) / (high - low).clamp_min(1e-12)
-    return rearrange(rows, "(r c) (h w) -> (r h) (c w)", r=side, h=operator.block_size)

@@ -1,4 +1,4 @@
-"""Muon: steps of equal size in all directions of a kernel."""
+"""Muon: an optimizer whose steps have equal size in all directions of a kernel."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from lgmnet.speed.precision import has_bf16_arithmetic
 # Quintic Newton-Schulz iteration that drives singular values towards one (Jordan et al., 2024).
 COEFFICIENTS = 3.4445, -4.7750, 2.0315
 ITERATIONS = 5
-# A step has the root mean square that steps of Adam usually have, so both share one rate.
+# A step has the usual root mean square of a step of Adam, so both can use one learning rate.
 ADAM_RMS = 0.2
 MOMENTUM = 0.95
 
@@ -19,15 +19,15 @@ MOMENTUM = 0.95
 class Muon(torch.optim.AdamW):
     """Muon for the groups marked ``muon``, AdamW for the others.
 
-    The momentum of every kernel, flattened to a matrix ``(rows, columns)``, is made orthogonal;
-    matrices of one shape together. On matrices this is ``torch.optim.Muon``, which takes no others.
-    It is made orthogonal in bf16 on a GPU with bf16 arithmetic, whatever the precision of the
-    training, and in the type of the kernel elsewhere.
+    The momentum of every kernel is flattened to a matrix ``(rows, columns)`` and orthogonalised,
+    for all matrices of one shape together. For matrices this equals ``torch.optim.Muon``, which
+    takes only matrices. The precision is bf16 on a GPU with bf16 arithmetic, for any
+    precision of the training, and the type of the kernel otherwise.
 
     Args:
-        groups: of parameters; those marked ``"muon": True`` have two axes or more. The first makes
-            the rows: the outputs of a convolution.
-        lr: learning rate of all groups, on the scale of Adam's.
+        groups: groups of parameters. Parameters of a group with ``"muon": True`` have two or more
+            axes. The first axis, the outputs of a convolution, is the rows.
+        lr: learning rate of all groups, on the scale of Adam.
 
     Source:
         K. Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024; the scale
@@ -42,12 +42,12 @@ class Muon(torch.optim.AdamW):
         return super().step(closure)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state; the kept views are of the one before."""
+        """Load a state, and drop the views of the old state."""
         super().load_state_dict(state_dict)
         self._views().clear()
 
     def _move(self, group: dict[str, Any]) -> None:
-        """Step with the kernels of a group, and leave no gradient of them to Adam."""
+        """Update the kernels of a group, and delete their gradients so that Adam skips them."""
         kernels = [kernel for kernel in group["params"] if kernel.grad is not None]
         if not kernels:
             return
@@ -65,10 +65,10 @@ class Muon(torch.optim.AdamW):
             kernel.grad = None
 
     def _views(self) -> dict[nn.Parameter, "View"]:
-        return self.__dict__.setdefault("_kept_views", {})  # not of the state, so never saved
+        return self.__dict__.setdefault("_kept_views", {})  # outside the state, so never saved
 
     def _view(self, kernel: nn.Parameter) -> "View":
-        """Kernel and momentum as matrices. Making these anew took half of a step's host time."""
+        """Kernel and momentum as matrices; kept, because making them took half of the host time."""
         view = self._views().get(kernel)
         if view is None or view.strides != kernel.stride():
             axes = memory_order(kernel)
@@ -80,13 +80,13 @@ class Muon(torch.optim.AdamW):
     def _average(self, kernel: nn.Parameter) -> Tensor:
         state = self.state[kernel]
         if not state:
-            # Adam, which loads the state, looks for a step.
+            # Adam loads the state and needs the key "step".
             state |= {"average": torch.zeros_like(kernel), "step": torch.zeros(())}
         return state["average"]
 
 
 class View(NamedTuple):
-    """A kernel and the average of its gradients as matrices: views with axes in this order."""
+    """A kernel and the average of its gradients as matrices: views with permuted axes."""
 
     strides: tuple[int, ...]
     axes: list[int]
@@ -97,7 +97,7 @@ class View(NamedTuple):
 def _directions(kernels: list[nn.Parameter], views: list[View]) -> list[Tensor]:
     """Nesterov momentum of the gradients, as matrices."""
     averages = [view.average for view in views]
-    # A gradient may lie in memory otherwise than its kernel; then this is a copy.
+    # If the gradient has another memory order than its kernel, this is a copy.
     gradients = [
         kernel.grad.permute(view.axes).reshape(view.matrix.shape)  # type: ignore[union-attr]
         for kernel, view in zip(kernels, views, strict=True)
@@ -109,18 +109,18 @@ def _directions(kernels: list[nn.Parameter], views: list[View]) -> list[Tensor]:
 def memory_order(kernel: Tensor) -> list[int]:
     """The first axis, then the others from the slowest in memory to the fastest.
 
-    Columns in this order need no copy. They may stand in any: with a matrix its UVᵀ is permuted.
+    Columns in this order need no copy. Any order is valid: permuted columns give a permuted UVᵀ.
     """
     return [0, *sorted(range(1, kernel.ndim), key=kernel.stride, reverse=True)]
 
 
 def as_matrix(tensor: Tensor, axes: list[int]) -> Tensor:
-    """A view ``(rows, columns)`` of a tensor whose axes are put in this order before."""
+    """A view ``(rows, columns)`` of a tensor with permuted axes."""
     return tensor.permute(axes).view(tensor.shape[0], -1)
 
 
 def alike(matrices: list[Tensor]) -> list[list[int]]:
-    """The places of matrices of one shape."""
+    """Lists of indices; the matrices of one list have the same shape."""
     places: dict[torch.Size, list[int]] = {}
     for k, matrix in enumerate(matrices):
         places.setdefault(matrix.shape, []).append(k)
@@ -128,17 +128,17 @@ def alike(matrices: list[Tensor]) -> list[list[int]]:
 
 
 def iteration_type(matrix: Tensor) -> torch.dtype:
-    """bf16, in which GPUs multiply many times faster; on a CPU the type of the matrix."""
+    """bf16 on a GPU with bf16 arithmetic, which is much faster there; else the matrix type."""
     if matrix.device.type == "cuda" and has_bf16_arithmetic(matrix.device):
         return torch.bfloat16
     return matrix.dtype
 
 
 def orthogonalise(matrices: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """UVᵀ of every matrix UΣVᵀ in ``(batch, rows, columns)``, nearly: Σ becomes 0.7 to 1.2.
+    """Approximate UVᵀ of every matrix UΣVᵀ in ``(batch, rows, columns)``; Σ becomes 0.7 to 1.2.
 
     Args:
-        dtype: what to iterate in; that of the matrices by default.
+        dtype: type of the iteration; by default that of the matrices.
     """
     tall = matrices.shape[1] > matrices.shape[2]
     wide = matrices.mT if tall else matrices

@@ -1,4 +1,4 @@
-"""A run in one phase; or, for LoRun, in two: the backbone, then its adapters."""
+"""A run has one phase. A run of LoRun has two: the backbone, then its adapters."""
 
 import dataclasses
 from pathlib import Path
@@ -9,7 +9,6 @@ import torch
 from lgmnet.build import build_network
 from lgmnet.config import Config, ConfigError, LoraConfig, TrainingConfig
 from lgmnet.models import LoRun
-from lgmnet.ratios import measurements
 from lgmnet.runtime import Runtime
 from lgmnet.training.loop import train
 from lgmnet.training.setup import is_finished
@@ -18,29 +17,29 @@ from lgmnet.weights.adapters import save_adapters
 from lgmnet.weights.files import CheckpointError
 from lgmnet.weights.saved import BACKBONE, Weights, find_weights
 
-# Seeds are below SEEDS; the second phase draws with one that is far from the first's.
+# Seeds are below SEEDS. The seed of the second phase is that of the first plus SEED_OFFSET.
 SEEDS, SEED_OFFSET = 2**22, 2**21
 
 
 class Phase(NamedTuple):
-    """An ordinary run: its config, and its folder."""
+    """One ordinary run: its config and its folder."""
 
     config: Config
     folder: Path
 
 
 def phases(config: Config, folder: Path) -> list[Phase]:
-    """The runs that a config asks for, first to last; the last is in ``folder`` itself.
+    """The phases of a run in order. The folder of the last one is ``folder`` itself.
 
-    A LoRun with adapters is trained in two, the backbone in ``folder/backbone``; with
-    ``lora.backbone`` only the adapters are. The config of each phase, written into its folder,
-    gives the same phase again.
+    A LoRun with adapters has two phases; the backbone is in ``folder/backbone``. With
+    ``lora.backbone`` it has only the phase of the adapters. The config of each phase, written into
+    its folder, gives the same phase again.
 
     Raises:
-        ConfigError: a setting does not fit.
+        ConfigError: a setting does not fit the network.
     """
     with torch.device("meta"):
-        network = build_network(config, measurements(config.sampling))
+        network = build_network(config, config.sampling.sizes())
     if not isinstance(network, LoRun):
         if config.lora is not None:
             raise ConfigError(f"lora is for the network lorun, but model is {config.model.name}")
@@ -49,7 +48,7 @@ def phases(config: Config, folder: Path) -> list[Phase]:
         if config.lora is not None and config.lora.backbone:
             raise ConfigError(
                 f"lora.backbone is {config.lora.backbone}, but a network with model.sharing = "
-                f"{network.sharing} adapts none; set model.sharing=lora, or begin from those "
+                f"{network.sharing} has no adapters; set model.sharing=lora, or start from those "
                 "weights with training.start"
             )
         return [Phase(dataclasses.replace(config, lora=None), folder)]
@@ -57,13 +56,13 @@ def phases(config: Config, folder: Path) -> list[Phase]:
     if lora.backbone and config.training.start:
         raise ConfigError(
             f"training.start is {config.training.start} and lora.backbone is {lora.backbone}; a "
-            "LoRun begins from one of them: leave the other empty"
+            "LoRun starts from one of them: leave the other empty"
         )
     if lora.backbone:
         return [Phase(_adapter_config(config, lora), folder)]
     backbone = folder / BACKBONE
     named = dataclasses.replace(lora, backbone=str(backbone))
-    # The adapters see other crops than this backbone saw, or that of a run with the next seed.
+    # The adapters see other crops than the backbone, and than the backbone of a run with seed + 1.
     seed = (config.training.seed + SEED_OFFSET) % SEEDS
     second = dataclasses.replace(config.training, seed=seed, start="")
     second_config = _adapter_config(dataclasses.replace(config, training=second), named)
@@ -73,10 +72,10 @@ def phases(config: Config, folder: Path) -> list[Phase]:
 def train_phases(config: Config, folder: Path, here: Runtime, resume: bool = False) -> int:
     """Train all phases of a run; see `lgmnet.training.loop.train`.
 
-    A LoRun also leaves adapters.safetensors, the adapters of the weights that are scored.
+    A LoRun also writes adapters.safetensors, the adapters of the weights that are scored.
 
     Args:
-        resume: go on where the run was stopped, in whichever phase.
+        resume: continue the phase in which the run was stopped.
     """
     every = phases(config, folder)
     adapters = folder / "adapters.safetensors" if every[-1].config.lora else None
@@ -84,7 +83,7 @@ def train_phases(config: Config, folder: Path, here: Runtime, resume: bool = Fal
         first = phase.folder != folder
         if resume:
             over = _backbone_is_done(phase) if first else _adapters_are_missing(phase, adapters)
-            if here.agree(float(over)):  # as the main process finds it
+            if here.agree(float(over)):  # the main process decides
                 continue
         begun = len(every) == 1 or first or (folder / "last.pt").exists()
         stopped_by = train(phase.config, phase.folder, here, resume and begun)
@@ -98,10 +97,10 @@ def train_phases(config: Config, folder: Path, here: Runtime, resume: bool = Fal
 
 
 def _backbone_is_done(phase: Phase) -> bool:
-    """Whether the first phase has written its weights.
+    """Whether the first phase is finished.
 
     Raises:
-        CheckpointError: it has, and the config asks for one of another length.
+        CheckpointError: it is finished, but the config has another length.
     """
     if finished_step(phase.folder) < 0:
         return False
@@ -110,13 +109,13 @@ def _backbone_is_done(phase: Phase) -> bool:
         raise CheckpointError(
             f"the backbone in {phase.folder} is finished, after {was.steps} steps or "
             f"{was.minutes:g} minutes; the config asks for {now.steps} or {now.minutes:g}. Resume "
-            "with the length that it had, or start again in another folder"
+            "with the old length, or start in another folder"
         )
     return True
 
 
 def _adapters_are_missing(phase: Phase, adapters: Path | None) -> bool:
-    """Whether the last phase is finished but for the file of its adapters."""
+    """Whether the last phase is finished except for the adapters file."""
     final, state = phase.folder / "last.safetensors", phase.folder / "last.pt"
     if adapters is None or not (final.exists() and state.exists()):
         return False
@@ -146,7 +145,7 @@ def _adapter_config(config: Config, lora: LoraConfig) -> Config:
 
 
 def _shorten(settings: TrainingConfig, share: float) -> TrainingConfig:
-    """A share of a run: shorter epochs, so that milestones keep their place."""
+    """A share of a run: epochs are shorter, so milestones keep their relative place."""
     return dataclasses.replace(
         settings,
         steps_per_epoch=max(1, round(settings.steps_per_epoch * share)),

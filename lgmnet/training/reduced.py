@@ -1,4 +1,4 @@
-"""Weights in bf16 that are cast all at once: what autocast casts one by one."""
+"""bf16 weights that are cast all at once; autocast casts them one by one."""
 
 import copy
 from itertools import chain
@@ -8,19 +8,19 @@ from torch import Tensor, nn
 
 from lgmnet.models import SensingModel
 
-# What autocast runs in bf16, where it is a layer of its own.
+# Layers that autocast runs in bf16.
 CAST = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
 
 class ReducedWeights:
-    """A second model whose layers have bf16 weights; all else is shared with the first.
+    """A second model whose layers have bf16 weights. It shares everything else with the first.
 
-    Under autocast it computes what the first does, to the bit. Autocast launches two casts for each
+    Under autocast both models give the same result to the bit. Autocast launches two casts for each
     layer and two for their gradients: 1,400 of the 3,800 operations of a training step of LGM-Net.
-    Here all are cast by one call before the step, and their gradients by one after it.
+    Here one call casts all weights before the step, and one call casts their gradients after it.
 
     Args:
-        model: of float32, on its device and in its memory format.
+        model: the first model, in float32, already on its device and in its memory format.
     """
 
     def __init__(self, model: SensingModel) -> None:
@@ -39,8 +39,8 @@ class ReducedWeights:
 
     @torch.no_grad()
     def load(self) -> None:
-        """Take over the weights, and the settings of a step, of the first model."""
-        self.model.rows, self.model.noise_std = self._source.rows, self._source.noise_std
+        """Take over the weights and the noise of the first model."""
+        self.model.noise_std = self._source.noise_std
         for reduced in self._reduced:
             reduced.grad = None
         if self._full:

@@ -13,17 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lgmnet.config import Config, ratio_label
+from lgmnet.build import at_condition
+from lgmnet.config import Config
 from lgmnet.data.datasets import TrainingImages, file_of
 from lgmnet.evaluation.rebuild import validate
 from lgmnet.metrics import Score, summarise
 from lgmnet.models import SensingModel
-from lgmnet.ratios import at_ratio
 from lgmnet.runtime import Runtime, StopSignal
 from lgmnet.training import states
 from lgmnet.training.images import TrainingData
 from lgmnet.training.learner import Learner
-from lgmnet.training.log import RunLog, phi_tiles
+from lgmnet.training.log import RunLog
 from lgmnet.training.schedule import Position
 from lgmnet.weights import files, saved, tensor_files
 from lgmnet.weights.files import CheckpointError
@@ -173,7 +173,7 @@ class Saver:
             self._save_weights("best", self.judged, at, score)
 
     def _validate(self, at: Position) -> Score | None:
-        """The mean over the images, and over the ratios of a network that serves a range."""
+        """The mean over the images, and over the conditions of a network that serves several."""
         images = self.data.validation
         if images is None:
             return None
@@ -186,12 +186,15 @@ class Saver:
 
         sampling, limit = self.config.sampling, self.config.data.validation_images
         scores = {
-            ratio: validate(at_ratio(self.judged, sampling, ratio), images, self.here, limit, show)
-            for ratio in sampling.scored_ratios
+            condition: validate(
+                at_condition(self.judged, sampling, condition), images, self.here, limit, show
+            )
+            for condition in sampling.conditions
         }
         score = summarise(list(scores.values()))
-        each = {f"psnr_{ratio_label(r)}": s.psnr for r, s in scores.items() if sampling.is_range}
-        self.log.image(at.step, "phi", phi_tiles(self.learner.model.operator))  # type: ignore[arg-type]
+        each = {f"psnr_{c}": s.psnr for c, s in scores.items() if len(scores) > 1}
+        if (picture := self.learner.model.operator.picture()) is not None:
+            self.log.image(at.step, "phi", picture)
         self.log.record(
             at.step,
             "validation",
@@ -229,7 +232,7 @@ def restore(state: Mapping[str, Any], learner: Learner) -> Position:
                 "the saved state has no weight average; set training.ema=0 or start again"
             )
         average.load_state_dict(state["average"])
-    decays = [group["weight_decay"] for group in optimizer.param_groups]
+    decays = [group.get("weight_decay", 0) for group in optimizer.param_groups]
     try:
         optimizer.load_state_dict(state["optimizer"])
     except ValueError:

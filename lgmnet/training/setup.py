@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lgmnet.build import build_model, start_model
+from lgmnet.build import build_model, saved_operator, start_model
 from lgmnet.config import Config, TrainingConfig
 from lgmnet.data.crops import DeviceCrops, TrainingCrops
 from lgmnet.files import remove_leftovers, write_text
@@ -17,7 +17,7 @@ from lgmnet.runtime import Runtime
 from lgmnet.training import states
 from lgmnet.training.batches import open_batches
 from lgmnet.training.checks import check_run, check_trainable
-from lgmnet.training.images import TrainingData, open_data
+from lgmnet.training.images import TrainingData, check_fit, open_data
 from lgmnet.training.learner import Learner
 from lgmnet.training.saver import restore
 from lgmnet.training.schedule import Position, progress
@@ -58,6 +58,7 @@ def open_run(config: Config, folder: Path, here: Runtime, resume: bool) -> Run:
     torch.manual_seed(settings.seed)  # the start of the network; steps are seeded one by one
     data = open_data(config)
     learner = Learner(first_model(config, data, state), config, here)
+    check_fit(learner.model.operator, data.train, config.data)
     at = restore(state, learner) if state else Position()
     crops, batches = open_batches(config, data.train, here, at.step)
     if here.is_main:
@@ -73,7 +74,7 @@ def first_model(
 ) -> SensingModel:
     """The model that a run begins or goes on with; `restore` gives it the values of a state."""
     if state:
-        return build_model(config, state["model"]["operator.matrix"])
+        return build_model(config, saved_operator(state["model"]))
     model = start_model(config, data.train)
     if config.training.start:
         saved.adopt_weights(model, config.training.start, config.training.start_phi)

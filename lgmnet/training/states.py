@@ -1,4 +1,4 @@
-"""Training states: one file, written atomically, to resume from."""
+"""Training states: one file to resume from, written atomically."""
 
 import json
 import zipfile
@@ -19,7 +19,7 @@ from lgmnet.weights.tensor_files import damaged, read_metadata
 
 
 def finished_step(folder: Path) -> int:
-    """The step of the final weights of a run; -1 where it has not written all of them."""
+    """The step of the final weights of a run; -1 if not all of them are written."""
     try:
         return int(read_metadata(folder / "last.safetensors").get("step", -1))
     except CheckpointError:
@@ -27,7 +27,7 @@ def finished_step(folder: Path) -> int:
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a training state; the previous one stays until the new one was read back."""
+    """Write a training state. The previous state stays until the new one was read back."""
 
     def write(temporary: Path) -> None:
         torch.save(dict(state), temporary)
@@ -37,10 +37,10 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def require_intact(path: Path) -> None:
-    """Compare the entries of a state with their checksums (CRC-32), which torch.load does not.
+    """Compare the entries of a state with their checksums (CRC-32); torch.load does not.
 
     Raises:
-        RuntimeError: one is another, or the file is no state.
+        RuntimeError: a checksum is wrong, or the file is no state.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -48,14 +48,14 @@ def require_intact(path: Path) -> None:
     except (zipfile.BadZipFile, EOFError, NotImplementedError, zlib.error, ValueError) as error:
         raise RuntimeError(str(error)) from None
     if entry:
-        raise RuntimeError(f"the checksum of its entry {entry} is another")
+        raise RuntimeError(f"the checksum of its entry {entry} is wrong")
 
 
 def load_training_state(path: Path, config: Config) -> dict[str, Any]:
-    """Read a training state made with the same network and sampling.
+    """Read a training state with the same network and sampling.
 
     Raises:
-        CheckpointError: none there, damaged, or of another model.
+        CheckpointError: the state is missing, damaged, or of another model.
     """
     if not path.is_file():
         raise CheckpointError(
@@ -69,7 +69,7 @@ def load_training_state(path: Path, config: Config) -> dict[str, Any]:
     except Exception as error:  # torch raises many types for a damaged file
         raise CheckpointError(damaged(path, error)) from None
     if not isinstance(state, dict) or not {"config", "model", "step"} <= state.keys():
-        raise CheckpointError(f"{path} is no training state of lgmnet; name a run folder")
+        raise CheckpointError(f"{path} is not a training state of lgmnet; name a run folder")
     saved = config_from_dict(json.loads(state["config"]))
     theirs, ours = saved.as_dict(), config.as_dict()
     for section in ("model", "sampling", "lora", "training"):
@@ -88,9 +88,9 @@ def load_training_state(path: Path, config: Config) -> dict[str, Any]:
 def resolve_precision(
     config: Config, here: Runtime, state: Mapping[str, Any] | None = None
 ) -> Config:
-    """``config`` with ``training.precision: auto`` as it was resolved in a state, or is here.
+    """``config`` with ``training.precision: auto`` resolved: as in the state, or for this device.
 
-    On several machines it is what the main process finds.
+    With several processes the main process decides.
     """
     settings, precision = config.training, config.training.precision
     if precision == "auto" and state:
@@ -111,7 +111,7 @@ def changed_code(state: Mapping[str, Any], now: Mapping[str, str]) -> list[str]:
 
 
 def changed_settings(state: Mapping[str, Any], config: Config) -> list[str]:
-    """How ``training`` and ``data`` differ from those of a saved state, in words."""
+    """The settings of ``training`` and ``data`` that differ from a saved state, as text."""
     theirs = config_from_dict(json.loads(state["config"])).as_dict()
     ours = config.as_dict()
     return [

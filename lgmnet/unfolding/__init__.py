@@ -1,1 +1,1 @@
-"""Parts that two or more networks share."""
+"""Parts that several networks share."""

@@ -1,4 +1,4 @@
-"""Convolutions, the residual block, the soft threshold, and images as stacks of blocks."""
+"""Convolutions, the residual block, the soft threshold, and splitting images into blocks."""
 
 import math
 
@@ -17,7 +17,7 @@ def conv1x1(inputs: int, outputs: int) -> nn.Conv2d:
 
 
 class ResidualBlock(nn.Module):
-    """``v + conv(relu(conv(v)))``, width preserving.
+    """``v + conv(relu(conv(v)))``.
 
     Shapes: ``(batch, channels, H, W)`` in and out.
     """
@@ -33,7 +33,7 @@ class ResidualBlock(nn.Module):
 
 
 def bottleneck(channels: int, width: int) -> nn.Sequential:
-    """1 x 1 to ``width``, two residual blocks, 1 x 1 back: what PRL and LGM-Net add as prior."""
+    """1 x 1 to ``width``, two residual blocks, 1 x 1 back: the prior of PRL and LGM-Net."""
     return nn.Sequential(
         conv1x1(channels, width),
         ResidualBlock(width),
@@ -43,12 +43,12 @@ def bottleneck(channels: int, width: int) -> nn.Sequential:
 
 
 def soft_threshold(values: Tensor, threshold: Tensor | float) -> Tensor:
-    """sign(v) max(|v| − θ, 0). A negative θ, which training may find, enlarges every value."""
+    """sign(v) max(|v| − θ, 0). A negative θ, possible after training, enlarges every value."""
     return values.sign() * F.relu(values.abs() - threshold)
 
 
 def split_measurement(measurement: Tensor) -> Tensor:
-    """``(b, m, h, w)`` -> ``(b h w, m, 1, 1)``: every block an image of its own."""
+    """``(b, m, h, w)`` -> ``(b h w, m, 1, 1)``: each block as a separate image."""
     return rearrange(measurement, "b m h w -> (b h w) m 1 1")
 
 
@@ -63,9 +63,9 @@ def join_blocks(blocks: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def radius(module: nn.Module) -> int:
-    """Pixels on each side that a module's result depends on, if all its layers were in a row.
+    """Radius of the receptive field of a module whose layers run one after the other.
 
-    Of its own input; layers at a coarser scale are not expected.
+    In pixels of its input. All layers must be at the same scale.
     """
     total = 0
     for layer in module.modules():
@@ -77,5 +77,5 @@ def radius(module: nn.Module) -> int:
 
 
 def blocks_beyond(module: nn.Module, block_size: int) -> int:
-    """Blocks on each side of one block that a module's result in it depends on."""
+    """Radius of the receptive field of a module, in blocks, rounded up."""
     return math.ceil(radius(module) / block_size)

@@ -1,4 +1,4 @@
-"""Checks of a network's options, with errors that say what was given and what is possible."""
+"""Checks of the options of a network, with errors that give the value and the choices."""
 
 
 def require_positive(**sizes: int) -> None:

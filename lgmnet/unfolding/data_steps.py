@@ -1,4 +1,4 @@
-"""Steps towards the measurement."""
+"""Data steps: they move an image towards the measurement."""
 
 import math
 
@@ -30,7 +30,7 @@ class QuadraticStep(nn.Module):
     """(ΦᵀΦ + μI)⁻¹(Φᵀy + μx) with a learned, positive weight μ: half-quadratic splitting.
 
     Args:
-        weight: μ before training. What is trained is the inverse softplus of μ.
+        weight: μ before training. The trained parameter is the inverse softplus of μ.
     """
 
     def __init__(self, weight: float = 0.5) -> None:
@@ -46,10 +46,10 @@ class QuadraticStep(nn.Module):
 
 
 class SigmoidRange(nn.Module):
-    """x − σ(conv[x, ΦᵀΦx, Φᵀy]) on features: what is subtracted is learned, each value in (0, 1).
+    """x − σ(conv[x, ΦᵀΦx, Φᵀy]) on features; the learned values that are subtracted lie in (0, 1).
 
     Shapes:
-        features, result: ``(batch, channels, H/scale, W/scale)``; channels divide by scale².
+        features, result: ``(batch, channels, H/scale, W/scale)``; channels is a multiple of scale².
         back_projection: Φᵀy, pixel-unshuffled: ``(batch, scale², H/scale, W/scale)``.
     """
 

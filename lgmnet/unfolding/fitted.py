@@ -1,4 +1,4 @@
-"""The contract of parts that are computed before training, not trained."""
+"""The interface of parts that are computed before training instead of trained."""
 
 from abc import ABC, abstractmethod
 
@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 
 class Fitted(nn.Module, ABC):
-    """A part that is made of Φ, and perhaps of training blocks, and saved with the network.
+    """A part that is computed from Φ, and perhaps training blocks, and saved with the network.
 
-    Until `fit` its tensors are NaN, so that a forgotten one cannot pass for a bad result.
+    Its tensors are NaN until `fit` is called, so that a missing call is noticed.
     """
 
     @property
@@ -21,5 +21,5 @@ class Fitted(nn.Module, ABC):
         """Compute this part for Φ ``(m, B²)``.
 
         Args:
-            blocks: ``(count, B²)`` training blocks in [0, 1], where they are needed.
+            blocks: ``(count, B²)`` training blocks in [0, 1], if `needs_blocks`.
         """

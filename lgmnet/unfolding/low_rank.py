@@ -1,13 +1,13 @@
-"""Low-rank adapters: a module and what one user of it changes in its weights.
+"""Low-rank adapters: changes to the weights of a module.
 
-Several sets of adapters may stand beside one module. The module is never rewritten, unless it is
-merged on request; a set is applied by computing the weights it stands for:
+One module may have several sets of adapters. A set is applied by computing the changed weights.
+The module itself does not change, unless you merge a set into it:
 
     module.requires_grad_(False)                      # freeze
     adapters = Adapters(module, gamma=10)             # attach; changes nothing yet
-    result = adapters(module, image)                  # instead of module(image)
-    adapters.merge(module)                            # now module(image) is the same
-    unmerge(module)                                   # and now what it was, to the bit
+    result = adapters(module, image)                  # in place of module(image)
+    adapters.merge(module)                            # now module(image) gives the same result
+    unmerge(module)                                   # restores the old weights, to the bit
 """
 
 import hashlib
@@ -24,14 +24,14 @@ from lgmnet.registry import require_choice
 ADAPTED = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d)
 EXCLUDED_MODES = ("per_stage_full", "frozen")
-# Attribute of a merged module: its weights as they were, by name.
+# Attribute of a merged module: its weights before merging, by name.
 ORIGINALS = "weights_before_merging"
 
 
 def rank(shape: Sequence[int], gamma: float) -> int:
     """⌈min(in, out)·γ/100⌉ for a weight whose first two axes are its outputs and inputs.
 
-    A grouped convolution counts the inputs of one group, so a depthwise one has rank 1.
+    A grouped convolution counts the inputs of one group, so a depthwise convolution has rank 1.
     """
     if not 0 < gamma <= 100:
         what = "rank 0" if gamma <= 0 else "more than full rank"
@@ -42,13 +42,13 @@ def rank(shape: Sequence[int], gamma: float) -> int:
 
 
 class LowRankUpdate(nn.Module):
-    """ΔW = AB for the weight of one layer of rank r. A starts at zero, so ΔW does.
+    """ΔW = AB of rank r for the weight of one layer. A starts at zero, and so does ΔW.
 
-    B starts with standard deviation 1/r: then a step of Adam changes W about as much as if W itself
-    were trained. The paper does not give the value.
+    B starts with standard deviation 1/r. Then a step of Adam changes W about as much as if W itself
+    were trained. The paper does not give this value.
 
-    For a kernel ``(c, d, k, k)`` the product of A ``(c k, r k)`` and B ``(r k, d k)`` is read as
-    the kernel; for a matrix k is 1.
+    For a kernel ``(c, d, k, k)`` the product of A ``(c k, r k)`` and B ``(r k, d k)`` is reshaped
+    to the kernel. For a matrix k is 1.
 
     Args:
         shape: of the weight.
@@ -72,24 +72,24 @@ class LowRankUpdate(nn.Module):
 
 
 class Adapters(nn.Module):
-    """One set of changes to the weights of a module, which is passed in and never kept.
+    """One set of changes to the weights of a module. It holds no reference to the module.
 
     Every Linear, Conv2d and ConvTranspose2d gets a `LowRankUpdate`. Biases, norms and other values
-    stay those of the module.
+    are those of the module.
 
     Args:
-        module: what is adapted. Freeze it with ``requires_grad_(False)``.
-        gamma: rank of the changes, as a percentage of the full one; see `rank`.
+        module: the module to adapt. Freeze it with ``requires_grad_(False)``.
+        gamma: rank of the changes, as a percentage of the full rank; see `rank`.
         exclude: layers with one of these words in their dotted name get no low-rank change.
-        excluded_mode: ``per_stage_full``: this set has an excluded layer of its own;
-            ``frozen``: the module's serves all.
-        train_bias, train_norm: whether this set has biases, and norms, of its own.
+        excluded_mode: ``per_stage_full``: this set has its own copy of each excluded layer;
+            ``frozen``: all sets use the layer of the module.
+        train_bias, train_norm: whether this set has its own biases, and its own norms.
 
     Raises:
-        ValueError: a rank of zero or beyond the full one, or nothing to exclude by that name.
+        ValueError: the rank is zero or above the full rank, or ``exclude`` matches no layer.
 
     Source:
-        LoRun; the reading of a kernel as a matrix is that of E. J. Hu et al., "LoRA: Low-rank
+        LoRun. A kernel is treated as a matrix as by E. J. Hu et al., "LoRA: Low-rank
         adaptation of large language models", ICLR 2022.
     """
 
@@ -137,7 +137,7 @@ class Adapters(nn.Module):
         """The changed weights of ``module`` by their dotted name.
 
         Raises:
-            ValueError: the module is merged, so its weights hold a change already.
+            ValueError: the module is merged, so its weights are changed already.
         """
         if hasattr(module, ORIGINALS):
             raise ValueError("this module is merged with adapters; unmerge it first")
@@ -150,10 +150,10 @@ class Adapters(nn.Module):
 
     @torch.no_grad()
     def merge(self, module: nn.Module) -> None:
-        """Write the changed weights into ``module``, which keeps the old ones to `unmerge`.
+        """Write the changed weights into ``module``. It keeps the old weights for `unmerge`.
 
         Raises:
-            ValueError: it is merged already, with these adapters or others.
+            ValueError: the module is merged already, with these adapters or others.
         """
         own = dict(module.named_parameters())
         changed = self.weights(module)
@@ -162,7 +162,7 @@ class Adapters(nn.Module):
             own[name].copy_(value)
 
     def refresh(self, module: nn.Module) -> None:
-        """Take the module's values anew where this set has full ones, as when it was attached."""
+        """Copy the values of the module again to the layers that this set holds in full."""
         own = dict(module.named_parameters())
         with torch.no_grad():
             for key, value in self.full.items():
@@ -171,10 +171,10 @@ class Adapters(nn.Module):
 
 @torch.no_grad()
 def unmerge(module: nn.Module) -> None:
-    """Give a merged module its own weights back, to the bit.
+    """Restore the weights of a merged module, to the bit.
 
     Raises:
-        ValueError: it is not merged.
+        ValueError: the module is not merged.
     """
     if not hasattr(module, ORIGINALS):
         raise ValueError("this module is not merged with adapters; there is nothing to undo")
@@ -184,7 +184,7 @@ def unmerge(module: nn.Module) -> None:
 
 
 def module_fingerprint(module: nn.Module) -> str:
-    """SHA-256 of a module's parameters as float32, with their names: adapters fit no other."""
+    """SHA-256 of names and values (float32) of the parameters; adapters fit this module only."""
     digest = hashlib.sha256()
     for name, value in sorted(module.named_parameters()):
         digest.update(f"{name} {tuple(value.shape)}".encode())
@@ -197,7 +197,7 @@ def _adapted(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _key(name: str, kind: str) -> str:
-    """A module's dotted name as a key, which must have no dot."""
+    """The dotted name of a module as a key of a ModuleDict, which allows no dot."""
     return f"{name}.{kind}".lstrip(".").replace(".", "/")
 
 

@@ -1,4 +1,4 @@
-"""The first estimate x⁰ as a learned or fitted linear map of y."""
+"""The first estimate x⁰, as Φᵀy or a learned or fitted linear map of y."""
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +9,9 @@ from lgmnet.registry import require_choice
 from lgmnet.unfolding.fitted import Fitted
 
 RULES = ("regression", "adjoint", "gaussian")
+BACK_PROJECTION = "back_projection"
+# On what a prior works: every block by itself, or the whole image.
+PRIOR_DOMAINS = ("block", "image")
 # Standard deviation of a gaussian start (Li and Zhou, AMP-Net, 2020).
 GAUSSIAN_STD = 0.01
 
@@ -16,8 +19,8 @@ GAUSSIAN_STD = 0.01
 class LinearStart(Fitted):
     """x⁰ = Qy, block by block.
 
-    Q is made by `fit` before training and saved with the network. Until then it is NaN, so that
-    a forgotten start cannot pass for a bad result.
+    `fit` computes Q before training, and Q is saved with the network. Until then Q is NaN, so that
+    a missing call is noticed.
 
     Args:
         measurements: m.
@@ -52,13 +55,13 @@ class LinearStart(Fitted):
 
     @torch.no_grad()
     def fit(self, phi: Tensor, blocks: Tensor | None = None) -> None:
-        """Make Q for Φ ``(m, B²)``.
+        """Compute Q for Φ ``(m, B²)``.
 
         Args:
             blocks: ``(count, B²)`` training blocks in [0, 1], for the regression.
 
         Raises:
-            ValueError: the regression has no blocks, or fewer than measurements.
+            ValueError: the regression has no blocks, or fewer blocks than measurements.
         """
         if self.rule == "adjoint":
             self.matrix.copy_(phi.T)
@@ -77,8 +80,37 @@ class LinearStart(Fitted):
         return make_blocks(measurement, self.matrix.T, self.block_size)
 
 
+def first_estimate(
+    rule: str, measurements: int | None, block_size: int | None
+) -> LinearStart | None:
+    """The part that makes x⁰ by one of the `RULES`; None for ``back_projection``, x⁰ = Φᵀy.
+
+    Raises:
+        ValueError: an unknown rule, or one that needs blocks where m and B are not given.
+    """
+    require_choice("start", rule, (*RULES, BACK_PROJECTION))
+    if rule == BACK_PROJECTION:
+        return None
+    if measurements is None or block_size is None:
+        raise ValueError(
+            f"start is '{rule}', which is a linear map of blocks, but the operator has no blocks; "
+            f"set model.start={BACK_PROJECTION}"
+        )
+    return LinearStart(measurements, block_size, rule)
+
+
+def check_domain(prior_domain: str, block_size: int | None) -> None:
+    """Raise ValueError for an unknown domain, or for blocks where the operator has none."""
+    require_choice("prior_domain", prior_domain, PRIOR_DOMAINS)
+    if prior_domain == "block" and block_size is None:
+        raise ValueError(
+            "prior_domain is 'block', but the operator has no blocks; set model.prior_domain=image "
+            "and model.start=back_projection"
+        )
+
+
 def regression(phi: Tensor, blocks: Tensor) -> Tensor:
-    """Q ``(B², m)`` with the least mean of ‖QΦx − x‖² over blocks ``(count, B²)``."""
+    """Q ``(B², m)`` that minimises the mean of ‖QΦx − x‖² over blocks ``(count, B²)``."""
     x = blocks.double().to(phi.device)
     y = x @ phi.double().T
     return torch.linalg.lstsq(y.T @ y, y.T @ x).solution.T.to(phi.dtype)

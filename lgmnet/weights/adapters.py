@@ -9,10 +9,9 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from lgmnet.build import build_model
+from lgmnet.build import at_condition, build_model, saved_operator
 from lgmnet.config import Config
 from lgmnet.models import LoRun, SensingModel
-from lgmnet.ratios import at_ratio
 from lgmnet.registry import require_choice
 from lgmnet.unfolding.low_rank import module_fingerprint
 from lgmnet.weights.files import CheckpointError, write_atomically
@@ -90,17 +89,17 @@ class Adapted:
                 "fit only the backbone of their own run"
             )
 
-    def load(self, ratio: float | None = None) -> SensingModel:
+    def load(self, condition: str | None = None) -> SensingModel:
         """The model in float32, on the CPU, in evaluation mode; see `Weights.load`."""
         own = self._backbone.state_dict().items()
         shared = {k: v for k, v in own if k.startswith(BACKBONE)}
         check_shapes(self.config, read_shapes(self.path) | shared, self.path)
         state = read_tensors(self.path)
-        model = build_model(self.config, state["operator.matrix"])
+        model = build_model(self.config, saved_operator(state))
         load_state(model, state | shared, str(self.path))
         if self._merge:
             model.network = _lorun(model).merged()
-        return at_ratio(model.eval(), self.config.sampling, ratio)
+        return at_condition(model.eval(), self.config.sampling, condition)
 
     def save(self, path: Path) -> None:
         """Write a weights file that needs neither of the two."""

@@ -26,7 +26,7 @@ class ExportError(ValueError):
 
 
 class Rebuild(nn.Module):
-    """Image ``(batch, 1, H, W)`` from y; or from the image itself, which is measured first."""
+    """Image ``(batch, channels, H, W)`` from y; or from the image, which is measured first."""
 
     def __init__(self, model: SensingModel, from_image: bool) -> None:
         super().__init__()
@@ -42,8 +42,9 @@ class Rebuild(nn.Module):
 
     def example(self, batch: int, rows: int, columns: int) -> Tensor:
         """What is given for random images of ``rows x columns`` times the smallest."""
-        side = self.model.multiple
-        image = torch.rand(batch, 1, rows * side, columns * side)
+        side, operator = self.model.multiple, self.model.operator
+        height, width = operator.size or (rows * side, columns * side)
+        image = torch.rand(batch, operator.channels, height, width)
         return image if self.from_image else self.model.operator(image)
 
 
@@ -71,9 +72,9 @@ def export_model(model: SensingModel, path: Path, from_image: bool = False) -> N
 
 
 def trace(rebuild: Rebuild) -> ExportedProgram:
-    """The operations of a model, for any number of images and blocks."""
+    """The operations of a model, for any number of images, and of blocks where sizes differ."""
     sides = {2: rebuild.step * Dim("rows"), 3: rebuild.step * Dim("columns")}
-    sizes = ({0: Dim("batch"), **sides},)
+    sizes = ({0: Dim("batch"), **({} if rebuild.model.operator.size else sides)},)
     try:
         return torch.export.export(
             rebuild, (rebuild.example(2, 2, 3),), dynamic_shapes=sizes, strict=False

@@ -1,25 +1,29 @@
-"""Tensors in the pickles of others."""
+"""Tensors in the weights files of others: pickles, and MATLAB 7.3."""
 
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from lgmnet.arrays import require_small
 from lgmnet.weights.files import CheckpointError
 
 
 def load_foreign(path: Path) -> dict[str, Tensor]:
-    """Tensors of somebody else's pickle, read without running anything it contains.
+    """Tensors of somebody else's file, read without running anything it contains.
 
     They may lie one level down, beside other things, as in ``{"params": …}`` of BasicSR and
-    ``{"state_dict": …, "epoch": …}`` of Lightning.
+    ``{"state_dict": …, "epoch": …}`` of Lightning. A .mat is read by `load_matlab_layers`.
 
     Raises:
         CheckpointError: no file, damaged, or no single dict of tensors in it.
     """
     if not path.is_file():
         raise CheckpointError(f"there is no file {path}")
+    if path.suffix == ".mat":
+        return load_matlab_layers(path)
     try:
         require_stored(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -40,8 +44,10 @@ def load_foreign(path: Path) -> dict[str, Tensor]:
 
 
 def require_stored(path: Path) -> None:
-    """Raise ValueError where a zip file has packed entries: torch.save packs none, and a few
-    kilobytes could become many gigabytes."""
+    """Raise ValueError if a zip file has compressed entries.
+
+    torch.save compresses none, and a few kilobytes could become many gigabytes.
+    """
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:
@@ -51,7 +57,7 @@ def require_stored(path: Path) -> None:
 
 
 def _own_values(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """The tensors, if each has as many values as it has elements: a repeated one has no end."""
+    """The tensors. A tensor that repeats its values is refused: it could be of any size."""
     for name, tensor in tensors.items():
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise CheckpointError(
@@ -59,6 +65,44 @@ def _own_values(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
                 ".contiguous()"
             )
     return tensors
+
+
+def load_matlab_layers(path: Path) -> dict[str, Tensor]:
+    """The weights in the cell array ``net.layers`` of a MATLAB 7.3 file.
+
+    Their names are ``{index}.{type}.{number}`` of the layer and of its weights, counted from 0.
+    The axes are those that MATLAB shows.
+
+    Raises:
+        CheckpointError: h5py is missing, or the file is damaged or has no such array.
+    """
+    try:
+        import h5py
+    except ImportError:
+        raise CheckpointError(
+            f"{path} needs h5py: pip install -c constraints.txt -e '.[matlab]'"
+        ) from None
+    try:
+        with h5py.File(path) as file:
+            layers = [file[reference] for reference in file["net/layers"][()].ravel()]
+            weights = {
+                f"{k}.{_text(layer['type'])}.{n}": file[reference]
+                for k, layer in enumerate(layers)
+                if "weights" in layer
+                for n, reference in enumerate(layer["weights"][()].ravel())
+            }
+            require_small(path, sum(v.size * v.dtype.itemsize for v in weights.values()))
+            return {name: torch.from_numpy(v[()].T.copy()) for name, v in weights.items()}
+    except (OSError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read as layers of Deep ADMM-Net, a cell array net.layers in a "
+            f"MATLAB 7.3 file ({type(error).__name__}: {error})"
+        ) from None
+
+
+def _text(characters: Any) -> str:
+    """A MATLAB string, which is stored as numbers."""
+    return "".join(map(chr, characters[()].ravel()))
 
 
 def _is_state(content: object) -> bool:

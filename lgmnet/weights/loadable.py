@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from lgmnet.build import chosen_options
-from lgmnet.config import Config
+from lgmnet.config import Config, plain
 from lgmnet.models import SensingModel
 
 
@@ -17,11 +17,11 @@ class Loadable(Protocol):
     @property
     def metadata(self) -> Mapping[str, str]: ...
 
-    def load(self, ratio: float | None = None) -> SensingModel:
+    def load(self, condition: str | None = None) -> SensingModel:
         """The model in float32, on the CPU, in evaluation mode.
 
         Args:
-            ratio: of the measurement, for a network that serves a range.
+            condition: that it measures at, for a network that serves several.
         """
 
 
@@ -34,8 +34,7 @@ def settings_of(weights: Loadable) -> dict[str, Any]:
     found = {"network": config.model.name, "options": chosen_options(config)}
     if "step" not in weights.metadata:  # imported or not trained: the config does not say how
         return found
-    names = ("block_size", "phi", "phi_init")
-    sampling = {name: getattr(config.sampling, name) for name in names}
+    sampling = {name: plain(getattr(config.sampling, name)) for name in config.sampling.compared}
     return {
         **found,
         "sampling": sampling,

@@ -11,7 +11,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lgmnet.data.transforms import crop_back, pad_to_block
+from lgmnet.data import color
+from lgmnet.data.transforms import channels_first, channels_last, crop_back, pad_to_block
+from lgmnet.data.values import to_unit
 from lgmnet.models import SensingModel
 from lgmnet.runtime import device_of
 from lgmnet.weights.files import CheckpointError, write_atomically
@@ -21,36 +23,59 @@ FORMAT = "lgmnet-measurement/1"
 
 
 class Measurement(NamedTuple):
-    """y ``(1, m, H/B, W/B)`` of one image, the image's size before padding, and the hash of Φ."""
+    """y ``(1, …)`` of one image, the image's size before padding, the hash of Φ, the condition.
+
+    The condition is empty where the network serves one only, or the shape of y tells it.
+    """
 
     values: Tensor
     height: int
     width: int
     phi_sha256: str
+    condition: str = ""
 
 
-def measure_image(model: SensingModel, luma: np.ndarray, name: str) -> Measurement:
-    """Measure an image of any size, where the model is; zeros complete it to whole blocks.
+def measure_image(
+    model: SensingModel, pixels: np.ndarray, name: str, condition: str | None = None
+) -> Measurement:
+    """Measure an image on the device of the model. Zeros pad it to whole blocks.
 
     Args:
-        luma: ``(H, W)`` uint8.
-        name: fixes the noise, where the model has any.
+        pixels: ``(H, W)`` or BGR ``(H, W, 3)`` or ``(H, W, C)``, uint8, uint16 or float32. An
+            operator of one channel measures the luma, one of three the colours together.
+        name: seeds the noise, if the model has any.
+        condition: the one that the model was loaded for, if any.
 
     Returns:
-        y on the CPU, whatever the device of the model.
+        y on the CPU, for any device of the model.
+
+    Raises:
+        ValueError: size or channels of the image do not fit the operator.
     """
-    image = torch.from_numpy(luma).to(device_of(model))[None, None].float() / 255
-    padded = pad_to_block(image, model.multiple)
+    [plane] = color.channels(pixels, color.policy_for(model.operator.channels))
+    image = to_unit(channels_first(plane).to(device_of(model)))[None]
+    if model.operator.size is None:
+        image = pad_to_block(image, model.multiple)
     with torch.inference_mode():
-        values = model.measure(padded, name)
+        values = model.measure(image, name)
     values = values.cpu().contiguous()  # safetensors takes no other
-    return Measurement(values, luma.shape[0], luma.shape[1], model.operator.fingerprint())
+    height, width = pixels.shape[:2]
+    fingerprint = model.operator.fingerprint()
+    return Measurement(values, height, width, fingerprint, condition or "")
+
+
+def measured_numbers(model: SensingModel, measurement: Measurement) -> int:
+    """How many numbers of y were measured: those that a mask leaves out are zero."""
+    support = model.operator.support
+    shape = measurement.values.shape[1:]
+    return shape.numel() if support is None else int(support.expand(shape).sum())
 
 
 def reconstruct_image(model: SensingModel, measurement: Measurement) -> np.ndarray:
-    """The image ``(H, W)`` float32 in [0, 1], not clipped, in its size before padding.
+    """The image in its size before padding, float32, 1.0 is white, not clipped.
 
-    It is rebuilt where the model is.
+    ``(H, W)``, or ``(H, W, C)``: three channels in OpenCV's order, BGR. It is computed on the
+    device of the model.
 
     Raises:
         CheckpointError: the measurement was made with another Φ, or its size is another.
@@ -64,12 +89,13 @@ def reconstruct_image(model: SensingModel, measurement: Measurement) -> np.ndarr
     _check_size(model, measurement)
     with torch.inference_mode():
         image = model.reconstruct(measurement.values.to(device_of(model)))
-    return crop_back(image, measurement.height, measurement.width)[0, 0].cpu().numpy()
+    cropped = crop_back(image, measurement.height, measurement.width)[0]
+    return color.join([channels_last(cropped.cpu().numpy())])
 
 
 def _check_size(model: SensingModel, measurement: Measurement) -> None:
     height, width = measurement.height, measurement.width
-    whole = [side + -side % model.multiple for side in (height, width)]
+    whole = model.operator.size or [s + -s % model.multiple for s in (height, width)]
     expected = 1, *model.operator.measurement_shape(*whole)
     if measurement.values.shape != expected:
         raise CheckpointError(
@@ -86,6 +112,8 @@ def save_measurement(path: Path, measurement: Measurement) -> None:
         "width": str(measurement.width),
         "phi_sha256": measurement.phi_sha256,
     }
+    if measurement.condition:
+        metadata["condition"] = measurement.condition
     tensors = {"measurement": measurement.values.float().contiguous()}
     metadata = with_content_hash(metadata, tensors)
     write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
@@ -110,14 +138,15 @@ def load_measurement(path: Path) -> Measurement:
         raise CheckpointError(f"{path} is no measurement; make it with scripts/measure.py")
     if values.dtype != torch.float32 or values.ndim != 4 or not values.numel():
         raise CheckpointError(
-            f"{path} holds {values.dtype} of shape {tuple(values.shape)}, expected float32 "
-            "(1, m, H/B, W/B)"
+            f"{path} holds {values.dtype} of shape {tuple(values.shape)}, expected float32 with "
+            "four axes, such as (1, m, H/B, W/B)"
         )
     check_content(path, metadata, {"measurement": values})
     if not values.isfinite().all():
         raise CheckpointError(f"{path} holds values that are not finite")
     height, width = (_pixels(metadata, key, path) for key in ("height", "width"))
-    return Measurement(values, height, width, metadata.get("phi_sha256", "none"))
+    phi_sha256, condition = metadata.get("phi_sha256", "none"), metadata.get("condition", "")
+    return Measurement(values, height, width, phi_sha256, condition)
 
 
 def _pixels(metadata: Mapping[str, str], key: str, path: Path) -> int:

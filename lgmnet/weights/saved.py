@@ -4,6 +4,7 @@ A weights file holds the model's tensors and, as metadata, the full config, what
 on, its metrics and the hash of Φ: nothing else is needed to use it.
 """
 
+import copy
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -15,12 +16,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lgmnet import runtime
-from lgmnet.build import build_model
+from lgmnet.build import OPERATOR, at_condition, build_model, saved_operator
 from lgmnet.config import Config
 from lgmnet.files import sha256
 from lgmnet.models import SensingModel
-from lgmnet.operators.matrices import fingerprint
-from lgmnet.ratios import at_ratio
+from lgmnet.operators import LinearOperator
+from lgmnet.operators.ratios import condition_of
 from lgmnet.weights import hub
 from lgmnet.weights.files import SUMS, CheckpointError, read_sums, write_atomically
 from lgmnet.weights.tensor_files import (
@@ -54,18 +55,19 @@ class Weights:
         if self.name == BACKBONE:  # every run of a LoRun has one
             self.name = f"{folder.parent.name}_{BACKBONE}"
 
-    def load(self, ratio: float | None = None) -> SensingModel:
+    def load(self, condition: str | None = None) -> SensingModel:
         """The model in float32, on the CPU, in evaluation mode.
 
         Args:
-            ratio: of the measurement, for a network that serves a range; the largest by default.
+            condition: that it measures at, for a network that serves several, such as ``r0.05``;
+                the largest ratio, or the first mask, by default.
         """
         verify(self.path)
         self.shadow()  # refused before memory is taken
         state = read_tensors(self.path)
-        model = build_model(self.config, state["operator.matrix"])
+        model = build_model(self.config, saved_operator(state))
         load_state(model, state, str(self.path))
-        return at_ratio(model.eval(), self.config.sampling, ratio)
+        return at_condition(model.eval(), self.config.sampling, condition)
 
     def shadow(self) -> SensingModel:
         """The model without values, on the meta device, where the file is what its config says.
@@ -91,23 +93,26 @@ class Weights:
         return value
 
 
-def load(name: str | Path, ratio: float | None = None) -> SensingModel:
+def load(
+    name: str | Path, ratio: float | None = None, condition: str | None = None
+) -> SensingModel:
     """A model with its weights, by name (``"lgm_net_tiny_r0.10"``), folder, file, or ``hf:`` name.
 
     Algorithms without trained values are given by their config, such as configs/fista.yaml.
 
     Args:
         ratio: of the measurement, for a network that serves a range; the largest by default.
+        condition: in general what it measures at, such as the name of a mask; see `Weights.load`.
 
     Returns:
         The model in evaluation mode, on the CPU: ``measure``, ``reconstruct``, or call it.
 
     Raises:
         CheckpointError: there are no such weights, they are damaged, or shipped and altered.
-        ConfigError: the network was not made for this ratio.
+        ConfigError: the network was not made for this ratio or condition.
         HubError: weights on the hub cannot be fetched.
     """
-    return find_weights(name).load(ratio)
+    return find_weights(name).load(condition_of(ratio, condition))
 
 
 def find_weights(name: str | Path, overrides: Sequence[str] = ()) -> Weights | Untrained:
@@ -171,17 +176,30 @@ def save_weights(
     Raises:
         CheckpointError: the file cannot be written, or a value is NaN or infinite.
     """
-    state = {k: v.detach().cpu().to(precision).contiguous() for k, v in model.state_dict().items()}
+    state = {k: stored(v, precision) for k, v in model.state_dict().items()}
     if ruined := first_not_finite(state):
         raise CheckpointError(f"{path} was not written: {ruined} holds NaN or infinity")
     full = {
         "format": FORMAT,
         "config": json.dumps(config.as_dict()),
-        "phi_sha256": fingerprint(state["operator.matrix"]),
+        "phi_sha256": stored_fingerprint(model.operator, state),
         **(metadata or {}),
     }
     full = with_content_hash(full, state)
     write_atomically(path, lambda temporary: save_file(state, temporary, full))
+
+
+def stored(tensor: Tensor, precision: torch.dtype) -> Tensor:
+    """A tensor as it is written; what holds no real numbers, such as a mask, stays as it is."""
+    kept = tensor.detach().cpu().contiguous()
+    return kept.to(precision) if kept.is_floating_point() else kept
+
+
+def stored_fingerprint(operator: LinearOperator, state: Mapping[str, Tensor]) -> str:
+    """Of the operator that a written state gives again: its numbers are rounded."""
+    rounded = copy.deepcopy(operator).cpu()
+    rounded.load_state_dict({k: state[OPERATOR + k] for k in operator.state_dict()})
+    return rounded.fingerprint()
 
 
 def verify(path: Path) -> None:
@@ -221,7 +239,8 @@ def adopt_weights(model: SensingModel, name: str | Path, phi: bool = True) -> No
 def adopt_matrix(model: SensingModel, trained: SensingModel) -> None:
     """Take the Φ of a trained model where it has the same shape; else keep the own."""
     ours, theirs = model.operator.state_dict(), trained.operator.state_dict()
-    if ours["matrix"].shape == theirs["matrix"].shape:
+    shapes = [{k: v.shape for k, v in state.items()} for state in (ours, theirs)]
+    if shapes[0] == shapes[1]:
         model.operator.load_state_dict(theirs)
 
 

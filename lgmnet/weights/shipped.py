@@ -7,7 +7,8 @@ from typing import Any
 
 from lgmnet import complexity
 from lgmnet.config import Config
-from lgmnet.ratios import measurements
+from lgmnet.operators import BlockSamplingConfig
+from lgmnet.report import condition, condition_title
 from lgmnet.runtime import checkpoint_roots
 from lgmnet.weights.files import SUMS, CheckpointError, read_sums
 from lgmnet.weights.loadable import settings_of
@@ -23,12 +24,13 @@ class Shipped:
 
     name: str
     network: str
-    ratio: float | tuple[float, ...]
-    """Measurements per pixel; smallest and largest where the network serves a range."""
+    ratio: float | tuple[float, ...] | None
+    """Measurements per pixel of block sampling; smallest and largest where the network serves a
+    range. None for another operator, whose ``conditions`` the config names."""
     parameters: int
     """Trained values of the network, without Φ."""
     phi_entries: int
-    """Of Φ, learned or fixed."""
+    """Numbers that Φ, learned or fixed, is stored as."""
     training_data: str
     images: int
     """Training images."""
@@ -37,7 +39,7 @@ class Shipped:
     minutes: float
     """Of training, on what ``log.jsonl`` names."""
     results: tuple[dict[str, Any], ...]
-    """The contents of metrics.json, one for each ratio that was scored."""
+    """The contents of metrics.json, one for each condition that was scored."""
     weights: Weights
 
     @property
@@ -45,24 +47,24 @@ class Shipped:
         return self.weights.config
 
     @property
-    def psnr(self) -> dict[float, dict[str, float]]:
-        """PSNR in dB by ratio and test set."""
+    def psnr(self) -> dict[float | str, dict[str, float]]:
+        """PSNR in dB by ratio (or other condition) and test set."""
         return {
-            result["ratio"]: {name: data["psnr"] for name, data in result["datasets"].items()}
+            condition(result): {name: data["psnr"] for name, data in result["datasets"].items()}
             for result in self.results
         }
 
     def __str__(self) -> str:
-        limits = dict.fromkeys(self.config.sampling.limits)
-        ratio = " to ".join(f"{100 * limit:g}" for limit in limits)
+        several = len(self.config.sampling.conditions) > 1
         size = f"{self.parameters:,} parameters and {self.phi_entries:,} of Φ"
         scores = [
-            f"{name} {psnr:.2f} dB" + (f" at {100 * ratio:g} %" if len(limits) > 1 else "")
-            for ratio, sets in self.psnr.items()
+            f"{name} {psnr:.2f} dB" + (f" at {condition_title(at)}" if several else "")
+            for at, sets in self.psnr.items()
             for name, psnr in sets.items()
-            if len(limits) == 1 or name == "Set11"
+            if not several or name == "Set11"
         ]
-        return f"{self.name}: {self.network} at {ratio} %, {size}; {', '.join(scores)}"
+        measured = self.config.sampling.measured
+        return f"{self.name}: {self.network} at {measured}, {size}; {', '.join(scores)}"
 
 
 def available() -> list[Shipped]:
@@ -83,21 +85,21 @@ def available() -> list[Shipped]:
 def describe(path: Path) -> Shipped:
     """What the weights file ``path`` and the ``metrics.json`` files in its folder say."""
     weights = Weights(path)
-    config = weights.config
+    config, sampling = weights.config, weights.config.sampling
     model = weights.shadow()
     own = settings_of(weights)
     scores = [_read_scores(file) | own for file in path.parent.glob("**/metrics.json")]
     return Shipped(
         name=weights.name,
         network=config.model.name,
-        ratio=config.sampling.ratio,
+        ratio=sampling.ratio if isinstance(sampling, BlockSamplingConfig) else None,
         parameters=complexity.parameters(model.network),
-        phi_entries=measurements(config.sampling) * config.sampling.block_size**2,
+        phi_entries=sum(tensor.numel() for tensor in model.operator.state_dict().values()),
         training_data=weights.metadata.get("training_data", ""),
         images=int(weights.number("training_images")),
         crops=int(weights.number("step")) * config.training.batch_size,
         minutes=weights.number("minutes"),
-        results=tuple(sorted(scores, key=_ratio)),
+        results=tuple(sorted(scores, key=condition)),
         weights=weights,
     )
 
@@ -106,10 +108,11 @@ def _read_scores(path: Path) -> dict[str, Any]:
     """A metrics.json of one ratio."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return content | {"ratio": float(content["ratio"]), "datasets": dict(content["datasets"])}
+        known = (
+            {"condition": str(content["condition"])}
+            if "condition" in content
+            else {"ratio": float(content["ratio"])}
+        )
+        return content | known | {"datasets": dict(content["datasets"])}
     except (ValueError, KeyError, TypeError):
-        raise CheckpointError(f"{path} is no metrics.json of test.py; remove it") from None
-
-
-def _ratio(result: dict[str, Any]) -> float:
-    return result["ratio"]
+        raise CheckpointError(f"{path} is not a metrics.json of test.py; remove it") from None

@@ -13,10 +13,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from lgmnet.build import shadow_model
+from lgmnet.build import OPERATOR, shadow_model
 from lgmnet.config import Config, ConfigError, config_from_dict
 from lgmnet.models import SensingModel
-from lgmnet.ratios import measurements
 from lgmnet.weights.files import CheckpointError
 
 FORMAT = "lgmnet/1"
@@ -94,11 +93,10 @@ def check_content(path: Path, metadata: Mapping[str, str], tensors: Mapping[str,
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a weights file, in float32.
+    """All tensors of a weights file, in float32; masks stay boolean.
 
     Raises:
-        CheckpointError: damaged, a tensor of another type than real numbers, or one with NaN or
-            infinity.
+        CheckpointError: damaged, a tensor of another type, or one with NaN or infinity.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -107,13 +105,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError) as error:
         raise CheckpointError(damaged(path, error)) from None
     for key, tensor in tensors.items():
-        if not tensor.is_floating_point():
+        is_mask = tensor.dtype == torch.bool and key.startswith(OPERATOR)
+        if not (tensor.is_floating_point() or is_mask):
             raise CheckpointError(f"{key} in {path} is of {tensor.dtype}, expected a real type")
     check_content(path, metadata, tensors)
     for key, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise CheckpointError(f"{key} in {path} holds NaN or infinity; train or import again")
-    return {key: tensor.float() for key, tensor in tensors.items()}
+    return {k: v if v.dtype == torch.bool else v.float() for k, v in tensors.items()}
 
 
 def read_shapes(path: Path) -> dict[str, Tensor]:
@@ -134,16 +133,8 @@ def check_shapes(config: Config, shapes: Mapping[str, Tensor], path: Path) -> Se
     Raises:
         CheckpointError: Φ is not that of the ratio, or names or shapes differ.
     """
-    sampling = config.sampling
-    phi = tuple(shapes.get("operator.matrix", torch.empty(0)).shape)
     try:
-        expected = measurements(sampling), sampling.block_size**2
-        if phi != expected:
-            raise ConfigError(
-                f"Φ has shape {phi}, but ratio {sampling.ratio}, rounding "
-                f"'{sampling.rounding}' and block size {sampling.block_size} make {expected}"
-            )
-        model = shadow_model(config, expected, PARTS_PER_TENSOR * (len(shapes) + 10))
+        model = shadow_model(config, shapes, PARTS_PER_TENSOR * (len(shapes) + 10))
     except ConfigError as error:
         raise CheckpointError(
             f"the {len(shapes)} tensors of {path} are not those that its config describes: {error}"

@@ -4,11 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lgmnet import complexity
-from lgmnet.build import build_model, initial_matrix
+from lgmnet.build import Source, at_condition, build_model
 from lgmnet.config import ConfigError, load_config
 from lgmnet.models import SensingModel
-from lgmnet.operators.matrices import fingerprint
-from lgmnet.ratios import at_ratio
 
 
 class Untrained:
@@ -25,23 +23,22 @@ class Untrained:
     def __init__(self, path: Path, overrides: Sequence[str] = ()) -> None:
         self.config = load_config(path, overrides)
         sampling = self.config.sampling
-        if sampling.phi_init == "pca":
+        if getattr(sampling, "phi_init", "") == "pca":
             raise ConfigError(
                 "sampling.phi_init is 'pca', which needs training images; without training choose "
                 "orthonormal, gaussian, xavier or a file"
             )
         self.name = f"{path.stem}_{sampling.label}"
         # The seed that train.py would use: networks trained with this Φ measure alike.
-        matrix = initial_matrix(sampling, seed=self.config.training.seed)
-        self._model = build_model(self.config, matrix).eval()
+        self._model = build_model(self.config, Source(seed=self.config.training.seed)).eval()
         trained = complexity.parameters(self._model)
         if trained:
             raise ConfigError(
                 f"{path} has {trained:,} trained values; train it (python train.py {path}) and "
                 "give its run folder. For ISTA and FISTA set sampling.phi=fixed"
             )
-        self.metadata = {"phi_sha256": fingerprint(matrix)}
+        self.metadata = {"phi_sha256": self._model.operator.fingerprint()}
 
-    def load(self, ratio: float | None = None) -> SensingModel:
+    def load(self, condition: str | None = None) -> SensingModel:
         """The model in float32, on the CPU, in evaluation mode; see `Weights.load`."""
-        return at_ratio(self._model, self.config.sampling, ratio)
+        return at_condition(self._model, self.config.sampling, condition)

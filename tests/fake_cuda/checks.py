@@ -17,13 +17,12 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lgmnet.build import build_model
+from lgmnet.build import Source, build_model
 from lgmnet.config import Config, load_config
 from lgmnet.data.crops import DeviceCrops, Plan
 from lgmnet.evaluation.rebuild import Rules, reconstruct_plane
 from lgmnet.operators.matrices import orthonormal
 from lgmnet.project import PROJECT
-from lgmnet.ratios import measurements
 from lgmnet.runtime import Consensus, Runtime
 from lgmnet.speed.inference import optimize_for_inference
 from lgmnet.speed.strips import Strips, rebuild
@@ -137,6 +136,7 @@ class Images:
     """Two grey training images."""
 
     names, sizes = ("a", "b"), [(160, 200)] * 2
+    channels, dtype = 1, np.dtype(np.uint8)
 
     def read(self, index: int) -> np.ndarray:
         return np.zeros(self.sizes[index], np.uint8)
@@ -145,8 +145,8 @@ class Images:
 def step(config: Config) -> Watch:
     """The second of two steps, as `engine.training.train` takes them."""
     settings, here = config.training, Runtime(CUDA)
-    phi = orthonormal(measurements(config.sampling), config.sampling.block_size**2)
-    model = build_model(config, phi)
+    phi = orthonormal(config.sampling.measurements(), config.sampling.block_size**2)
+    model = build_model(config, Source({"matrix": phi}))
     with fake_cuda() as watch:
         learner = Learner(model, config, here)
         crops = DeviceCrops(Images(), CUDA)  # type: ignore[arg-type]

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
-# Bytes of all arrays of a file once they are unpacked: Φ of 90 x 90 blocks, in double precision.
-LARGEST = 2**30
+COMPLEX = ("real", "imag")
+# Bytes that the arrays of a file may always take in memory: Φ of 90 x 90 blocks, in double
+# precision. A larger file may hold so many times its size.
+LARGEST, LARGEST_RATIO = 2**30, 20
 
 
 def read_array(path: Path, names: Sequence[str], what: str, called: str) -> tuple[str, np.ndarray]:
@@ -35,35 +37,47 @@ def read_array(path: Path, names: Sequence[str], what: str, called: str) -> tupl
     return found[0], np.asarray(arrays[found[0]])
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
+def read_arrays(path: Path, mapped: bool = False) -> dict[str, np.ndarray]:
     """All arrays of the file by name; the one of a .npy is called ``matrix``.
 
+    Args:
+        mapped: values of a .npy are read from disk when they are used, and are not writable.
+
     Raises:
-        ValueError: the ending is unknown, the arrays are larger than `LARGEST`, or a MATLAB 7.3
+        ValueError: the ending is unknown, the arrays are too large (`LARGEST`), or a MATLAB 7.3
             file needs h5py. Damaged files raise what their reader raises.
     """
-    if path.suffix == ".npy":
-        return {"matrix": np.load(path, allow_pickle=False)}
-    if path.suffix == ".npz":
+    ending = path.suffix.lower()
+    if ending == ".npy":
+        array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+        return {"matrix": array}
+    if ending == ".npz":
         with zipfile.ZipFile(path) as packed:
-            _require_small(sum(member.file_size for member in packed.infolist()))
+            require_small(path, sum(member.file_size for member in packed.infolist()))
         with np.load(path, allow_pickle=False) as archive:
             return dict(archive)
-    if path.suffix == ".mat":
+    if ending == ".mat":
         return _read_mat(path)
-    if path.suffix == ".safetensors":
+    if ending == ".safetensors":
         from safetensors.numpy import load_file
 
         return load_file(path)
     raise ValueError(f"{path} is no .npy, .npz, .mat or .safetensors file")
 
 
-def _require_small(size: int) -> None:
-    """A few kilobytes that unpack to many gigabytes are refused before they do."""
-    if size > LARGEST:
+def require_small(path: Path, size: int) -> None:
+    """Refuse a small file with huge arrays before they take memory.
+
+    Args:
+        size: bytes of all its arrays.
+
+    Raises:
+        ValueError: more than `LARGEST`, and more than `LARGEST_RATIO` times the file.
+    """
+    if size > max(LARGEST, LARGEST_RATIO * path.stat().st_size):
         raise ValueError(
-            f"its arrays take {size / 2**30:.1f} GiB, more than {LARGEST / 2**30:g} GiB; save only "
-            "the one that is needed"
+            f"its arrays take {size / 2**30:.1f} GiB, more than {LARGEST / 2**30:g} GiB and more "
+            f"than {LARGEST_RATIO} times the file; save only what is needed, as .npy"
         )
 
 
@@ -74,7 +88,7 @@ def _read_mat(path: Path) -> dict[str, np.ndarray]:
         return _read_hdf5(path)
     from scipy.io import loadmat, whosmat
 
-    _require_small(sum(8 * math.prod(shape) for _, shape, _ in whosmat(path)))
+    require_small(path, sum(8 * math.prod(shape) for _, shape, _ in whosmat(path)))
     return {name: v for name, v in loadmat(path).items() if not name.startswith("__")}
 
 
@@ -87,6 +101,17 @@ def _read_hdf5(path: Path) -> dict[str, np.ndarray]:
             "this MATLAB 7.3 file needs h5py: pip install -c constraints.txt -e '.[matlab]'"
         ) from None
     with h5py.File(path) as file:
-        numeric = {k: v for k, v in file.items() if getattr(v, "dtype", None) is not None}
-        _require_small(sum(v.size * v.dtype.itemsize for v in numeric.values()))
-        return {k: v[()].T for k, v in numeric.items() if v.dtype.kind in "buif"}
+        numeric = {k: v for k, v in file.items() if _is_numeric(getattr(v, "dtype", None))}
+        require_small(path, sum(v.size * v.dtype.itemsize for v in numeric.values()))
+        return {k: _complex(v[()].T) for k, v in numeric.items()}
+
+
+def _is_numeric(dtype: np.dtype | None) -> bool:
+    return dtype is not None and (dtype.kind in "buifc" or dtype.names == COMPLEX)
+
+
+def _complex(array: np.ndarray) -> np.ndarray:
+    """MATLAB stores a complex number as two fields."""
+    if array.dtype.names != COMPLEX:
+        return array
+    return array["real"] + 1j * array["imag"]

@@ -1,0 +1,89 @@
+"""Which images are copies of others: validation images must not be trained on."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from lgmnet.data import stacks
+from lgmnet.data.images import ImageError, read_training_pixels
+from lgmnet.data.values import protocol_scale
+from lgmnet.files import sha256
+
+
+class Readable(Protocol):
+    """Images of known sizes."""
+
+    sizes: list[tuple[int, int]]
+
+    def read(self, index: int) -> np.ndarray: ...
+
+
+def same_files(paths: Sequence[Path], reserved: Sequence[Path]) -> set[Path]:
+    """Those ``paths`` that hold the bytes of a reserved file; only equal sizes are compared."""
+    sizes = {_byte_count(path) for path in reserved}
+    alike = [path for path in paths if _byte_count(path) in sizes]
+    wanted = {_byte_count(path) for path in alike}
+    known = {_digest(path) for path in reserved if _byte_count(path) in wanted}
+    return {path for path in alike if _digest(path) in known}
+
+
+def _byte_count(path: Path) -> int:
+    """-1 for a file that cannot be asked, for reading it will say so, and for an array."""
+    try:
+        return -1 if stacks.is_array(path) else path.stat().st_size
+    except OSError:
+        return -1
+
+
+def _digest(path: Path) -> str:
+    try:
+        return stacks.digest(path) if stacks.is_array(path) else sha256(path)
+    except (OSError, ValueError):
+        return str(path)  # it has no copies that could be read
+
+
+def same_pixels(images: Readable, others: Iterable[np.ndarray]) -> set[int]:
+    """Numbers of the images that are one of ``others``, within a level of 8 bits.
+
+    Not to the bit: a store may have been packed with another version of a decoder.
+    """
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for k, size in enumerate(images.sizes):
+        alike.setdefault(size, []).append(k)
+    samples: dict[tuple[int, ...], np.ndarray] = {}
+    copies: set[int] = set()
+    for pixels in others:
+        size = pixels.shape[:2]
+        numbers = alike.get(size, [])
+        if not numbers:
+            continue
+        if size not in samples:
+            samples[size] = np.stack([_sample(images.read(k)) for k in numbers])
+        (near,) = np.nonzero(_distance(samples[size], _sample(pixels)) <= 1)
+        copies.update(
+            numbers[n] for n in near if _distance(images.read(numbers[n]), pixels).mean() <= 1
+        )
+    return copies
+
+
+def readable_pixels(paths: Sequence[Path], color: str) -> Iterator[np.ndarray]:
+    """What is measured of those images that can be read."""
+    for path in paths:
+        try:
+            yield read_training_pixels(path, color)
+        except ImageError:  # named where the validation images are opened
+            continue
+
+
+def _sample(pixels: np.ndarray) -> np.ndarray:
+    """Some pixels of the middle row, so that a large store is compared in seconds."""
+    return pixels[pixels.shape[0] // 2, ::16].reshape(-1)
+
+
+def _distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Mean difference along the last axis, in levels of 8 bits."""
+    if a.dtype == b.dtype == np.uint8:
+        return np.abs(a.astype(np.int16) - b).mean(axis=-1)
+    return np.abs(protocol_scale(a) - protocol_scale(b)).mean(axis=-1)

@@ -1,0 +1,241 @@
+"""Block sampling as settings: one ratio, or every ratio of a range by the first rows of one Φ."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lgmnet.conversion import ConfigError, require, require_choice
+from lgmnet.operators import matrices
+from lgmnet.operators.base import LinearOperator
+from lgmnet.operators.block_sampling import BlockSampling
+from lgmnet.operators.sampling import OPERATORS, SamplingConfig, Source
+
+# The ratios of the published tables.
+PUBLISHED_RATIOS = (0.01, 0.04, 0.1, 0.25, 0.5)
+STARTS = {
+    "xavier": matrices.xavier,
+    "gaussian": matrices.gaussian,
+    "small_gaussian": matrices.small_gaussian,
+    "orthonormal": matrices.orthonormal,
+}
+
+
+def ratio_label(ratio: float) -> str:
+    """A ratio as a condition: ``r0.10``, ``r0.125``; two digits where they say it, else all."""
+    return f"r{ratio:.2f}" if float(f"{ratio:.2f}") == ratio else f"r{float(ratio)!r}"
+
+
+def condition_of(ratio: float | None, condition: str | None) -> str | None:
+    """The condition that a command names in one of two ways: ``--ratio 0.05``, ``--at r0.05``."""
+    return condition if ratio is None else ratio_label(ratio)
+
+
+@OPERATORS.register("block_sampling")
+@dataclass(frozen=True, kw_only=True)
+class BlockSamplingConfig(SamplingConfig):
+    """Every block of an image is measured with one Φ; see `BlockSampling`."""
+
+    ratio: float | tuple[float, ...]
+    """Measurements per pixel, m / B². Every run states it; there is no default. Two numbers, the
+    smallest and the largest, train one network for every ratio between them."""
+    block_size: int = 32
+    """Side B of a block, in pixels."""
+    rounding: str = "ceil"
+    """From ratio · B² to m: ceil, floor, round, or table33 (published 33 x 33 matrices)."""
+    phi: str = "learned"
+    """``learned`` with the network, or ``fixed``."""
+    phi_init: str = "xavier"
+    """xavier, gaussian, small_gaussian, orthonormal, pca (of training blocks), or the path of a
+    file."""
+
+    compared: ClassVar[tuple[str, ...]] = ("block_size", "phi", "phi_init")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            len(self.limits) == 2 and all(0 < limit <= 1 for limit in self.limits),
+            f"sampling.ratio is {self.ratio}, expected 0 < ratio <= 1 "
+            "(for 10 % of the pixels write 0.1, for every ratio of a range [0.01, 0.5])",
+        )
+        require(
+            not self.is_range or self.limits[0] < self.limits[1],
+            f"sampling.ratio is {self.ratio}, expected the smaller ratio first",
+        )
+        require(
+            not (self.is_range and self.rounding == "table33"),
+            "sampling.rounding 'table33' knows eight ratios, not a range; use ceil, floor or round",
+        )
+        require(self.block_size >= 1, f"sampling.block_size is {self.block_size}, expected >= 1")
+        require_choice("sampling.rounding", self.rounding, ("ceil", "floor", "round", "table33"))
+        require_choice("sampling.phi", self.phi, ("learned", "fixed"))
+
+    @property
+    def is_range(self) -> bool:
+        """Whether the network serves all ratios between two."""
+        return isinstance(self.ratio, tuple)
+
+    @property
+    def usual(self) -> str:
+        """The largest ratio."""
+        return ratio_label(self.limits[1])
+
+    @property
+    def resizes(self) -> bool:
+        return self.is_range
+
+    @property
+    def limits(self) -> tuple[float, ...]:
+        """Smallest and largest ratio; the same number twice without a range."""
+        return self.ratio if isinstance(self.ratio, tuple) else (self.ratio, self.ratio)
+
+    @property
+    def scored_ratios(self) -> tuple[float, ...]:
+        """Where a network is validated and tested: at its ratio, or at the published of a range."""
+        low, high = self.limits
+        published = tuple(r for r in PUBLISHED_RATIOS if low <= r <= high)
+        return (published or (low, high)) if self.is_range else (low,)
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        return tuple(map(ratio_label, self.scored_ratios))
+
+    def sizes(self) -> dict[str, int]:
+        return {
+            "image_channels": 1,
+            "measurements": self.measurements(),
+            "block_size": self.block_size,
+        }
+
+    @property
+    def smallest(self) -> int:
+        return self.block_size
+
+    @property
+    def label(self) -> str:
+        """The ratio in names of folders: ``r0.10``, ``r0.01-0.50``."""
+        low, high = self.limits
+        return f"{ratio_label(low)}-{ratio_label(high)[1:]}" if self.is_range else ratio_label(low)
+
+    def ratio_of(self, condition: str) -> float:
+        """The ratio that a condition names."""
+        try:
+            return float(condition.removeprefix("r"))
+        except ValueError:
+            raise ConfigError(
+                f"the condition is '{condition}', expected r and a ratio, such as r0.10"
+            ) from None
+
+    def condition(self, text: str) -> str:
+        ratio = self.ratio_of(text)
+        self.measurements(ratio)
+        return ratio_label(ratio)
+
+    def describe(self, condition: str) -> dict[str, Any]:
+        return {"ratio": self.ratio_of(condition)}
+
+    @property
+    def measured(self) -> str:
+        """The ratio, or both limits of the range, in per cent."""
+        return " to ".join(f"{100 * limit:g}" for limit in dict.fromkeys(self.limits)) + " %"
+
+    def title(self, condition: str) -> str:
+        return f"{100 * self.ratio_of(condition):g} %"
+
+    def measured_at(self, measurement: Tensor) -> str:
+        """The ratio of a measurement ``(1, m, H/B, W/B)``, from its number of rows."""
+        rows = measurement.shape[1]
+        return ratio_label(rows / self.block_size**2 if self.is_range else self.limits[0])
+
+    def measurements(self, ratio: float | None = None) -> int:
+        """Rows of Φ, m, at a ratio; the largest of a range unless one is given.
+
+        Raises:
+            ConfigError: the rounding rule has no such ratio, or the network does not serve it.
+        """
+        low, high = (self._count(limit) for limit in self.limits)
+        if ratio is None:
+            return high
+        if not (0 < ratio <= 1 and low <= (rows := self._count(ratio)) <= high):
+            served = " to ".join(f"{limit:g}" for limit in dict.fromkeys(self.limits))
+            raise ConfigError(
+                f"the ratio {ratio:g} was asked for, but this network was made for {served}; a "
+                "network for another ratio is another training"
+            )
+        return rows
+
+    def _count(self, ratio: float) -> int:
+        try:
+            return matrices.measurement_count(ratio, self.block_size, self.rounding)
+        except (ValueError, OverflowError) as error:
+            raise ConfigError(f"sampling: {error}") from None
+
+    def make(self, source: Source) -> BlockSampling:
+        """The operator of the largest ratio.
+
+        Raises:
+            ConfigError: a setting, the file of Φ or the saved Φ does not fit.
+        """
+        matrix = source.tensor("matrix", lambda: self.initial_matrix(source))
+        expected = self.measurements(), self.block_size**2
+        require(
+            tuple(matrix.shape) == expected,
+            f"Φ has shape {tuple(matrix.shape)}, but ratio {self.ratio}, rounding "
+            f"'{self.rounding}' and block size {self.block_size} make {expected}",
+        )
+        try:
+            return BlockSampling(matrix, self.block_size, self.phi == "learned")
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+
+    def initial_matrix(self, source: Source) -> Tensor:
+        """Φ ``(m, B²)`` as ``phi_init`` says; for ``pca`` zeros where there are no images."""
+        m, pixels = self.measurements(), self.block_size**2
+        if self.phi_init == "pca":
+            blocks = source.blocks(self.block_size)
+            return torch.zeros(m, pixels) if blocks is None else matrices.pca(blocks, m)
+        if self.phi_init in STARTS:
+            return STARTS[self.phi_init](m, pixels, torch.Generator().manual_seed(source.seed))
+        return self._matrix_from_file(m)
+
+    def _matrix_from_file(self, m: int) -> Tensor:
+        path = Path(self.phi_init)
+        if not path.suffix:
+            raise ConfigError(
+                f"sampling.phi_init is '{path}', expected xavier, gaussian, small_gaussian, "
+                "orthonormal, pca or a file"
+            )
+        try:
+            matrix = matrices.load_matrix(path)
+        except ValueError as error:
+            raise ConfigError(f"sampling.phi_init: {error}") from None
+        if len(matrix) != m:
+            ratio = len(matrix) / self.block_size**2
+            raise ConfigError(
+                f"{path} measures {len(matrix)} numbers per block (ratio {ratio:.4f}), but "
+                f"sampling.ratio {self.ratio} with rounding '{self.rounding}' asks for {m}; "
+                "change the ratio, the rounding or the file"
+            )
+        return matrix
+
+    def at(self, operator: LinearOperator, condition: str) -> LinearOperator:
+        """The first rows of Φ; Φ itself without a range."""
+        rows = self.measurements(self.ratio_of(condition))
+        assert isinstance(operator, BlockSampling)
+        return operator.first(rows) if self.is_range else operator
+
+    def draw(self, operator: LinearOperator, random: np.random.Generator) -> LinearOperator:
+        """The first rows of Φ, their number uniform in its logarithm.
+
+        PSNR grows with the logarithm of the ratio: from 1 to 4 % is worth as much as from 10 to
+        40 %.
+        """
+        if not self.is_range:
+            return operator
+        assert isinstance(operator, BlockSampling)
+        low, high = (math.log(self._count(limit)) for limit in self.limits)
+        return operator.first(round(math.exp(random.uniform(low, high))))

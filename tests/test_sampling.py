@@ -1,0 +1,199 @@
+"""What measures is chosen by ``sampling.operator``: settings, conditions, weights, commands."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from scipy.io import savemat
+
+import lgmnet
+from lgmnet.build import Source, at_condition, build_model
+from lgmnet.config import ConfigError, config_from_dict
+from lgmnet.models import ISTA, create_network
+from lgmnet.operators import OPERATORS, FourierMask, masks
+from lgmnet.operators.ratios import condition_of, ratio_label
+from lgmnet.weights.saved import Weights, save_weights
+from tests.conftest import tiny_config
+
+SIZE = (64, 64)
+DRAWN = {"operator": "fourier_mask", "mask": "variable_density", "size": SIZE, "fraction": 0.3}
+
+
+def sampling(**changes):
+    """The sampling of a config of FISTA, which works on any operator."""
+    return mask_config(**changes).sampling
+
+
+def mask_config(**changes):
+    return config_from_dict(
+        {"model": {"name": "lgm_net", "D": 1, "dim": 2, "dimf": 2, "scales": 2},
+         "sampling": DRAWN | changes}
+    )  # fmt: skip
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Two mask files, ``a.mat`` with 20 % and ``b.npy`` with 40 % of the frequencies."""
+    few, many = (masks.variable_density(SIZE, f).numpy() for f in (0.2, 0.4))
+    savemat(tmp_path / "a.mat", {"mask_matrix": few.astype(float)})
+    np.save(tmp_path / "b.npy", many)
+    return [str(tmp_path / "a.mat"), str(tmp_path / "b.npy")]
+
+
+@pytest.fixture
+def several(files):
+    return mask_config(mask=files)
+
+
+def test_block_sampling_is_what_is_meant_where_nothing_is_said():
+    tree = tiny_config().as_dict()
+    assert "operator" not in tree["sampling"]
+    tree["sampling"]["operator"] = "block_sampling"
+    assert config_from_dict(tree) == tiny_config()
+
+
+def test_a_config_gives_itself_again(several):
+    again = config_from_dict(json.loads(json.dumps(several.as_dict())))
+    assert again == several
+    assert again.as_dict()["sampling"]["operator"] == "fourier_mask"
+    assert list(again.as_dict()["sampling"])[-1] == "noise_std"
+
+
+@pytest.mark.parametrize("name", OPERATORS.names())
+def test_sizes_are_known_before_the_operator_is_made(name):
+    config = tiny_config() if name == "block_sampling" else mask_config(complex=True)
+    assert config.sampling.sizes() == config.sampling.make(Source()).sizes()
+
+
+def test_an_unknown_operator_or_key_is_named():
+    with pytest.raises(ConfigError, match=r"sampling.operator is 'fourier', expected one of block"):
+        sampling(operator="fourier")
+    with pytest.raises(ConfigError, match="unknown config key 'sampling.block_size'"):
+        sampling(block_size=32)
+    with pytest.raises(ConfigError, match="unknown config key 'sampling.mask'"):
+        tiny_config(sampling={"mask": "a.mat"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mask": "nowhere.mat"}, "sampling.mask: there is no mask at nowhere.mat"),
+        ({"mask": "radial"}, "it is 'radial', expected a file, or one of pseudo_radial"),
+        ({"fraction": 1.5}, "the fraction is 1.5"),
+        ({"mask": "pseudo_radial", "fraction": 0}, "the fraction is 0.0"),
+        ({"mask": "cartesian", "centre_fraction": 0.9}, "the centre fraction is 0.9"),
+    ],
+)
+def test_masks_that_cannot_be_made_are_explained(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        sampling(**changes).make(Source())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"size": [64]}, r"sampling.size is \[64\], expected \[H, W\]"),
+        ({"mask": ["x/a.mat", "y/a.npy"]}, "sampling.mask names 'a' twice"),
+        ({"mask": []}, "sampling.mask is empty"),
+        ({"noise_std": -1}, "sampling.noise_std is -1.0"),
+    ],
+)
+def test_settings_of_masks_that_cannot_be_meant_are_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        sampling(**changes)
+
+
+def test_masks_of_different_sizes_are_refused(files, tmp_path):
+    np.save(tmp_path / "c.npy", masks.cartesian((32, 64), 0.5).numpy())
+    with pytest.raises(ConfigError, match=r"sizes \[\(32, 64\), \(64, 64\)\], expected one size"):
+        sampling(mask=[files[0], str(tmp_path / "c.npy")]).make(Source())
+
+
+@pytest.mark.parametrize("kind", masks.KINDS)
+def test_a_drawn_mask_has_its_fraction_and_depends_on_its_seed(kind):
+    first, again, other = (
+        sampling(mask=kind, mask_seed=seed).make(Source()).mask for seed in (0, 0, 1)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert masks.sampling_ratio(first) == pytest.approx(0.3, abs=0.02)
+
+
+def test_a_mask_is_found_below_the_folder_of_the_data(files, tmp_path, monkeypatch):
+    monkeypatch.setattr("lgmnet.build.data_roots", lambda: [tmp_path])
+    operator = sampling(mask="a.mat").make(Source())
+    assert masks.sampling_ratio(operator.mask) == pytest.approx(0.2, abs=1e-3)
+
+
+def test_every_mask_is_a_condition(several):
+    model = build_model(several).eval()
+    image = torch.rand(1, 1, *SIZE)
+    assert several.sampling.conditions == ("a", "b")
+    assert several.sampling.label == "a-b"
+    for k, name in enumerate(("a", "b")):
+        chosen = at_condition(model, several.sampling, name)
+        assert torch.equal(chosen.operator.mask, model.operator.masks[k])
+        assert chosen.operator.masks is model.operator.masks
+        assert torch.equal(chosen(image).image, model(image, model.operator.choose(k)).image)
+    assert not torch.equal(model.operator.choose(0)(image), model.operator.choose(1)(image))
+    with pytest.raises(ConfigError, match="the condition is 'c', expected one of a, b"):
+        at_condition(model, several.sampling, "c")
+
+
+def test_a_step_draws_every_mask(several):
+    operator = several.sampling.make(Source())
+    random = np.random.default_rng(0)
+    assert {several.sampling.draw(operator, random).chosen for _ in range(20)} == {0, 1}
+
+
+def test_weights_hold_their_masks(several, files, tmp_path):
+    """The files need not be there any more, and nothing of the masks is rounded."""
+    model = build_model(several).eval()
+    path = tmp_path / "w" / "model.safetensors"
+    save_weights(path, model, several, precision=torch.bfloat16)
+    for file in files:
+        open(file, "w").close()
+    for condition in (None, "a", "b"):
+        loaded = Weights(path).load(condition)
+        expected = at_condition(model, several.sampling, condition).operator
+        assert loaded.operator.mask.dtype == torch.bool
+        assert loaded.operator.fingerprint() == expected.fingerprint()
+    assert Weights(path).metadata["phi_sha256"] == model.operator.fingerprint()
+    assert torch.equal(lgmnet.load(path, condition="b").operator.mask, model.operator.masks[1])
+
+
+def test_ratios_are_conditions_without_loss():
+    assert ratio_label(0.1) == "r0.10"
+    single = tiny_config(sampling={"ratio": 109 / 1089, "block_size": 33}).sampling
+    assert single.ratio_of(single.conditions[0]) == 109 / 1089
+    several = tiny_config(sampling={"ratio": [0.01, 0.5]}).sampling
+    measurement = torch.zeros(1, 103, 2, 2)
+    assert several.measurements(several.ratio_of(several.measured_at(measurement))) == 103
+    assert condition_of(0.05, None) == condition_of(None, "r0.05") == "r0.05"
+    with pytest.raises(ConfigError, match="the condition is 'mask_20', expected r and a ratio"):
+        several.condition("mask_20")
+
+
+def test_a_network_that_needs_blocks_says_so():
+    with pytest.raises(ConfigError, match="needs measurements, which only block sampling has|blo"):
+        build_model(config_from_dict({"model": {"name": "amp_net"}, "sampling": DRAWN}))
+
+
+def test_a_network_of_one_channel_refuses_complex_images():
+    with pytest.raises(ConfigError, match="lgm_net rebuilds images of one channel, but the oper"):
+        build_model(mask_config(complex=True))
+
+
+def test_sizes_belong_to_the_operator():
+    with pytest.raises(ValueError, match=r"model.block_size follows from sampling"):
+        create_network("ista", {"block_size": 8}, {"block_size": 8})
+    assert isinstance(create_network("ista", {}, {"block_size": 8}), ISTA)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_what_is_measured_can_be_looked_at(channels):
+    picture = FourierMask(masks.cartesian((8, 6), 0.5), channels).picture()
+    assert picture.shape == (8, 6)
+    assert picture[4, 3] == 1  # the zero frequency is in the middle
+    assert tiny_config().sampling.make(Source()).picture().shape == (256, 256)
