@@ -1,6 +1,6 @@
 """Every command that writes, on a disk that is full or read-only; run by tests/test_disk.py.
 
-    unshare -rm python tests/disk.py FOLDER
+    unshare -rm python tests/disk.py FOLDER COMMAND ...
 
 In a mount namespace of its own, FOLDER/disk becomes a small disk. Prints one JSON line per case:
 command, case, exit code, what it printed, and which files changed.
@@ -27,11 +27,12 @@ SIZE = 6_000_000
 
 
 def main() -> None:
-    folder = Path(sys.argv[1])
+    folder, chosen = Path(sys.argv[1]), sys.argv[2:]
     disk = folder / "disk"
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "none", str(disk)], check=True)
-    commands = prepare(folder, disk)
+    prepared = prepare(folder, disk)
+    commands = {name: prepared[name] for name in chosen}
     for name, (script, arguments, _) in commands.items():  # what will have to stay as it is
         code, text = call(script, arguments)
         assert not code, f"{name}: {text}"

@@ -157,7 +157,7 @@ def flip(folder, kind, count, seed):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_flipped_bit_is_noticed(kind, tmp_path):
-    count = 6 if "adapters" in kind else 20  # half a second each, and a tenth
+    count = 3 if "adapters" in kind else 20  # half a second each, and a tenth
     assert flip(tmp_path, kind, count, seed=1) > count / 2
 
 

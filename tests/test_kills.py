@@ -104,7 +104,7 @@ CASES = {
     "LoRun": (LORUN, 1),
 }
 # The short form, and the long one: so many kills of each case.
-SHORT = {"one process": 2, "LoRun": 1}
+SHORT = {"one process": 1}
 LONG = {"one process": 40, "loader processes": 15, "two processes": 25, "LoRun": 20}
 
 

@@ -90,26 +90,30 @@ def test_a_gradient_with_no_number_is_named_by_step_and_samples(
     assert not (tmp_path / "run" / "last.pt").exists()
 
 
-def trained_with(threads, image_folder, folder):
+def trained_with(threads, image_folder, folder, steps):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        train(tiny_config(image_folder), folder, CPU)
+        train(tiny_config(image_folder, training={"steps_per_epoch": steps}), folder, CPU)
     finally:
         torch.set_num_threads(before)
     return final(folder)
 
 
-def test_threads_change_a_run_by_rounding_alone(image_folder, tmp_path):
-    one = trained_with(1, image_folder, tmp_path / "1")
-    for threads in (2, 3):
-        other = trained_with(threads, image_folder, tmp_path / str(threads))
+@pytest.mark.parametrize(
+    ("counts", "steps"), [([2], 2), pytest.param([2, 3], 6, marks=pytest.mark.long)]
+)
+def test_threads_change_a_run_by_rounding_alone(counts, steps, image_folder, tmp_path):
+    one = trained_with(1, image_folder, tmp_path / "1", steps)
+    for threads in counts:
+        other = trained_with(threads, image_folder, tmp_path / str(threads), steps)
         for name in one:
             difference = (one[name] - other[name]).abs().max() / one[name].abs().max().clamp_min(1)
             assert difference < THREADS_TOLERANCE, name
 
 
-def test_the_same_seed_is_the_same_run_to_the_bit(image_folder, tmp_path):
-    one, two = (trained_with(2, image_folder, tmp_path / name) for name in "ab")
+@pytest.mark.parametrize(("threads", "steps"), [(1, 2), pytest.param(2, 6, marks=pytest.mark.long)])
+def test_the_same_seed_is_the_same_run_to_the_bit(threads, steps, image_folder, tmp_path):
+    one, two = (trained_with(threads, image_folder, tmp_path / name, steps) for name in "ab")
     assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one)

@@ -77,6 +77,7 @@ def test_a_lost_process_ends_the_run_and_is_named(tmp_path, accident, said, vict
         assert torch.load(tmp_path / "run" / "last.pt")["step"] >= 2
 
 
+@pytest.mark.long
 def test_a_slow_process_is_waited_for(tmp_path):
     config = write_config(tmp_path, {"training": {"timeout": 0.1, "steps_per_epoch": 6}})
     arguments = [config, "--device", "cpu", "--output", tmp_path / "run"]
