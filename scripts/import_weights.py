@@ -91,7 +91,7 @@ def check_mask(arguments: argparse.Namespace) -> None:
     """Raise ValueError unless weights for a mask come with their mask, and with nothing else."""
     network = arguments.network
     if arguments.mask is None:
-        raise ValueError(f"{network} is for MRI, and its file holds no mask; give it with --mask")
+        raise ValueError(f"{network} is for MRI, and its file has no mask; give it with --mask")
     if network not in TRANSLATORS:
         raise ValueError(f"--mask is about MRI; there are no such weights of {network}")
     if arguments.matrix or arguments.init:

@@ -167,7 +167,7 @@ commit {commit}, torch {torch}. `log.jsonl` holds the training curve.
 
 {table}
 
-**Limits.** It was trained on photographs, {noise}, and works with its own Φ only. A
+**Limits.** It was trained on {subject}, {noise}, and works with its own {phi} only. A
 reconstruction is an estimate: it may show details that the measurement does not contain. If the
 difference above is negative, do not use it in place of the published network.
 
@@ -222,6 +222,7 @@ def card(weights: Shipped) -> str:
         for result in weights.results
         for name, *rest in scores(result, result["datasets"])
     ]
+    blocks = isinstance(config.sampling, BlockSamplingConfig)
     several = len(config.sampling.conditions) > 1
     first = report.condition(weights.results[0]) if several else ""
     example = f'condition="{first}"' if isinstance(first, str) else f"ratio={first:g}"
@@ -235,6 +236,8 @@ def card(weights: Shipped) -> str:
         options=", ".join(f"{k} = {v}" for k, v in config.model.options.items()) or "as published",
         parameters=f"{weights.parameters:,}",
         measures=measures(weights),
+        subject="photographs" if blocks else "the images named above",
+        phi="Φ" if blocks else "mask",
         images=f"{weights.images:,}",
         training_data=weights.training_data,
         begun=f"Training started from `{start}` of the commit below.\n" if start else "",
