@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-# What `write_whole` fills before it gives the file its name; a killed process leaves one behind.
+# Name of the temporary file of `write_whole`. A killed process leaves one behind.
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}")
 
 
@@ -38,7 +38,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     if path.exists() and not path.is_file():
         write(path)
         return
-    # A name of 255 bytes has no room for more, and a letter takes up to four.
+    # A name has at most 255 bytes, and a letter up to four.
     temporary = path.with_name(f".{path.name[:50]}.{secrets.token_hex(4)}")
     try:
         with naming(path, temporary):
@@ -87,7 +87,7 @@ def naming(path: Path, *aliases: Path) -> Iterator[None]:
 
 
 def free_space(folder: Path) -> str:
-    """What may still be written below a folder, in words: ``12.5 MB``."""
+    """Free space of the disk of a folder, as text: ``12.5 MB``."""
     return f"{shutil.disk_usage(folder).free / 1e6:.1f} MB"
 
 

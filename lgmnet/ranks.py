@@ -1,4 +1,4 @@
-"""Several processes: which of them is lost, by name, when the others cannot go on.
+"""Several processes: find the lost one and name it, if the others cannot continue.
 
 PyTorch's errors say that a connection was closed or that time is over, not whose. Every process
 that fails leaves a word in the store where the processes met; who leaves none has been killed,
@@ -16,18 +16,18 @@ from torch.distributed import DistError, PrefixStore, Store
 # Seconds in which the others must notice a failure too: a closed connection at once, and the end
 # of a wait about when this process does, because the waits began at the same step.
 GRACE_CLOSED, GRACE_LATE = 2.0, 5.0
-# What errors say that come from the exchange between processes.
+# Texts of errors of the exchange between processes.
 EXCHANGE = ("gloo", "Connection closed by peer", "Connection reset by peer", "Timed out waiting")
-# The word of a process whose error came from the exchange.
+# The message of a process whose error came from the exchange.
 WAITED = "waited"
 
 
 class ProcessLost(ConnectionError):
-    """Other processes of a run have ended or do not answer; the message says which."""
+    """Other processes of a run have ended or do not answer; the message names them."""
 
 
 class RollCall:
-    """Who takes part in a run, and what each says when it ends by an error.
+    """The processes of a run, and the message of each that ends with an error.
 
     Args:
         store: that of the process group.
@@ -40,7 +40,7 @@ class RollCall:
         self._store.set(f"where {rank}", f"{socket.gethostname()}, process id {os.getpid()}")
 
     def failed(self, error: Exception) -> None:
-        """Leave a word for the others; name them where the error is of theirs.
+        """Write a message for the other processes; name a process that caused the error.
 
         Raises:
             ProcessLost: another process has ended, or does not answer.
@@ -52,7 +52,7 @@ class RollCall:
         try:
             self._store.set(f"word {self.rank}", word)
             lost = self._lost("imed out" in str(error)) if exchanged else ""
-        except RuntimeError:  # the store went with the process that holds it
+        except RuntimeError:  # the process that holds the store has ended
             lost = "process 0 or the launcher, which holds the list of the processes, has ended"
         if lost:
             raise ProcessLost(f"{lost}; mend that, and go on with --resume") from error
@@ -82,7 +82,7 @@ class RollCall:
 
 
 def came_from_exchange(error: Exception) -> bool:
-    """Whether an error says that other processes are gone or late, and not that this one failed."""
+    """Whether an error means that other processes are lost or late, not that this one failed."""
     if isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error):
         return False
     if isinstance(error, DistError):
@@ -91,7 +91,7 @@ def came_from_exchange(error: Exception) -> bool:
 
 
 def wait_until(true: Callable[[], bool], seconds: float) -> None:
-    """Ask again and again, for at most so long."""
+    """Ask repeatedly, for at most that time."""
     end = time.monotonic() + seconds
     while not true() and time.monotonic() < end:
         time.sleep(0.1)

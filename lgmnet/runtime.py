@@ -32,7 +32,7 @@ T = TypeVar("T")
 # Crops, flips, blocks and ratios are drawn from other streams.
 STREAM = 6
 
-# Processes that wait longer than so many minutes for another end the work; see training.timeout.
+# A process that waits longer than this for another ends the run; see training.timeout.
 TIMEOUT = 30.0
 # Steps until a GPU run reads what its processes agreed on: by then it is there without waiting.
 LAG = 2

@@ -58,7 +58,7 @@ def main() -> int:
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
-    """An .npy file of whatever name."""
+    """Write an .npy file. Any name is possible: np.save would append an ending."""
     with path.open("wb") as file:
         np.save(file, array)
 

@@ -26,7 +26,7 @@ from lgmnet.data.transforms import DIHEDRAL_MODES, channels_first, dihedral
 from lgmnet.data.values import as_type, unit_array
 from lgmnet.files import DISK_FULL
 
-# What ends a run, which saves its state first; Windows knows two of them.
+# Signals that end a run after it has saved its state. Windows has two of them.
 STOP_SIGNALS = [
     getattr(signal, name)
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
@@ -162,7 +162,7 @@ def loaded_batches(
 
 @contextmanager
 def _named_errors() -> Iterator[None]:
-    """Errors of loader processes without a traceback; they write to /dev/shm and nowhere else."""
+    """Errors of loader processes without a traceback. They write only to /dev/shm."""
     try:
         yield
     except ImageError:

@@ -1,4 +1,4 @@
-"""How much, and how slowly, a server may send."""
+"""Limits on the size and the time of a download."""
 
 import time
 from http.client import HTTPResponse
@@ -11,7 +11,7 @@ LARGEST_FILE = 100 * 10**9
 
 
 def content_length(response: HTTPResponse) -> int:
-    """Bytes that the server will send; 0 where it does not say."""
+    """Bytes that the server will send; 0 if it does not state them."""
     text = response.headers.get("Content-Length", "0")
     if not (text.isascii() and text.isdigit()):
         raise ConnectionError(f"the server gives the length {text[:40]!r}, expected a number")
@@ -28,14 +28,14 @@ def require_size(count: int) -> None:
 
 
 class Pace:
-    """Bytes per second of a download; a server that sends drops would keep it for ever."""
+    """Speed of a download. A server that sends very slowly must not keep it running for ever."""
 
     def __init__(self) -> None:
         self.total = self._recent = 0
         self._since = time.monotonic()
 
     def add(self, count: int) -> None:
-        """Raises ConnectionError if too little has come since the last look."""
+        """Raises ConnectionError if too few bytes have come since the last check."""
         self.total += count
         self._recent += count
         seconds = time.monotonic() - self._since

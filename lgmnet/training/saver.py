@@ -82,7 +82,7 @@ class Saver:
             self.log.note(at.step, "the validation images are others now: the best begins anew")
 
     def _retire_best(self) -> None:
-        """The weights that were best on other images are kept, and no longer scored as the best."""
+        """Keep the weights that were best on other images, but under another name."""
         best = self.folder / "best.safetensors"
         if self.here.is_main and best.exists():
             best.replace(self.folder / "best_before.safetensors")
@@ -260,7 +260,7 @@ def follow_layout(optimizer: torch.optim.Optimizer) -> None:
 
 
 def training_sha256(images: TrainingImages) -> str:
-    """Of the names and sizes of the training images, in pixels and in bytes of their files."""
+    """Hash of the names and sizes of the training images, in pixels and in bytes of the files."""
     digest = hashlib.sha256()
     for k, (name, size) in enumerate(zip(images.names, images.sizes, strict=True)):
         path = file_of(images, k)

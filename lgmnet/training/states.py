@@ -101,7 +101,7 @@ def resolve_precision(
 
 
 def changed_code(state: Mapping[str, Any], now: Mapping[str, str]) -> list[str]:
-    """How commit and versions differ from those that saved a state, in words."""
+    """The commit and versions that differ from those of a saved state, as text."""
     if "provenance" not in state:  # as one of an older version
         return []
     was = json.loads(state["provenance"])

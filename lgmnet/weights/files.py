@@ -41,7 +41,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of an error, without the path, which is said already."""
+    """The first line of an error, without the path."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error).strip().partition("\n")[0]

@@ -105,7 +105,7 @@ def _check_size(model: SensingModel, measurement: Measurement) -> None:
 
 
 def save_measurement(path: Path, measurement: Measurement) -> None:
-    """Write y as float32 safetensors, with the sizes and the hashes of Φ and all as metadata."""
+    """Write y as float32 safetensors. Metadata: sizes, hash of Φ, hash of the content."""
     metadata = {
         "format": FORMAT,
         "height": str(measurement.height),

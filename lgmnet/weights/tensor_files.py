@@ -19,7 +19,7 @@ from lgmnet.models import SensingModel
 from lgmnet.weights.files import CheckpointError
 
 FORMAT = "lgmnet/1"
-# Metadata: the hash of the rest of a file, which safetensors do not have. Older files lack it.
+# Key of the metadata: hash of the rest of the file. Safetensors have none, and older files lack it.
 CONTENT = "content_sha256"
 # More modules and tensors than this for each tensor of its file, no network has; most have three.
 PARTS_PER_TENSOR = 10
@@ -68,7 +68,7 @@ def damaged(path: Path, error: Exception) -> str:
 
 
 def content_sha256(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
-    """Of all metadata but this hash, and of names, types, shapes and bytes of the tensors."""
+    """Hash of all other metadata, and of names, types, shapes and bytes of the tensors."""
     rest = {key: value for key, value in metadata.items() if key != CONTENT}
     digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
@@ -78,12 +78,12 @@ def content_sha256(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -
 
 
 def with_content_hash(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Metadata that also hold the hash of themselves and of the tensors."""
+    """The metadata with the hash of themselves and of the tensors added."""
     return {**metadata, CONTENT: content_sha256(metadata, tensors)}
 
 
 def check_content(path: Path, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
-    """Raise CheckpointError if a file is not as it was written; one of an older version passes."""
+    """Raise CheckpointError if a file has changed. Older files have no hash and pass."""
     expected = metadata.get(CONTENT)
     if expected and expected != content_sha256(metadata, tensors):
         raise CheckpointError(
