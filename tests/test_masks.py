@@ -202,13 +202,13 @@ def test_unusable_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match="there is no mask at"):
         masks.load_mask(tmp_path / "none.npy")
     np.savez(tmp_path / "two.npz", a=np.ones((2, 2)), b=np.ones((2, 2)))
-    with pytest.raises(ValueError, match="two.npz holds a, b; name the mask 'mask'"):
+    with pytest.raises(ValueError, match="two.npz contains a, b; name the mask 'mask'"):
         masks.load_mask(tmp_path / "two.npz")
     (tmp_path / "mask.mat").write_bytes(b"no array")
     with pytest.raises(ValueError, match="mask.mat cannot be read as a mask"):
         masks.load_mask(tmp_path / "mask.mat")
     (tmp_path / "mask.png").write_bytes(b"")
-    with pytest.raises(ValueError, match="is no .npy, .npz, .mat or .safetensors file"):
+    with pytest.raises(ValueError, match="is not a .npy, .npz, .mat or .safetensors file"):
         masks.load_mask(tmp_path / "mask.png")
 
 
