@@ -120,9 +120,9 @@ def declare(tmp_path):
             {"sampling": {"ratio": 1.0}},
             r"Φ has shape \(103, 1024\), but ratio 1.0, rounding 'ceil'",
         ),
-        ({"sampling": {"rounding": "floor"}}, r"'floor' and block size 32 make \(102, 1024\)"),
-        ({"sampling": {"ratio": [0.1, 0.5]}}, r"make \(512, 1024\)"),
-        ({"sampling": {"rounding": "table33"}}, "'table33' holds block size 33"),
+        ({"sampling": {"rounding": "floor"}}, r"'floor' and block size 32 need \(102, 1024\)"),
+        ({"sampling": {"ratio": [0.1, 0.5]}}, r"need \(512, 1024\)"),
+        ({"sampling": {"rounding": "table33"}}, "'table33' needs block size 33"),
         ({"sampling": {"ratio": 10**400}}, "the config in .* cannot be used: sampling.ratio"),
         ({"model": {"name": "resnet"}}, "unknown model 'resnet'"),
     ],
@@ -300,7 +300,7 @@ def test_a_matrix_file_of_another_ratio_names_its_own(tmp_path):
 
     np.save(tmp_path / "phi.npy", matrices.orthonormal(256, 1024).numpy())
     config = tiny_config(sampling={"phi_init": str(tmp_path / "phi.npy")})
-    with pytest.raises(ConfigError, match=r"256 numbers per block \(ratio 0.2500\).*asks for 103"):
+    with pytest.raises(ConfigError, match=r"256 numbers per block \(ratio 0.2500\).*needs 103"):
         build_model(config)
     config = tiny_config(sampling={"phi_init": str(tmp_path / "phi.npy"), "ratio": 0.25})
     assert isinstance(build_model(config).operator, BlockSampling)

@@ -104,7 +104,7 @@ def test_variable_density_has_the_ratio_stated_and_is_dense_in_the_centre():
 @pytest.mark.parametrize(
     ("draw", "message"),
     [
-        (lambda: masks.pseudo_radial(SIZE, 0), "0 lines were asked for, expected at least 1"),
+        (lambda: masks.pseudo_radial(SIZE, 0), "lines is 0, expected at least 1"),
         (lambda: masks.cartesian(SIZE, 0.0), "the fraction is 0.0, expected 0 < fraction <= 1"),
         (lambda: masks.cartesian(SIZE, 0.1, 0.2), "centre fraction is 0.2, .* fraction 0.1"),
         (lambda: masks.variable_density(SIZE, 1.5), "the fraction is 1.5"),

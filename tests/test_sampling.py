@@ -94,7 +94,7 @@ def test_masks_that_cannot_be_made_are_explained(changes, message):
     ("changes", "message"),
     [
         ({"size": [64]}, r"sampling.size is \[64\], expected \[H, W\]"),
-        ({"mask": ["x/a.mat", "y/a.npy"]}, "sampling.mask names 'a' twice"),
+        ({"mask": ["x/a.mat", "y/a.npy"]}, "sampling.mask has two files with the name 'a'"),
         ({"mask": []}, "sampling.mask is empty"),
         ({"noise_std": -1}, "sampling.noise_std is -1.0"),
     ],
