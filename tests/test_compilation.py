@@ -71,6 +71,7 @@ class Images:
     """Grey validation images of different sizes."""
 
     names, sizes = ["a", "b", "c"], [(32, 32), (64, 40), (33, 70)]
+    channels, dtype = 1, np.dtype(np.uint8)
 
     def read(self, index):
         return np.full(self.sizes[index], 60 * index, np.uint8)

@@ -15,7 +15,7 @@ from lgmnet.training.checks import check_run
 from tests.conftest import smooth_image
 
 FOLDER = Path(__file__).parents[1] / "configs"
-NO_NETWORK = ("base.yaml", "budget.yaml")
+NO_NETWORK = ("base.yaml", "budget.yaml", "mri.yaml")
 EXPERIMENTS = FOLDER / "experiments"  # see test_experiment.py
 FILES = sorted(
     path
@@ -26,6 +26,8 @@ FILES = sorted(
 
 # What makes each network small enough for a test.
 NARROW = {
+    "admm_csnet": ["model.stages=2"],
+    "admm_net": ["model.stages=2"],
     "amp_net_tip": ["model.stages=2"],
     "amp_net": ["model.stages=2"],
     "ampa_net": ["model.stages=2"],
@@ -43,12 +45,22 @@ NARROW = {
 }
 
 
+def without_files(path):
+    """Overrides in place of the masks of authors, which do not come with the project."""
+    drawn = ["sampling.mask=pseudo_radial", "sampling.size=[64,64]"]
+    return drawn if path.name.startswith("mri_") else []
+
+
 @pytest.fixture(scope="module")
 def images():
     """Images to crop from, to fit starts and to take the PCA of."""
     pixels = [smooth_image(90, 120, k) for k in range(4)]
     return SimpleNamespace(
-        names=list("abcd"), sizes=[p.shape for p in pixels], read=lambda k: pixels[k]
+        names=list("abcd"),
+        sizes=[p.shape for p in pixels],
+        channels=1,
+        dtype=pixels[0].dtype,
+        read=lambda k: pixels[k],
     )
 
 
@@ -56,9 +68,9 @@ def images():
 def test_a_config_builds_and_trains_one_step(path, images, monkeypatch):
     monkeypatch.setattr("lgmnet.build.START_BLOCKS", 500)
     config = load_config(path)
-    config = load_config(path, NARROW[config.model.name])
+    config = load_config(path, [*NARROW[config.model.name], *without_files(path)])
     model = start_model(config, images)
-    batch = torch.rand(1, 1, config.sampling.block_size, config.sampling.block_size)
+    batch = torch.rand(1, 1, *(model.operator.size or 2 * [model.operator.multiple]))
     settings = config.training
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     loss, _ = total_loss(
@@ -75,11 +87,12 @@ def test_a_config_builds_and_trains_one_step(path, images, monkeypatch):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(FOLDER)))
 def test_a_config_builds_at_full_size(path):
-    config = load_config(path)
-    sampling = config.block_sampling
-    shape = sampling.measurements(), sampling.block_size**2
+    config = load_config(path, without_files(path))
+    sizes = config.sampling.sizes()
+    phi = torch.zeros(sizes.get("measurements", 1), sizes.get("block_size", 1) ** 2)
+    masks = torch.ones(1, 64, 64)
     with torch.device("meta"):
-        model = build_model(config, Source({"matrix": torch.zeros(*shape)}))
+        model = build_model(config, Source({"matrix": phi, "masks": masks}))
     if path.parent.name == "ablations":
         check_said_size(path, complexity.parameters(model.network))
 

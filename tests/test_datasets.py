@@ -132,3 +132,21 @@ def test_a_file_that_was_replaced_by_one_of_another_size_is_refused(tmp_path):
 
     with pytest.raises(ImageError, match=r"a\.png has \(20, 20\) pixels now, it had \(40, 60\)"):
         images.read(0)
+
+
+def test_a_part_of_a_set_has_its_images_in_order(image_folder):
+    names = [path.name for path in list_images(image_folder)]
+    for text, part in (("[:2]", names[:2]), ("[2:]", names[2:]), ("[1:3]", names[1:3])):
+        found = open_test_set(f"{image_folder}{text}", [])
+        assert [path.name for path in found.paths] == part
+        images, _ = open_training_images([f"{image_folder}{text}"], [], 16)
+        assert images.names == part
+    assert open_test_set(f"{image_folder}[2:]", []).name == f"{image_folder.name}_2-{len(names)}"
+    assert open_test_set(f"{image_folder.name}[2:]", [image_folder.parent]).names
+    with pytest.raises(ImageError, match=rf"\[7:\] is empty: the set has {len(names)} images"):
+        open_test_set(f"{image_folder}[7:]", [])
+
+
+def test_a_folder_may_be_named_like_a_part(image_folder, tmp_path):
+    image_folder.rename(tmp_path / "set[1:2]")
+    assert len(open_test_set(str(tmp_path / "set[1:2]"), [])) > 1

@@ -461,7 +461,8 @@ def test_list_shows_every_data_set(capsys: pytest.CaptureFixture[str]) -> None:
 def test_pack_passes_both_paths_and_its_errors_are_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def pack(folder: Path, output: Path) -> None:
+    def pack(folder: Path, output: Path, color: str) -> None:
+        assert color == "luma"
         raise ValueError(f"{folder.name} is empty, no {output.name}")
 
     monkeypatch.setitem(sys.modules, "lgmnet.data.packed", SimpleNamespace(pack=pack))

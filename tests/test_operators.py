@@ -6,6 +6,7 @@ import torch
 from scipy.io import savemat
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lgmnet import operators
 from lgmnet.models import LGMNet, SensingModel
 from lgmnet.models.fista_net import AlistaAdjoint
 from lgmnet.operators import BlockSampling, FourierMask, LinearOperator, masks, matrices
@@ -45,7 +46,8 @@ def operator(request):
 
 
 def test_every_operator_is_tested():
-    assert {kind for kind, _ in CASES.values()} == set(LinearOperator.__subclasses__())
+    ours = {kind for kind in LinearOperator.__subclasses__() if hasattr(operators, kind.__name__)}
+    assert {kind for kind, _ in CASES.values()} == ours
 
 
 def test_adjoint_is_the_transpose(operator):

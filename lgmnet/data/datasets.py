@@ -1,5 +1,6 @@
 """Sets of images: for training (names, sizes, luma on demand) and for testing."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -167,6 +168,35 @@ class TestSet:
             yield NamedImage(name, read_pixels(path))
 
 
+# The end of a name that stands for some images of a set.
+PART = re.compile(r"\[(\d*):(\d*)\]$")
+
+
+def part_of(name: str) -> tuple[str, slice]:
+    """The set and the images that a name stands for: ``Set11[2:4]`` are two images of Set11.
+
+    Images are in the order of their paths and counted from 0, as in a Python list.
+    """
+    found = None if Path(name).exists() else PART.search(name)
+    if found is None:
+        return name, slice(None)
+    first, last = (int(text) if text else None for text in found.groups())
+    return name[: found.start()], slice(first, last)
+
+
+def find_images(name: str, roots: Sequence[Path]) -> list[Path]:
+    """The images of a folder or file (see `find_folder`), or of a part (see `part_of`).
+
+    Raises:
+        ImageError: there is nothing, or no image in the part.
+    """
+    base, part = part_of(name)
+    paths = list_images(find_folder(base, roots))
+    if not paths[part]:
+        raise ImageError(f"{name} is empty: the set has {len(paths)} images, counted from 0")
+    return paths[part]
+
+
 def find_folder(name: str, roots: Sequence[Path]) -> Path:
     """A folder or file by path, or by name below ``roots`` (also in their ``train/``).
 
@@ -192,9 +222,13 @@ def open_test_set(name: str, roots: Sequence[Path]) -> TestSet:
     """``builtin``, a known test set such as Set11, or any folder or image file."""
     if name == "builtin":
         return TestSet(name, builtin.paths(builtin.TEST))
-    folder = find_folder(name, roots)
-    name = folder.stem if folder.is_file() else folder.resolve().name
-    return TestSet(name, list_images(folder), folder if folder.is_dir() else None)
+    base, part = part_of(name)
+    folder, paths = find_folder(base, roots), find_images(name, roots)
+    label = folder.stem if folder.is_file() else folder.resolve().name
+    if part != slice(None):
+        first = part.start or 0
+        label += f"_{first}-{first + len(paths)}"
+    return TestSet(label, paths, folder if folder.is_dir() else None)
 
 
 def open_test_sets(names: Sequence[str], roots: Sequence[Path]) -> list[TestSet]:
@@ -234,7 +268,7 @@ def open_training_images(
     paths: list[Path] = []
     for name in names:
         builtins = builtin.paths(builtin.TRAIN) if name == "builtin" else None
-        paths += builtins or list_images(find_folder(name, roots))
+        paths += builtins or find_images(name, roots)
     taken = same_files(paths, reserved)
     found = scan_measured([path for path in paths if path not in taken], smallest, color)
     for path in taken:

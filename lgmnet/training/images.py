@@ -8,13 +8,15 @@ from lgmnet.data.datasets import (
     TrainingImages,
     file_images,
     find_folder,
+    find_images,
     open_training_images,
+    part_of,
     readable,
     scan_measured,
     split,
     without_copies,
 )
-from lgmnet.data.images import list_images, printable
+from lgmnet.data.images import printable
 from lgmnet.evaluation.rebuild import check_channels
 from lgmnet.operators import LinearOperator
 from lgmnet.project import find_file
@@ -39,10 +41,10 @@ def open_data(config: Config) -> TrainingData:
     smallest = max(data.crop_size, config.sampling.smallest)
     for name in data.train:
         if name != "builtin":
-            find_folder(name, roots)  # so that this error comes before one about validation images
+            # So that this error comes before one about validation images.
+            find_folder(part_of(name)[0], roots)
     listed = data.validation.endswith(".txt")
-    folder = find_folder(data.validation, roots) if data.validation and not listed else None
-    reserved = list_images(folder) if folder else []
+    reserved = find_images(data.validation, roots) if data.validation and not listed else []
     images, rejected = open_training_images(data.train, roots, smallest, reserved, data.color)
     if data.exclude:
         images, _ = split(images, data.exclude)

@@ -115,4 +115,4 @@ def _read_scores(path: Path) -> dict[str, Any]:
         )
         return content | known | {"datasets": dict(content["datasets"])}
     except (ValueError, KeyError, TypeError):
-        raise CheckpointError(f"{path} is no metrics.json of test.py; remove it") from None
+        raise CheckpointError(f"{path} is not a metrics.json of test.py; remove it") from None

@@ -136,6 +136,7 @@ class Images:
     """Two grey training images."""
 
     names, sizes = ("a", "b"), [(160, 200)] * 2
+    channels, dtype = 1, np.dtype(np.uint8)
 
     def read(self, index: int) -> np.ndarray:
         return np.zeros(self.sizes[index], np.uint8)
