@@ -76,7 +76,7 @@ def test_the_hash_of_phi_belongs_to_the_stored_precision(tmp_path):
 
 def test_unknown_weights_list_the_shipped_ones(saved, monkeypatch):
     monkeypatch.setattr(runtime, "checkpoint_roots", lambda: [saved[1].parents[1]])
-    with pytest.raises(CheckpointError, match="no weights 'yours'.*shipped are: mine"):
+    with pytest.raises(CheckpointError, match="no weights 'yours'.*shipped weights: mine"):
         lgmnet.load("yours")
 
 
@@ -172,7 +172,7 @@ def test_tensors_of_another_type_are_refused(dtype, declare):
 @pytest.mark.parametrize("key", ["step", "minutes", "training_images"])
 @pytest.mark.parametrize("value", ["many", "", "nan", "inf", "-1"])
 def test_metadata_that_are_no_numbers_are_named(key, value, declare):
-    with pytest.raises(CheckpointError, match=f"says that {key} is '{value}', expected a number"):
+    with pytest.raises(CheckpointError, match=f"{key} in .* is '{value}', expected a number >= 0"):
         describe(declare({key: value}))
 
 
@@ -193,7 +193,7 @@ def test_a_small_file_that_declares_thousands_of_stages_is_refused(reference):
 
 def test_a_foreign_safetensors_file_is_refused(tmp_path):
     save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors")
-    with pytest.raises(CheckpointError, match="no weights file of lgmnet"):
+    with pytest.raises(CheckpointError, match="not a weights file of lgmnet"):
         lgmnet.load(tmp_path)
 
 
@@ -268,10 +268,10 @@ def test_what_wrappers_add_to_foreign_tensors_is_removed(wrap, tmp_path):
 def test_of_several_states_in_a_foreign_file_none_is_guessed(tmp_path):
     state = {"a": torch.zeros(1)}
     torch.save({"params": state, "params_ema": state}, tmp_path / "x.pt")
-    with pytest.raises(CheckpointError, match="holds params, params_ema, .*; it has 2 of them"):
+    with pytest.raises(CheckpointError, match="contains params, params_ema, .*; it has 2 of them"):
         foreign.load_foreign(tmp_path / "x.pt")
     torch.save({"epoch": 3, "best": 0.1}, tmp_path / "x.pt")
-    with pytest.raises(CheckpointError, match="holds epoch, best, expected a dict of tensors$"):
+    with pytest.raises(CheckpointError, match="contains epoch, best, expected a dict of tensors$"):
         foreign.load_foreign(tmp_path / "x.pt")
 
 

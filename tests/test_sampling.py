@@ -181,7 +181,7 @@ def test_a_network_that_needs_blocks_says_so():
 
 
 def test_a_network_of_one_channel_refuses_complex_images():
-    with pytest.raises(ConfigError, match="lgm_net rebuilds images of one channel, but the oper"):
+    with pytest.raises(ConfigError, match="lgm_net reconstructs images of one channel, but"):
         build_model(mask_config(complex=True))
 
 

@@ -301,7 +301,7 @@ def test_ista_net_plus_is_imported_with_its_matrices(reference, tmp_path, monkey
     assert "give --matrix phi_0_*.mat and --init" in capsys.readouterr().err
     other = folder / "sampling_matrix" / "Initialization_Matrix_10.mat"
     assert run_main(script, [*base, "--matrix", phi, "--init", other], monkeypatch) == 1
-    assert "the two files of one ratio" in capsys.readouterr().err
+    assert "two files of the same ratio" in capsys.readouterr().err
     assert run_main(script, [*base, "--matrix", phi, "--init", start], monkeypatch) == 0
     assert "stages = 9" in (out := capsys.readouterr().out)
     assert "272 numbers per 33 x 33 block, ratio 0.25" in out
@@ -356,7 +356,7 @@ def test_published_weights_are_imported(reference, tmp_path, monkeypatch, capsys
     assert "the path says dim" not in text
     status, text = imported(reference / "prl" / "prl_r010_N1_f4.pkl", "x")
     assert status == 1
-    assert "no LGM-Net file" in text
+    assert "not a weights file of LGM-Net" in text
     assert "looks like one of prl" in text
     assert not (tmp_path / "x").exists()
 

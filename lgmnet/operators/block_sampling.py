@@ -35,8 +35,7 @@ class BlockSampling(LinearOperator):
 
     matrix: Tensor
     gathers: bool = True
-    """Apply Φ as a matrix product on gathered blocks; else as a strided convolution, as published.
-    """
+    """Apply Φ as a product with gathered blocks; else as a strided convolution, as published."""
     reduced_gram: bool = False
     """Apply ΦᵀΦ to bf16 features by bf16 products with float32 sums. The result is always bf16.
     Images keep full precision."""

@@ -46,8 +46,7 @@ class BlockSamplingConfig(SamplingConfig):
     block_size: int = 32
     """Side B of a block, in pixels."""
     rounding: str = "ceil"
-    """How ratio · B² is rounded to m: ceil, floor, round, or table33 (published 33 x 33 matrices).
-    """
+    """Rounding of ratio · B² to m: ceil, floor, round, or table33 (published 33 x 33 matrices)."""
     phi: str = "learned"
     """``learned`` with the network, or ``fixed``."""
     phi_init: str = "xavier"
