@@ -1,4 +1,4 @@
-"""Draw the figure of README: image, Φᵀy and reconstruction of built-in photographs."""
+"""Draw images, Φᵀy and their reconstructions: the figure of README, or of own images."""
 
 import argparse
 import sys
@@ -16,15 +16,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no
 from lgmnet import metrics, runtime
 from lgmnet.data import builtin
 from lgmnet.data.color import luma
+from lgmnet.data.datasets import find_images
 from lgmnet.data.images import read_pixels
 from lgmnet.data.transforms import crop_back, pad_to_block
-from lgmnet.data.values import from_unit, to_unit
+from lgmnet.data.values import from_unit, protocol_scale, to_unit
 from lgmnet.models import SensingModel
+from lgmnet.operators import BlockSampling
 from lgmnet.runtime import device_of
 from lgmnet.weights.saved import find_weights
 
-# Name, and the crop that is shown: top, left, side in pixels.
-SHOWN = (("astronaut.png", 0, 96, 256), ("coffee.png", 90, 170, 256))
+# Built-in images, and the crop that is shown: top, left, side in pixels.
+SHOWN = {"astronaut.png": (0, 96, 256), "coffee.png": (90, 170, 256)}
+# Black in an error map is no error, white an error of so much, on 0..255.
+LARGEST_ERROR = 25.5
 
 
 def columns(model: SensingModel, pixels: np.ndarray) -> list[np.ndarray]:
@@ -33,27 +37,36 @@ def columns(model: SensingModel, pixels: np.ndarray) -> list[np.ndarray]:
     The rows of a learned Φ have no unit norm; one factor brings Φᵀy to the scale of the image.
     """
     image = to_unit(torch.from_numpy(pixels).to(device_of(model)))[None, None]
-    padded = pad_to_block(image, model.multiple)
+    padded = image if model.operator.size else pad_to_block(image, model.multiple)
     with torch.inference_mode():
         y = model.measure(padded)
         adjoint = model.operator.adjoint(y)
-        adjoint = adjoint * (adjoint * padded).sum() / adjoint.square().sum()
+        if isinstance(model.operator, BlockSampling):
+            adjoint = adjoint * (adjoint * padded).sum() / adjoint.square().sum()
         images = [adjoint, model.reconstruct(y)]
     rebuilt = [from_unit(crop_back(i, *pixels.shape)[0, 0]) for i in images]
-    return [pixels.astype(np.float64), *rebuilt]
+    return [protocol_scale(pixels).astype(np.float64), *rebuilt]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", default="lgm_net_tiny_r0.10", help="name, folder or file")
+    parser.add_argument(
+        "--images", nargs="+", default=[], help="files or parts of sets, in place of the built-in"
+    )
+    parser.add_argument("--error", action="store_true", help="also the error of the reconstruction")
     parser.add_argument("--output", type=Path, default=Path("docs/figure.png"))
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
     arguments = parser.parse_args()
     try:
         weights = find_weights(arguments.weights)
+        roots = runtime.data_roots()
+        paths = [path for name in arguments.images for path in find_images(name, roots)]
         with runtime.start(arguments.device) as here:
             runtime.announce(here, sys.stderr)
-            draw(weights.load().to(here.device), arguments.output)
+            model = weights.load().to(here.device)
+            paths = paths or builtin.paths(tuple(SHOWN))
+            draw(model, paths, arguments.error, arguments.output)
     except (ValueError, OSError) as error:
         print(f"make_figure.py: {error}", file=sys.stderr)
         return 1
@@ -61,19 +74,31 @@ def main() -> int:
     return 0
 
 
-def draw(model: SensingModel, output: Path) -> None:
-    figure, axes = plt.subplots(len(SHOWN), 3, figsize=(9, 6.5), constrained_layout=True)
-    for row, (name, top, left, side) in zip(axes, SHOWN, strict=True):
-        pixels = luma(read_pixels(builtin.paths((name,))[0]))
-        images = columns(model, pixels)
-        titles = [f"{name.partition('.')[0]} (part of it)"]
-        for label, image in zip(("Φᵀy, rescaled", "reconstruction"), images[1:], strict=True):
+def draw(model: SensingModel, paths: list[Path], error: bool, output: Path) -> None:
+    """One row per image: it, Φᵀy, the reconstruction, and on request the error."""
+    block = isinstance(model.operator, BlockSampling)
+    start = "Φᵀy, rescaled" if block else "Φᵀy"
+    count = 4 if error else 3
+    size = (3 * count, 3.25 * len(paths))
+    figure, axes = plt.subplots(len(paths), count, figsize=size, constrained_layout=True)
+    for row, path in zip(np.atleast_2d(axes), paths, strict=True):
+        images = columns(model, luma(read_pixels(path)))
+        height, width = images[0].shape
+        top, left, side = SHOWN.get(path.name, (0, 0, max(height, width)))
+        part = " (part of it)" if path.name in SHOWN else ""
+        titles = [f"{path.stem}{part}"]
+        for label, image in zip((start, "reconstruction"), images[1:], strict=True):
             titles.append(f"{label}: {metrics.score(image, images[0]).psnr:.2f} dB")
-        for axis, title, image in zip(row, titles, images, strict=True):
+        for axis, title, image in zip(row, titles, images, strict=False):
             shown = np.clip(image[top : top + side, left : left + side], 0, 255)
             axis.imshow(shown, cmap="gray", vmin=0, vmax=255)
             axis.set_title(title)
-            axis.axis("off")
+        if error:
+            difference = np.abs(np.clip(images[2], 0, 255) - images[0])
+            row[3].imshow(difference, cmap="gray", vmin=0, vmax=LARGEST_ERROR)
+            row[3].set_title(f"error, white = {LARGEST_ERROR / 255:.1f}")
+    for axis in np.ravel(axes):
+        axis.axis("off")
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output, dpi=100)
 

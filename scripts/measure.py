@@ -7,10 +7,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
 
 from lgmnet import runtime
-from lgmnet.data.color import luma
 from lgmnet.data.images import printable, read_pixels
 from lgmnet.operators.ratios import condition_of
-from lgmnet.weights.measurement import measure_image, save_measurement
+from lgmnet.weights.measurement import measure_image, measured_numbers, save_measurement
 from lgmnet.weights.saved import load
 
 
@@ -19,7 +18,11 @@ def main() -> int:
         description=__doc__,
         epilog="example: python scripts/measure.py photo.png --output y.safetensors",
     )
-    parser.add_argument("image", type=Path, help="grey or colour; its luma is measured")
+    parser.add_argument(
+        "image",
+        type=Path,
+        help="image or array file; its luma, or all its channels",
+    )
     parser.add_argument("--weights", default="lgm_net_tiny_r0.10", help="name, folder or file")
     parser.add_argument("--ratio", type=float, help="of a network that serves a range of them")
     parser.add_argument("--at", help="condition, such as r0.05 or the name of a mask")
@@ -35,15 +38,15 @@ def main() -> int:
             condition = condition_of(arguments.ratio, arguments.at)
             model = load(arguments.weights, condition=condition).to(here.device)
             model.noise_std = arguments.noise_std
-            plane = luma(read_pixels(arguments.image))
-            measurement = measure_image(model, plane, arguments.image.stem, condition)
+            pixels = read_pixels(arguments.image)
+            measurement = measure_image(model, pixels, arguments.image.stem, condition)
         save_measurement(arguments.output, measurement)
     except (ValueError, OSError) as error:
         print(f"measure.py: {error}", file=sys.stderr)
         return 1
-    count = measurement.values.numel()
+    count, area = measured_numbers(model, measurement), measurement.height * measurement.width
     output = printable(arguments.output)
-    print(f"{plane.size:,} pixels -> {count:,} numbers ({count / plane.size:.1%}): {output}")
+    print(f"{area:,} pixels -> {count:,} numbers ({count / area:.1%}): {output}")
     return 0
 
 

@@ -379,6 +379,7 @@ def test_every_published_table_is_there_with_all_its_rows():
         ("Urban100", "ampa", 5, 6), ("General100", "paper", 9, 4), ("Set11", "paper", 9, 4),
         ("Set14", "paper", 9, 4), ("Set11", "paper", 3, 7), ("Set11", "paper", 2, 7),
         ("Set11", "paper", 3, 7), ("not named", "paper", 8, 1),
+        ("BrainImages_test", "mri", 3, 4),
     ]  # fmt: skip
     for table in tables:
         for row in table["rows"]:

@@ -1,11 +1,14 @@
 """A measurement file is not believed."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from lgmnet.build import build_model
+from lgmnet.config import config_from_dict
+from lgmnet.operators import masks
 from lgmnet.weights.files import CheckpointError
 from lgmnet.weights.measurement import (
     load_measurement,
@@ -13,7 +16,9 @@ from lgmnet.weights.measurement import (
     reconstruct_image,
     save_measurement,
 )
+from lgmnet.weights.saved import load, save_weights
 from tests.conftest import smooth_image, tiny_config
+from tests.test_scripts import run_main
 
 
 @pytest.fixture
@@ -67,7 +72,7 @@ def test_a_side_that_is_no_number_of_pixels_is_named(write, key, text):
     ids=["no blocks", "no batch", "half", "bool", "whole numbers"],
 )
 def test_another_type_or_shape_is_named(write, values):
-    with pytest.raises(CheckpointError, match=r"holds torch\..*, expected float32 \(1, m, H/B"):
+    with pytest.raises(CheckpointError, match=r"holds torch\..*, expected float32 with four axes"):
         load_measurement(write(values))
 
 
@@ -124,3 +129,58 @@ def test_it_is_measured_and_rebuilt_where_the_model_is_and_handed_over_on_the_cp
     assert isinstance(image, np.ndarray)
     assert image.shape == (50, 70)
     assert set(seen) == {"meta"}
+
+
+@pytest.fixture
+def mri(tmp_path):
+    """Weights that return Φᵀy of complex images at two masks, and a complex image as a file."""
+    sampling = {"operator": "fourier_mask", "complex": True, "mask": []}
+    for fraction in (0.3, 0.5):
+        path = tmp_path / f"m{fraction:g}.npy"
+        np.save(path, masks.variable_density((32, 48), fraction).numpy())
+        sampling["mask"].append(str(path))
+    model = {"name": "admm_csnet", "stages": 1, "channels": 2}
+    config = config_from_dict({"model": model, "sampling": sampling})
+    save_weights(tmp_path / "w" / "model.safetensors", build_model(config), config)
+    random = np.random.default_rng(0)
+    image = 0.6 * np.exp(1j * random.uniform(0, 1, (32, 48)))
+    np.save(tmp_path / "image.npy", image.astype(np.complex64))
+    return tmp_path / "w", tmp_path / "image.npy"
+
+
+@pytest.mark.parametrize(("name", "fraction"), [("m0.3", 0.3), ("m0.5", 0.5)])
+def test_any_operator_is_measured_and_reconstructed(
+    mri, tmp_path, monkeypatch, capsys, name, fraction
+):
+    """The file names its mask, so reconstruct.py needs to be told nothing."""
+    weights, image = mri
+    y, output = tmp_path / "y.safetensors", tmp_path / "out.npy"
+    arguments = [image, "--weights", weights, "--at", name, "--output", y]
+    assert run_main("scripts/measure.py", arguments, monkeypatch) == 0
+    count = int(masks.variable_density((32, 48), fraction).sum()) * 2
+    assert f"1,536 pixels -> {count:,} numbers" in capsys.readouterr().out
+    arguments = [y, "--weights", weights, "--output", output]
+    assert run_main("scripts/reconstruct.py", arguments, monkeypatch) == 0
+    model = load(weights, condition=name)
+    x = np.load(image)
+    x = torch.from_numpy(np.stack([x.real, x.imag]))[None]
+    expected = model.reconstruct(model.measure(x))[0]
+    np.testing.assert_allclose(np.load(output), expected.permute(1, 2, 0).numpy(), atol=1e-6)
+    arguments[-1] = tmp_path / "out.png"
+    assert run_main("scripts/reconstruct.py", arguments, monkeypatch) == 0
+    picture = cv2.imread(str(tmp_path / "out.png"), cv2.IMREAD_UNCHANGED)
+    magnitude = expected.norm(dim=0).clamp(0, 1) * 255
+    np.testing.assert_allclose(picture, magnitude.numpy(), atol=0.51)
+
+
+def test_an_image_that_does_not_fit_the_operator_is_refused(
+    mri, photo, tmp_path, monkeypatch, capsys
+):
+    weights, _ = mri
+    arguments = [photo, "--weights", weights, "--output", tmp_path / "y.safetensors"]
+    assert run_main("scripts/measure.py", arguments, monkeypatch) == 1
+    assert "expected (batch, 2, H, W)" in capsys.readouterr().err
+    np.save(tmp_path / "small.npy", np.zeros((32, 40), np.complex64))
+    arguments[0] = tmp_path / "small.npy"
+    assert run_main("scripts/measure.py", arguments, monkeypatch) == 1
+    assert "has 32 x 40 pixels (height x width), but FourierMask" in capsys.readouterr().err

@@ -53,6 +53,11 @@ def channel_count(channels: int, policy: str) -> int:
     return {"bands": channels, "color": 3}.get(policy, 1)
 
 
+def policy_for(channels: int) -> str:
+    """The policy that gives an operator its channels."""
+    return {1: "luma", 3: "color"}.get(channels, "bands")
+
+
 def grey_picture(pixels: np.ndarray) -> np.ndarray:
     """``(H, W)`` to look at: the magnitude of a complex image, the mean of other channels."""
     if pixels.ndim == 2:

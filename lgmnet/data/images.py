@@ -378,11 +378,19 @@ def write_reconstruction(path: Path, image: np.ndarray) -> None:
     if image.ndim == 2 or image.shape[2] == 3:
         write_image(path.with_name(f"{path.name}.png"), to_uint8(image))
         return
-    target = path.with_name(f"{path.name}.npy")
+    write_array(path.with_name(f"{path.name}.npy"), image)
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write numbers as a float32 .npy file.
+
+    Raises:
+        ImageError: as `write_image`.
+    """
     try:
-        write_whole(target, lambda temporary: _save(temporary, image.astype(np.float32)))
+        write_whole(path, lambda temporary: _save(temporary, array.astype(np.float32)))
     except OSError as error:
-        raise ImageError(f"cannot write {target}: {error}") from None
+        raise ImageError(f"cannot write {path}: {error}") from None
 
 
 def _save(path: Path, array: np.ndarray) -> None:

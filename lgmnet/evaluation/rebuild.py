@@ -166,7 +166,7 @@ def check_channels(operator: LinearOperator, channels: int, policy: str) -> None
     if channels == operator.channels:
         return
     key, _, value = policy.partition("=")
-    better = {1: "luma", 3: "color"}.get(operator.channels, "bands")
+    better = color.policy_for(operator.channels)
     advice = "use other images" if value == better else f"set {key}={better}"
     raise ValueError(
         f"{policy} gives images of {channels} channels, but {type(operator).__name__} measures "

@@ -4,6 +4,7 @@ from lgmnet.models.admm_csnet import ADMMCSNet
 from lgmnet.models.admm_net import ADMMNet
 from lgmnet.models.amp_net_tip import AMPNetTIP
 from lgmnet.models.ampa_net import AMPANet, AMPNet
+from lgmnet.models.back_projection import BackProjection
 from lgmnet.models.base import MODELS, Reconstruction, UnfoldingNetwork, create_network
 from lgmnet.models.fista_net import FISTANet
 from lgmnet.models.gin import GINAMPNetTIP, GINFISTANet, GINISTANetPlus
@@ -24,6 +25,7 @@ __all__ = [
     "AMPANet",
     "AMPNet",
     "AMPNetTIP",
+    "BackProjection",
     "FISTANet",
     "GINAMPNetTIP",
     "GINFISTANet",

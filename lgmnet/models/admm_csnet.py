@@ -99,6 +99,8 @@ class ADMMCSNet(UnfoldingNetwork):
     sensing are our choices.
     """
 
+    any_channels = True
+
     def __init__(
         self,
         block_size: int | None = None,

@@ -32,6 +32,8 @@ class UnfoldingNetwork(nn.Module, ABC):
     """Largest distance, in blocks, from which a measurement can change a pixel; None: no limit."""
     stepwise: bool = False
     """Whether `unfold` has several steps, each with its own reach. Each can work in strips."""
+    any_channels: bool = False
+    """Whether the network supports any number of image channels, without ``image_channels``."""
     inside_stages: tuple[str, ...] = ()
     """Submodules that are arguments of the stages. They are recomputed with the stages, not
     separately."""
@@ -112,7 +114,8 @@ def create_network(
     Raises:
         ValueError: an option is unknown or wrong, or the network does not support the operator.
     """
-    known = inspect.signature(MODELS.get(name)).parameters
+    network = MODELS.get(name)
+    known = inspect.signature(network).parameters
     if given := SIZES & options.keys():
         raise ValueError(f"model.{min(given)} follows from sampling; set it there")
     for size in SIZES & known.keys() - sizes.keys():
@@ -122,7 +125,8 @@ def create_network(
                 "sampling.operator=block_sampling, or another network"
             )
     channels = sizes.get("image_channels", 1)
-    if channels != 1 and "image_channels" not in known:
+    many = "image_channels" in known or getattr(network, "any_channels", False)
+    if channels != 1 and not many:
         raise ValueError(
             f"{name} reconstructs images of one channel, but the operator measures {channels}; "
             "choose another network, such as ista_net_plus"

@@ -51,6 +51,7 @@ class ISTA(UnfoldingNetwork):
     Differences from the original: DC and the coarsest band are not thresholded.
     """
 
+    any_channels = True
     momentum: Callable[[], Iterator[float]] = staticmethod(no_momentum)
 
     def __init__(

@@ -11,7 +11,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lgmnet.data.transforms import crop_back, pad_to_block
+from lgmnet.data import color
+from lgmnet.data.transforms import channels_first, channels_last, crop_back, pad_to_block
 from lgmnet.data.values import to_unit
 from lgmnet.models import SensingModel
 from lgmnet.runtime import device_of
@@ -34,31 +35,46 @@ class Measurement(NamedTuple):
 
 
 def measure_image(
-    model: SensingModel, luma: np.ndarray, name: str, condition: str | None = None
+    model: SensingModel, pixels: np.ndarray, name: str, condition: str | None = None
 ) -> Measurement:
-    """Measure an image of any size, where the model is; zeros complete it to whole blocks.
+    """Measure an image on the device of the model. Zeros pad it to whole blocks.
 
     Args:
-        luma: ``(H, W)`` uint8, uint16 or float32, where 1.0 is white.
-        name: fixes the noise, where the model has any.
-        condition: that the model was loaded for, if any.
+        pixels: ``(H, W)`` or BGR ``(H, W, 3)`` or ``(H, W, C)``, uint8, uint16 or float32. An
+            operator of one channel measures the luma, one of three the colours together.
+        name: seeds the noise, if the model has any.
+        condition: the one that the model was loaded for, if any.
 
     Returns:
-        y on the CPU, whatever the device of the model.
+        y on the CPU, for any device of the model.
+
+    Raises:
+        ValueError: size or channels of the image do not fit the operator.
     """
-    image = to_unit(torch.from_numpy(luma).to(device_of(model)))[None, None]
-    padded = pad_to_block(image, model.multiple)
+    [plane] = color.channels(pixels, color.policy_for(model.operator.channels))
+    image = to_unit(channels_first(plane).to(device_of(model)))[None]
+    if model.operator.size is None:
+        image = pad_to_block(image, model.multiple)
     with torch.inference_mode():
-        values = model.measure(padded, name)
+        values = model.measure(image, name)
     values = values.cpu().contiguous()  # safetensors takes no other
+    height, width = pixels.shape[:2]
     fingerprint = model.operator.fingerprint()
-    return Measurement(values, luma.shape[0], luma.shape[1], fingerprint, condition or "")
+    return Measurement(values, height, width, fingerprint, condition or "")
+
+
+def measured_numbers(model: SensingModel, measurement: Measurement) -> int:
+    """How many numbers of y were measured: those that a mask leaves out are zero."""
+    support = model.operator.support
+    shape = measurement.values.shape[1:]
+    return shape.numel() if support is None else int(support.expand(shape).sum())
 
 
 def reconstruct_image(model: SensingModel, measurement: Measurement) -> np.ndarray:
-    """The image ``(H, W)`` float32 in [0, 1], not clipped, in its size before padding.
+    """The image in its size before padding, float32, 1.0 is white, not clipped.
 
-    It is rebuilt where the model is.
+    ``(H, W)``, or ``(H, W, C)``: three channels in OpenCV's order, BGR. It is computed on the
+    device of the model.
 
     Raises:
         CheckpointError: the measurement was made with another Φ, or its size is another.
@@ -72,12 +88,13 @@ def reconstruct_image(model: SensingModel, measurement: Measurement) -> np.ndarr
     _check_size(model, measurement)
     with torch.inference_mode():
         image = model.reconstruct(measurement.values.to(device_of(model)))
-    return crop_back(image, measurement.height, measurement.width)[0, 0].cpu().numpy()
+    cropped = crop_back(image, measurement.height, measurement.width)[0]
+    return color.join([channels_last(cropped.cpu().numpy())])
 
 
 def _check_size(model: SensingModel, measurement: Measurement) -> None:
     height, width = measurement.height, measurement.width
-    whole = [side + -side % model.multiple for side in (height, width)]
+    whole = model.operator.size or [s + -s % model.multiple for s in (height, width)]
     expected = 1, *model.operator.measurement_shape(*whole)
     if measurement.values.shape != expected:
         raise CheckpointError(
@@ -119,8 +136,8 @@ def load_measurement(path: Path) -> Measurement:
         raise CheckpointError(f"{path} is no measurement; make it with scripts/measure.py")
     if values.dtype != torch.float32 or values.ndim != 4 or not values.numel():
         raise CheckpointError(
-            f"{path} holds {values.dtype} of shape {tuple(values.shape)}, expected float32 "
-            "(1, m, H/B, W/B)"
+            f"{path} holds {values.dtype} of shape {tuple(values.shape)}, expected float32 with "
+            "four axes, such as (1, m, H/B, W/B)"
         )
     if not values.isfinite().all():
         raise CheckpointError(f"{path} holds values that are not finite")
