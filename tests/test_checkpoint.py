@@ -165,7 +165,7 @@ def test_tensors_of_another_type_are_refused(dtype, declare):
     state = tensor_files.read_tensors(path)
     state["network.lift.bias"] = state["network.lift.bias"].to(dtype)
     save_file(state, path, metadata)
-    with pytest.raises(CheckpointError, match=rf"network.lift.bias in .* is of {dtype}"):
+    with pytest.raises(CheckpointError, match=rf"network.lift.bias in .* has type {dtype}"):
         lgmnet.load(path)
 
 
