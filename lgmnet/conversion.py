@@ -240,7 +240,7 @@ def override_tree(overrides: Sequence[str]) -> dict[str, Any]:
             f"'{text}' is not an override; write section.key=value, such as sampling.ratio=0.25",
         )
         try:
-            tree.setdefault(section, {})[name] = parse_yaml(value)
+            tree.setdefault(section, {})[name] = parse_yaml(value) if value else ""
         except ValueError as error:
             raise ConfigError(f"cannot read the value of '{text}': {error}") from None
     return with_current_names(tree)

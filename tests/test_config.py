@@ -294,7 +294,7 @@ def test_unequal_parts_of_a_batch_are_refused(load):
         ("sampling.ratio=[0.5, 0.1]", r"expected the smaller ratio first"),
         ("sampling.ratio=[0.1]", r"ratio is \(0\.1,\), expected .* of a range \[0\.01, 0\.5\]"),
         ("sampling.ratio=[0.1, 2]", r"expected 0 < ratio <= 1"),
-        ("sampling.ratio=", r"sampling\.ratio is None, expected float"),
+        ("sampling.ratio=", r"sampling\.ratio is '', expected float"),
     ],
 )
 def test_a_value_out_of_range_says_what_is_expected(load, override, message):

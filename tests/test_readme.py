@@ -62,6 +62,12 @@ SMALL = {
     "ista_net_plus": {"model": {"stages": 2, "channels": 4}},
     "budget": {"data": {"crop_size": 32}},
     "fista": {"model": {"iterations": 2}},
+    "mri_fista_tv": {"model": {"iterations": 2}, "sampling": {"size": [32, 32]}},
+    "mri_admm_net": {
+        "model": {"stages": 2},
+        "sampling": {"size": [64, 64]},
+        "data": {"crop_size": 64},
+    },
 }
 
 

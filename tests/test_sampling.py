@@ -10,11 +10,21 @@ from scipy.io import savemat
 import lgmnet
 from lgmnet.build import Source, at_condition, build_model
 from lgmnet.config import ConfigError, config_from_dict
+from lgmnet.conversion import override_tree
+from lgmnet.costs.benchmark import Subject, TrainingStep
 from lgmnet.models import ISTA, create_network
 from lgmnet.operators import OPERATORS, FourierMask, masks
 from lgmnet.operators.ratios import condition_of, ratio_label
+from lgmnet.runtime import Runtime
+from lgmnet.speed.strips import InStrips
+from lgmnet.training.loop import train
+from lgmnet.weights.export import export_model
 from lgmnet.weights.saved import Weights, save_weights
 from tests.conftest import tiny_config
+from tests.test_scripts import run_main
+from tests.test_training import final, train_steps
+
+CPU = Runtime(torch.device("cpu"))
 
 SIZE = (64, 64)
 DRAWN = {"operator": "fourier_mask", "mask": "variable_density", "size": SIZE, "fraction": 0.3}
@@ -197,3 +207,70 @@ def test_what_is_measured_can_be_looked_at(channels):
     assert picture.shape == (8, 6)
     assert picture[4, 3] == 1  # the zero frequency is in the middle
     assert tiny_config().sampling.make(Source()).picture().shape == (256, 256)
+
+
+def test_commands_for_block_sampling_say_so(tmp_path, monkeypatch, capsys):
+    config = tmp_path / "mri.yaml"
+    config.write_text(mask_config().as_yaml())
+    for script, arguments in (
+        ("scripts/nest_phi.py", [config, "--learned", "x", "--output", tmp_path / "x.npy"]),
+        ("scripts/measure_inference.py", [config]),
+    ):
+        assert run_main(script, arguments, monkeypatch) == 1
+        assert "this command works on block sampling only" in capsys.readouterr().err
+
+
+def test_what_has_no_strips_says_so(tmp_path):
+    config = mask_config()
+    model = build_model(config)
+    with pytest.raises(ValueError, match="FourierMask measures the whole image at once"):
+        InStrips(model, 2**30)
+
+
+def test_a_model_of_any_operator_is_exported(tmp_path):
+    model = build_model(mask_config()).eval()
+    export_model(model, tmp_path / "m.pt2")  # what was exported is compared with the model
+    assert (tmp_path / "m.pt2").stat().st_size
+
+
+def test_an_empty_value_on_the_command_line_is_an_empty_text():
+    assert override_tree(["data.validation="]) == {"data": {"validation": ""}}
+
+
+def test_training_steps_of_any_operator_are_timed(image_folder):
+    config = tiny_config(image_folder).as_dict()
+    config["sampling"] = DRAWN | {"size": [32, 32]}
+    config["data"]["crop_size"] = 32
+    config = config_from_dict(config)
+    step = TrainingStep(Subject("x", build_model(config), config), [str(image_folder)], 2, CPU)
+    step()
+    assert step.parts["forward"] > 0
+
+
+@pytest.mark.parametrize("color", ["luma", "bands"])
+def test_a_run_with_masks_stops_and_resumes_to_the_bit(tmp_path, monkeypatch, color):
+    """Also of complex images, of two masks that are drawn step by step."""
+    (tmp_path / "images").mkdir()
+    random = np.random.default_rng(0)
+    for k in range(3):
+        image = random.uniform(0, 0.7, (32, 32))
+        complex_image = image * np.exp(1j * random.uniform(0, 1, (32, 32)))
+        array = image.astype(np.float32) if color == "luma" else complex_image.astype(np.complex64)
+        np.save(tmp_path / "images" / f"{k}.npy", array)
+    paths = []
+    for fraction in (0.3, 0.6):
+        paths.append(str(tmp_path / f"m{fraction}.npy"))
+        np.save(paths[-1], masks.variable_density((32, 32), fraction).numpy())
+    config = tiny_config(tmp_path / "images").as_dict()
+    config["model"] = {"name": "admm_csnet", "stages": 2, "channels": 2}
+    config["sampling"] = {
+        "operator": "fourier_mask", "mask": paths, "complex": color == "bands", "noise_std": 0.01,
+    }  # fmt: skip
+    config["data"] |= {"crop_size": 32, "color": color}
+    config["training"] |= {"loss": "nmse"}
+    config = config_from_dict(config)
+    train(config, tmp_path / "whole", CPU)
+    train_steps(config, tmp_path / "parts", 3, monkeypatch)
+    train(config, tmp_path / "parts", CPU, resume=True)
+    whole, parts = final(tmp_path / "whole"), final(tmp_path / "parts")
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)

@@ -196,7 +196,7 @@ def test_out_of_memory_halves_the_parts_and_keeps_the_batch(
 
 def test_memory_for_no_crop_at_all_ends_the_run(image_folder, tmp_path, monkeypatch):
     run_out_of_memory_above(0, monkeypatch)
-    with pytest.raises(ConfigError, match=r"a single crop does not fit into memory; lower data\.crop_size"):
+    with pytest.raises(ConfigError, match=r"single crop does not fit .*; lower data\.crop_size"):
         train(tiny_config(image_folder), tmp_path / "run", CPU)
 
 

@@ -14,7 +14,7 @@ from lgmnet.config import Config, TrainingConfig
 from lgmnet.data.crops import DeviceCrops, Plan, TrainingCrops, loaded_batches
 from lgmnet.data.values import to_unit
 from lgmnet.models import SensingModel
-from lgmnet.operators import BlockSampling
+from lgmnet.operators import BlockSampling, LinearOperator
 from lgmnet.project import provenance
 from lgmnet.runtime import Runtime
 from lgmnet.speed.precision import autocast, resolve_precision
@@ -144,7 +144,7 @@ class TrainingStep:
     def __init__(self, subject: Subject, images: Sequence[str], batch: int, here: Runtime) -> None:
         assert subject.config is not None
         operator = subject.model.operator
-        assert isinstance(operator, BlockSampling)
+        assert isinstance(operator, LinearOperator)
         config = with_images(subject.config, images)
         training = dataclasses.replace(
             config.training,
@@ -153,8 +153,9 @@ class TrainingStep:
             precision=resolve_precision(config.training.precision, here.device),
         )
         self.config = dataclasses.replace(config, training=training)
-        model = build_model(self.config, Source({"matrix": operator.matrix.detach()}))
-        model.operator.gathers = operator.gathers  # type: ignore[assignment]
+        model = build_model(self.config, Source(operator.state_dict()))
+        if isinstance(operator, BlockSampling):
+            model.operator.gathers = operator.gathers  # type: ignore[assignment]
         self.learner = Learner(model, self.config, here)
         data = open_data(self.config)
         self.batches = open_batches(self.config, data.train, here, 0)[1]

@@ -212,7 +212,8 @@ def validate(
 ) -> Score:
     """Mean score of validation images. A compiled network runs uncompiled.
 
-    The protocol is ``paper``; for images of two channels, which are complex, it is ``mri``.
+    The protocol is ``paper``; for images of two channels, which are complex, it is ``mri``. If the
+    operator has a fixed size, images are cropped to it.
 
     Args:
         limit: largest number of images.
@@ -226,9 +227,10 @@ def validate(
         NamedImage(images.names[k], color.join([np.array(images.read(k))])) for k in range(count)
     )
     protocol = metrics.PROTOCOLS["mri" if images.channels == 2 else "paper"]
+    rules = Rules(protocol, "bands", "crop" if model.operator.size else "zeros")
     scores = []
     with without_compilation(model.network):
-        for k, result in enumerate(evaluate(model, samples, runtime, Rules(protocol, "bands"))):
+        for k, result in enumerate(evaluate(model, samples, runtime, rules)):
             scores.append(result.score)
             if show is not None:
                 show(k, color.grey_picture(from_protocol_scale(result.pixels)))

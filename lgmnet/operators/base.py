@@ -176,7 +176,7 @@ class LinearOperator(nn.Module, ABC):
                 several, pixel-unshuffled by ``scale``. The result has the same shape.
         """
         channels = F.pixel_shuffle(features, scale) if scale > 1 else features
-        batch = len(channels)
+        batch = channels.shape[0]
         images = rearrange(channels, "b (c p) h w -> (b c) p h w", p=self.channels)
         images = self.gram_of_images(images)
         channels = rearrange(images, "(b c) p h w -> b (c p) h w", b=batch)
