@@ -556,7 +556,7 @@ def test_training_runs_on_the_gpu(image_folder, tmp_path):
     ("settings", "message"),
     [
         ({"compile": True, "accumulate": 2}, "overwrite the gradients .* set cuda_graphs=false"),
-        ({"compile": False}, "replays what training.compile makes; set training.compile=true"),
+        ({"compile": False}, "needs a compiled network; set training.compile=true"),
     ],
 )
 def test_cuda_graphs_need_one_part_that_is_compiled(settings, message):
