@@ -1,8 +1,8 @@
-"""Score weights on test sets: PSNR and SSIM per image, beside the published values.
+"""Score weights on test sets: PSNR and SSIM per image, with the published values.
 
-Writes metrics.json, metrics.csv and, on request, the reconstructions. Scores that are there stay:
-test sets are added to those of the same weights and rules, others go to metrics.<protocol>.json.
-Exit code 1 if an image could not be scored; the others are.
+Writes metrics.json, metrics.csv and, on request, the reconstructions. Existing scores are kept.
+Test sets are added to a file with the same weights and rules; otherwise a new file
+metrics.<protocol>.json is written. The exit code is 1 if an image could not be scored.
 """
 
 import argparse
@@ -52,14 +52,14 @@ def main() -> int:
 
 
 def score_weights(arguments: argparse.Namespace) -> int:
-    """All that was asked for; the exit code is 1 if an image could not be scored."""
+    """Score all conditions and protocols; returns the exit code."""
     weights: Loadable
     weights = find_weights(arguments.weights, arguments.overrides)
     if arguments.adapters:
         weights = Adapted(weights, arguments.adapters, arguments.merge or "on_the_fly")
     elif arguments.merge:
-        raise ValueError(f"--merge {arguments.merge} is about --adapters, which are not given")
-    # What is not asked for is as the weights' own config says.
+        raise ValueError(f"--merge {arguments.merge} needs --adapters; give an adapters file")
+    # Defaults come from the config of the weights.
     asked = {k: getattr(arguments, k) for k in ("color", "padding")}
     asked = {k: v for k, v in asked.items() if v is not None}
     own = dataclasses.replace(weights.config.evaluation, **asked)
@@ -99,12 +99,12 @@ def score_weights(arguments: argparse.Namespace) -> int:
 
 
 def saved_path(folder: Path, dataset: str, image: str) -> Path:
-    """Where a reconstruction is saved, without the ending: .png, or .npy of 2 or more bands."""
+    """The path of a saved reconstruction, without its ending, .png or .npy."""
     return folder / dataset / image
 
 
 def check_saved(sets: list[TestSet], folders: list[Path]) -> None:
-    """Raise ImageError if a reconstruction would be written over or among test images."""
+    """Raise ImageError if a reconstruction would replace or be added to test images."""
     inputs = {file_identity(container(path)) for images in sets for path in images.paths}
     searched = [images.folder.resolve() for images in sets if images.folder]
     for folder, images, ending in itertools.product(folders, sets, (".png", ".npy")):
@@ -119,7 +119,7 @@ def check_saved(sets: list[TestSet], folders: list[Path]) -> None:
 
 
 def file_identity(path: Path) -> tuple[int, int]:
-    """The same for every name of a file: links, other cases, relative paths."""
+    """An identity that is equal for all names of a file: links, other cases, relative paths."""
     found = path.stat()
     return found.st_dev, found.st_ino
 
@@ -135,14 +135,14 @@ def score(
     """Score at one condition, print the tables, and write the results into ``folder``.
 
     Returns:
-        How many images could not be scored.
+        Number of images that could not be scored.
     """
 
     def save(dataset: str, result: Result) -> None:
         path = saved_path(folder, dataset, result.name)
         write_reconstruction(path, from_protocol_scale(result.pixels))
 
-    folder.mkdir(parents=True, exist_ok=True)  # said before the work, not after it
+    folder.mkdir(parents=True, exist_ok=True)  # so that an error comes before the work
     at = how.condition or weights.config.sampling.usual
     scored = score_sets(weights, sets, how, here, save if save_images else None)
     failed = {
@@ -171,10 +171,10 @@ def parse() -> argparse.Namespace:
         "weights",
         nargs="?",
         default="lgm_net_tiny_r0.10",
-        help="name, folder or file; or the YAML of an algorithm without trained values",
+        help="name, folder or file; or the YAML file of an algorithm without trained values",
     )
     parser.add_argument(
-        "overrides", nargs="*", metavar="KEY=VALUE", help="override entries of that YAML"
+        "overrides", nargs="*", metavar="KEY=VALUE", help="override entries of this YAML file"
     )
     parser.add_argument(
         "--adapters", type=Path, help="LoRun's adapters file; WEIGHTS then gives the backbone"
@@ -189,23 +189,23 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--at",
         nargs="+",
-        help="conditions to score a network at that serves several: r0.05, or the name of a mask",
+        help="conditions, for a network with several conditions: r0.05, or the name of a mask",
     )
     parser.add_argument(
-        "--ratio", nargs="+", type=float, help="the same for ratios, as numbers: 0.05"
+        "--ratio", nargs="+", type=float, help="sampling ratios, for a network for a range: 0.05"
     )
     parser.add_argument("--output", type=Path, help="folder (default: results/<weights>)")
     parser.add_argument(
         "--save-images",
         action="store_true",
-        help="save reconstructions as PNG (other than 1 or 3 channels: .npy)",
+        help="save reconstructions as PNG (as .npy unless they have 1 or 3 channels)",
     )
     parser.add_argument(
         "--protocol",
         nargs="+",
-        help=f"some of {', '.join(PROTOCOLS)} (default: what the weights name)",
+        help=f"one or more of {', '.join(PROTOCOLS)} (default: that of the weights' config)",
     )
-    parser.add_argument("--color", help="luma; rgb: each channel by itself; color; bands")
+    parser.add_argument("--color", help="luma; rgb: each channel separately; color; bands")
     parser.add_argument("--padding", help="zeros (as published), replicate or crop")
     parser.add_argument(
         "--noise-std", type=float, help="measurement noise, in the unit of y (default: as trained)"
@@ -213,11 +213,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--consistency",
         action="store_true",
-        help="also ‖Φx̂ − y‖ / ‖y‖, and PSNR after projection onto Φx = y",
+        help="add ‖Φx̂ − y‖ / ‖y‖, and the PSNR after projection onto Φx = y",
     )
-    parser.add_argument("--fast", action="store_true", help="the rewritten network, same numbers")
+    parser.add_argument(
+        "--fast", action="store_true", help="use the network rewritten for speed, same output"
+    )
     parser.add_argument("--precision", default="fp32", help="fp32, tf32 (GPU), or with --fast bf16")
-    parser.add_argument("--max-memory", help="work in strips that fit, such as 2GiB; same numbers")
+    parser.add_argument(
+        "--max-memory", help="limit, such as 2GiB: reconstruct in strips, same output"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
     return parser.parse_intermixed_args()
 

@@ -65,10 +65,10 @@ def main() -> int:
     try:
         config = load_config(arguments.config, arguments.overrides, arguments.joined)
         find_protocol(config.evaluation.protocol)
-        if not arguments.resume:  # a state has what it began from
+        if not arguments.resume:  # a state contains its initial weights
             backbone = config.lora.backbone if config.lora else ""
             for name in filter(None, (config.training.start, backbone)):
-                find_weights(name)  # said now, not after the preparations
+                find_weights(name)  # so that an error comes before the preparations
         folder = arguments.output or default_folder(arguments, config)
         with runtime.start(arguments.device, config.training.timeout) as here:
             runtime.announce(here, sys.stdout)
@@ -80,7 +80,7 @@ def main() -> int:
                 begun = any((phase.folder / file).exists() for phase in runs for file in saved)
                 if begun and not arguments.resume:
                     raise ValueError(
-                        f"{folder} holds a run already; add --resume to continue it, or choose "
+                        f"{folder} already contains a run; add --resume to continue it, or choose "
                         "another folder with --output"
                     )
                 stopped_by = train_phases(config, folder, here, arguments.resume)
@@ -101,15 +101,15 @@ def main() -> int:
 
 
 def default_folder(arguments: argparse.Namespace, config: Config) -> Path:
-    """``runs/<config name>_<ratio or mask>``, with the names of joined files between them."""
+    """``runs/<config name>_<ratio or mask>``, with the names of the --with files in between."""
     names = [path.stem for path in (arguments.config, *arguments.joined)]
     return Path("runs") / "_".join([*names, config.sampling.label])
 
 
 def score_run(config: Config, folder: Path, here: Runtime) -> None:
-    """Score the best weights on the test sets of the config that are there: metrics.json.
+    """Score the best weights on the available test sets of the config, and write metrics.json.
 
-    The processes share the images; the main one writes and prints.
+    The processes share the images. The main process writes and prints.
     """
     sets: list[TestSet] = []
     for name in config.evaluation.datasets:

@@ -1,4 +1,4 @@
-"""Arrays in a file: .npy, .npz, .mat (also MATLAB 7.3) or .safetensors."""
+"""Read arrays from a file: .npy, .npz, .mat (also MATLAB 7.3) or .safetensors."""
 
 import math
 import zipfile
@@ -15,37 +15,37 @@ LARGEST, LARGEST_RATIO = 2**30, 20
 
 
 def read_array(path: Path, names: Sequence[str], what: str, called: str) -> tuple[str, np.ndarray]:
-    """The array of a file that has one of these names, or the only one; and its name.
+    """Name and array: the first of these names in the file, or the only array of the file.
 
     Args:
-        what: a word for the array, in messages.
-        called: the names that a message advises.
+        what: a word for the array, for messages.
+        called: the recommended names, for messages.
 
     Raises:
-        ValueError: no file, damaged, or no such array.
+        ValueError: the file is missing or damaged, or has no such array.
     """
     if not path.is_file():
         raise ValueError(f"there is no {what} at {path}; give an existing file")
     try:
         arrays = read_arrays(path)
-    except Exception as error:  # each reader raises types of its own for a damaged file
+    except Exception as error:  # each reader has other error types for a damaged file
         raise ValueError(f"{path} cannot be read as a {what} ({error})") from None
     found = [name for name in names if name in arrays] or (list(arrays) if len(arrays) == 1 else [])
     if not found:
         held = ", ".join(sorted(arrays)) or "no array"
-        raise ValueError(f"{path} holds {held}; name the {what} {called}")
+        raise ValueError(f"{path} contains {held}; name the {what} {called}")
     return found[0], np.asarray(arrays[found[0]])
 
 
 def read_arrays(path: Path, mapped: bool = False) -> dict[str, np.ndarray]:
-    """All arrays of the file by name; the one of a .npy is called ``matrix``.
+    """All arrays of the file by name. The array of a .npy file has the name ``matrix``.
 
     Args:
-        mapped: values of a .npy are read from disk when they are used, and are not writable.
+        mapped: the values of a .npy file are read from disk on first use and are read-only.
 
     Raises:
         ValueError: the ending is unknown, the arrays are too large (`LARGEST`), or a MATLAB 7.3
-            file needs h5py. Damaged files raise what their reader raises.
+            file needs h5py. For a damaged file the error is that of its reader.
     """
     ending = path.suffix.lower()
     if ending == ".npy":
@@ -62,7 +62,7 @@ def read_arrays(path: Path, mapped: bool = False) -> dict[str, np.ndarray]:
         from safetensors.numpy import load_file
 
         return load_file(path)
-    raise ValueError(f"{path} is no .npy, .npz, .mat or .safetensors file")
+    raise ValueError(f"{path} is not a .npy, .npz, .mat or .safetensors file")
 
 
 def require_small(path: Path, size: int) -> None:
@@ -84,7 +84,7 @@ def require_small(path: Path, size: int) -> None:
 def _read_mat(path: Path) -> dict[str, np.ndarray]:
     with path.open("rb") as file:
         start = file.read(512 + len(HDF5))
-    if start.startswith(HDF5) or start.endswith(HDF5):  # MATLAB puts 512 bytes of its own before it
+    if start.startswith(HDF5) or start.endswith(HDF5):  # MATLAB writes 512 bytes before it
         return _read_hdf5(path)
     from scipy.io import loadmat, whosmat
 
@@ -93,7 +93,7 @@ def _read_mat(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_hdf5(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of numbers. MATLAB stores columns first, so the axes are turned round."""
+    """The numeric arrays. MATLAB stores columns first, so the axes are reversed."""
     try:
         import h5py
     except ImportError:
@@ -111,7 +111,7 @@ def _is_numeric(dtype: np.dtype | None) -> bool:
 
 
 def _complex(array: np.ndarray) -> np.ndarray:
-    """MATLAB stores a complex number as two fields."""
+    """Complex numbers from the two fields in which MATLAB stores them; others unchanged."""
     if array.dtype.names != COMPLEX:
         return array
     return array["real"] + 1j * array["imag"]

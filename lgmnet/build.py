@@ -1,4 +1,4 @@
-"""From a config to the things it names: images, operator, network."""
+"""Build images, operator and network from a config."""
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
@@ -26,12 +26,13 @@ from lgmnet.unfolding.fitted import Fitted
 
 # Training blocks for the PCA start of Φ and for fitted parts.
 START_BLOCKS = 60_000
-# What the names of an operator's tensors begin with in the state of a model.
+# Prefix of the names of an operator's tensors in the state of a model.
 OPERATOR = "operator."
 
 
 def converted_options(config: Config) -> dict[str, Any]:
-    """``config.model.options`` in the types of the network's signature; unknown ones unchanged."""
+    """``config.model.options`` in the types of the network's signature. Unknown options stay
+    unchanged."""
     known = inspect.signature(MODELS.get(config.model.name), eval_str=True).parameters
     return {
         key: convert(value, known[key].annotation, f"model.{key}") if key in known else value
@@ -40,13 +41,14 @@ def converted_options(config: Config) -> dict[str, Any]:
 
 
 def build_network(config: Config, sizes: Mapping[str, int]) -> UnfoldingNetwork:
-    """The network of ``config.model``; option values are converted as its signature says.
+    """The network of ``config.model``. Options are converted to the types of its signature.
 
     Args:
-        sizes: of the operator, see `LinearOperator.sizes`.
+        sizes: sizes of the operator, see `LinearOperator.sizes`.
 
     Raises:
-        ConfigError: no such network or option, a value out of range, or another operator needed.
+        ConfigError: the network or an option is unknown, a value is out of range, or the network
+            needs another operator.
     """
     try:
         return create_network(config.model.name, converted_options(config), sizes)
@@ -57,7 +59,7 @@ def build_network(config: Config, sizes: Mapping[str, int]) -> UnfoldingNetwork:
 
 
 def chosen_options(config: Config) -> dict[str, Any]:
-    """The options of the network that are not the defaults of its constructor."""
+    """The options of the network that differ from the defaults of its constructor."""
     known = inspect.signature(MODELS.get(config.model.name)).parameters
     options = converted_options(config).items()
     return plain({key: value for key, value in options if value != known[key].default})
@@ -68,8 +70,8 @@ class Source:
     """See `lgmnet.operators.sampling.Source`.
 
     Args:
-        tensors: of an operator whose weights are loaded, by name.
-        images: to train on.
+        tensors: saved tensors of the operator by name, if weights are loaded.
+        images: training images.
     """
 
     tensors: Mapping[str, Tensor] | None = None
@@ -92,7 +94,7 @@ class Source:
 
 
 def saved_operator(state: Mapping[str, Tensor]) -> Source:
-    """The source of an operator whose tensors are in the state of a model."""
+    """A source with the operator's tensors from the state of a model."""
     own = {k.removeprefix(OPERATOR): v for k, v in state.items() if k.startswith(OPERATOR)}
     return Source(own)
 
@@ -101,10 +103,10 @@ def build_model(config: Config, source: Source | None = None) -> SensingModel:
     """Operator, noise and network of a config, untrained.
 
     Args:
-        source: what the operator is made from; files and random numbers if none is given.
+        source: gives the tensors of the operator; by default, files and random numbers.
 
     Raises:
-        ConfigError: a setting does not fit, or the network does not work on the operator.
+        ConfigError: a setting is wrong, or the network does not support the operator.
     """
     sampling = config.sampling
     if sampling.resizes:
@@ -121,10 +123,10 @@ def build_model(config: Config, source: Source | None = None) -> SensingModel:
 def at_condition(
     model: SensingModel, sampling: SamplingConfig, condition: str | None
 ) -> SensingModel:
-    """``model`` as it measures at a condition, its operator no longer trained; itself without one.
+    """``model`` with the operator of a condition, for inference only. None: ``model`` itself.
 
     Raises:
-        ConfigError: the model was not made for this condition.
+        ConfigError: the model does not support this condition.
     """
     if condition is None:
         return model
@@ -138,10 +140,11 @@ def shadow_model(config: Config, state: Mapping[str, Tensor], parts: int) -> Sen
 
     Args:
         state: the tensors of the model by name, on the meta device.
-        parts: the most modules and tensors that it may have; building stops beyond.
+        parts: largest number of modules and tensors; beyond it, building stops with an error.
 
     Raises:
-        ConfigError: it has more, its tensors are too large for any machine, or a setting is wrong.
+        ConfigError: the model has more parts, its tensors are too large for any machine, or a
+            setting is wrong.
     """
     try:
         with torch.device("meta"), _at_most(parts):
@@ -153,7 +156,7 @@ def shadow_model(config: Config, state: Mapping[str, Tensor], parts: int) -> Sen
 
 @contextmanager
 def _at_most(parts: int) -> Iterator[None]:
-    """Let this thread give modules so many submodules, parameters and buffers."""
+    """Limit the number of submodules, parameters and buffers that this thread creates."""
     thread, left = get_ident(), parts
 
     def count(*_: object) -> None:
@@ -178,7 +181,7 @@ def _at_most(parts: int) -> Iterator[None]:
 
 
 def _check_resizes(network: str) -> None:
-    """Linear maps of y are made for one m."""
+    """Raise ConfigError if the network has a linear map of y, which fits one m only."""
     if "measurements" in inspect.signature(MODELS.get(network)).parameters:
         raise ConfigError(
             f"{network} begins with a linear map of the measurement, which fits one ratio; set "
@@ -187,10 +190,10 @@ def _check_resizes(network: str) -> None:
 
 
 def start_model(config: Config, images: TrainingImages) -> SensingModel:
-    """A model ready to be trained: Φ made, and the parts that depend on it fitted.
+    """A model ready for training: with Φ, and with fitted parts if parts depend on Φ.
 
     Raises:
-        ConfigError: a setting does not fit.
+        ConfigError: a setting is wrong.
     """
     source = Source(images=images, seed=config.training.seed)
     model = build_model(config, source)
@@ -198,7 +201,7 @@ def start_model(config: Config, images: TrainingImages) -> SensingModel:
     if not fitted:
         return model
     operator = model.operator
-    assert isinstance(operator, BlockSampling)  # they ask for sizes that no other operator has
+    assert isinstance(operator, BlockSampling)  # fitted parts need sizes of block sampling
     needed = any(part.needs_blocks for part in fitted)
     blocks = source.blocks(operator.block_size) if needed else None
     for part in fitted:
@@ -207,5 +210,5 @@ def start_model(config: Config, images: TrainingImages) -> SensingModel:
 
 
 def start_blocks(images: TrainingImages, block_size: int, seed: int) -> Tensor:
-    """Training blocks ``(count, B²)`` in [0, 1], enough for the PCA and for fitted parts."""
+    """Training blocks ``(count, B²)`` in [0, 1], enough for PCA and for fitted parts."""
     return sample_blocks(images, block_size, max(START_BLOCKS, 2 * block_size**2), seed)

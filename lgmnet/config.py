@@ -1,9 +1,10 @@
 """The experiment as a tree of frozen dataclasses, read from YAML.
 
-A YAML file may name one ``base:`` (a file beside it), which is read first and may name another.
-``per_ratio:`` holds settings that depend on ``sampling.ratio``. Files such as configs/budget.yaml
-hold settings for any network. Later wins: base, file, per_ratio, such files, command line.
-Former names of keys (``data.patch_size``) are read as the present ones (``data.crop_size``).
+A YAML file may name one ``base:`` in the same folder. The base is read first and may have a base
+too. ``per_ratio:`` contains settings that depend on ``sampling.ratio``. Files such as
+configs/budget.yaml contain settings for any network (``--with``). The order is: base, file,
+per_ratio, ``--with`` files, command line. A later value overrides an earlier one. Former names of
+keys (``data.patch_size``) are replaced by the current names (``data.crop_size``).
 """
 
 import dataclasses
@@ -33,15 +34,15 @@ from lgmnet.conversion import (
 )
 from lgmnet.operators import OPERATORS, BlockSamplingConfig, SamplingConfig
 
-# What a network can compute in; Φ is always in float32.
+# Precisions of a network. Φ is always in float32.
 PRECISIONS = ("fp32", "tf32", "bf16")
-# What ``sampling.operator`` is where nothing is said, and where nothing is written.
+# Default of ``sampling.operator``. Written configs leave it out.
 USUAL_OPERATOR = "block_sampling"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Which network, and the arguments of its constructor."""
+    """The network and the arguments of its constructor."""
 
     name: str
     options: dict[str, Any] = field(default_factory=dict)
@@ -49,24 +50,25 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """What is trained on."""
+    """The training and validation images."""
 
     train: tuple[str, ...] = ("builtin",)
     """Folders of images (searched in all subfolders), array files (.npy, .npz, .mat), one packed
     store (.luma, .packed), or builtin."""
     color: str = "luma"
-    """What is measured of an image: ``luma``; ``color``, its three channels together; or ``bands``,
-    all its channels as they are."""
+    """The measured part of an image: ``luma``; ``color`` (its three channels together); or
+    ``bands`` (all its channels together, unchanged)."""
     source: str = "files"
     """``files`` decodes each crop's image; ``device`` keeps all images on the training device."""
     decode: str = "cpu"
-    """Who decodes JPEG files of source ``files``: cpu, or gpu (needs torchvision)."""
+    """Device that decodes JPEG files with source ``files``: cpu, or gpu (needs torchvision)."""
     validation: str = ""
-    """A folder, or a .txt list of file names held out of ``train``. Never a test set."""
+    """Validation images: a folder, or a .txt list of file names that are taken out of ``train``.
+    Never a test set."""
     validation_images: int = 40
-    """At most so many images are used for validation."""
+    """Largest number of validation images."""
     exclude: tuple[str, ...] = ()
-    """File names left out of training, such as those that are in a test set too."""
+    """File names to leave out of training, such as images that are also in a test set."""
     crop_size: int = 128
     """Side of the square training crops, in pixels."""
     augment: str = "sample"
@@ -96,38 +98,41 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """The loop: how long, how fast, in which precision, and what is saved."""
+    """Length, optimizer, precision and saving of a run."""
 
     start: str = ""
-    """Weights to begin from: name, folder or file."""
+    """Weights to start from: name, folder or file."""
     start_phi: bool = True
-    """Begin from their Φ too, where it has the same shape; else Φ is as sampling.phi_init says."""
+    """Start from their Φ too, if it has the same shape. Otherwise sampling.phi_init gives Φ."""
     epochs: int = 200
     """Length of the run, unless ``minutes`` is given."""
     steps_per_epoch: int = 2000
-    """One epoch is so many steps, whatever the number of images."""
+    """Steps per epoch, for any number of images."""
     minutes: float = 0.0
-    """Time budget: when positive, the schedule ends with it and ``epochs`` is ignored."""
+    """Time budget in minutes. If positive, the schedule ends with the time, and ``epochs`` is
+    ignored."""
     batch_size: int = 64
     """Crops per step, over all processes."""
     accumulate: int = 1
-    """A batch is computed in so many parts; the step is the same, the memory less."""
+    """Number of parts in which a batch is computed. More parts need less memory; the step is the
+    same."""
     optimizer: str = "adam"
     """adam, adamw, muon (orthogonal steps for kernels, adamw for Φ, biases and scalars), or lbfgs:
     one iteration with a line search per step, always on the same first batch of crops."""
     rate: float = 1e-4
     """Largest learning rate."""
     phi_rate: float = 1.0
-    """Learning rate of Φ relative to the network's: Φ from PCA is nearer to its end than that."""
+    """Learning rate of Φ divided by that of the network. A small value suits a Φ from PCA, which
+    changes little."""
     weight_decay: float = 0.0
     schedule: str = "multistep"
     """multistep, cosine, onecycle or constant."""
     milestones: tuple[int, ...] = ()
     """Epochs after which multistep multiplies the rate by 0.1."""
     warmup: float = 0.0
-    """Share of the run in which cosine rises from zero, or onecycle reaches its peak."""
+    """Share of the run for the rise of the rate, in cosine (from zero) and onecycle."""
     clip: float = 0.0
-    """Largest gradient norm; 0 does not clip."""
+    """Largest gradient norm; 0: no clipping."""
     loss: str = "mse"
     """mse, l1, charbonnier or nmse (‖x̂ − x‖ / ‖x‖), between reconstruction and image."""
     measurement_weight: float = 0.0
@@ -135,30 +140,31 @@ class TrainingConfig:
     orthogonality_weight: float = 0.0
     """Weight of the mean of (ΦΦᵀ − I)² (FSOINet: 0.01)."""
     l1_weight: float = 0.0
-    """Weight of the mean of |x̂ − x| beside ``loss`` (FISTA-Net: 0.1)."""
+    """Weight of the mean of |x̂ − x|, added to ``loss`` (FISTA-Net: 0.1)."""
     ratio_exponent: float = 0.0
-    """In a range of ratios, the loss of a step counts (rows used / all rows) to this power. Squared
-    errors fall about as that to -0.8, so 0.8 lets all ratios count alike; 0 changes nothing."""
+    """For a range of ratios, the loss of a step is multiplied by (rows used / all rows) to this
+    power. Squared errors are about proportional to that share to the power -0.8, so 0.8 gives all
+    ratios equal weight; 0 changes nothing."""
     ema: float = 0.0
-    """Decay of the weight average that is validated and saved; 0 keeps none."""
+    """Decay of the weight average that is validated and saved; 0: no average."""
     precision: str = "fp32"
-    """fp32; tf32 for the convolutions of a GPU that has it, elsewhere the same as fp32; bf16 for
-    the network under autocast; or auto: bf16 where the device has bf16 arithmetic, else fp32. Φ
-    stays fp32, and so does validation. A run writes into its config what auto was."""
+    """fp32; tf32 (convolutions on a GPU with TF32; equal to fp32 on other devices); bf16 (the
+    network under autocast); or auto (bf16 if the device has bf16 arithmetic, else fp32). Φ and
+    validation stay in fp32. The run writes the resolved value of auto to its config."""
     channels_last: bool = False
     recompute: bool = False
-    """Recompute every iteration in the backward pass: less memory, more time."""
+    """Recompute every stage in the backward pass: less memory, more time."""
     compile: bool = False
-    """Compile the network for the crops of training. Validation runs without."""
+    """Compile the network for training crops. Validation is not compiled."""
     cuda_graphs: bool = False
     """With ``compile``, on a GPU: replay the network as CUDA graphs (mode reduce-overhead)."""
     seed: int = 2023
     log_every: int = 50
     """Steps between lines of the log."""
     validate_every: int = 2000
-    """Steps between validations, which also save the state; 0 for only at the end."""
+    """Steps between validations, which also save the state; 0: only at the end."""
     timeout: float = 30.0
-    """Minutes that a process waits for another, also while the main one validates."""
+    """Minutes that a process waits for another, also while the main process validates."""
 
     def __post_init__(self) -> None:
         require_choice("training.optimizer", self.optimizer, ("adam", "adamw", "muon", "lbfgs"))
@@ -176,13 +182,13 @@ class TrainingConfig:
         )
         require(
             not (self.cuda_graphs and self.accumulate > 1),
-            "training.cuda_graphs overwrite the gradients of the parts before; where memory asks "
-            "for parts (training.accumulate above 1), set cuda_graphs=false",
+            "training.cuda_graphs would overwrite the gradients of earlier parts; if memory "
+            "requires parts (training.accumulate above 1), set cuda_graphs=false",
         )
         require(
             self.compile or not self.cuda_graphs,
-            "training.cuda_graphs replays what training.compile makes; set training.compile=true, "
-            "or cuda_graphs=false",
+            "training.cuda_graphs needs a compiled network; set training.compile=true, or "
+            "cuda_graphs=false",
         )
         for name in ("rate", "timeout"):
             value = getattr(self, name)
@@ -196,7 +202,7 @@ class TrainingConfig:
                 value = getattr(self, name)
                 require(
                     value == needed,
-                    f"training.{name} is {value}, but optimizer lbfgs knows of none; set "
+                    f"training.{name} is {value}, but optimizer lbfgs does not support it; set "
                     f"training.{name}={needed}",
                 )
         names = ("minutes", "weight_decay", "clip", "validate_every", "seed", "ratio_exponent")
@@ -228,13 +234,14 @@ class LoraConfig:
     """Training of LoRun in two phases: a backbone, then the adapters of the frozen backbone."""
 
     backbone: str = ""
-    """Weights whose denoiser is adapted (name, folder or file); none: the first phase trains it."""
+    """Weights of the backbone (name, folder or file). If empty, the first phase trains a
+    backbone."""
     backbone_sharing: str = "shared"
-    """In the first phase: ``shared`` by all stages, or ``block1``, a single stage."""
+    """Denoiser of the first phase: ``shared`` by all stages, or ``block1`` (a single stage)."""
     share: float = 1 / 3
-    """Share of the length of the run that trains adapters, also where a backbone is given."""
+    """Share of the run that trains adapters, also with a given backbone."""
     rate: float = 0.0
-    """Largest learning rate of the adapters; 0 takes training.rate."""
+    """Largest learning rate of the adapters; 0: training.rate."""
 
     def __post_init__(self) -> None:
         require_choice("lora.backbone_sharing", self.backbone_sharing, ("shared", "block1"))
@@ -245,18 +252,18 @@ class LoraConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    """How reconstructions are judged."""
+    """How reconstructions are scored."""
 
     datasets: tuple[str, ...] = ("builtin",)
-    """Test sets, by name or folder, that are scored at the end of the run if they are there."""
+    """Test sets (names or folders) to score at the end of the run. Missing sets are skipped."""
     protocol: str = "paper"
     """Named set of rules for PSNR and SSIM; see lgmnet.metrics.PROTOCOLS."""
     color: str = "luma"
-    """``luma`` scores Y; ``rgb`` rebuilds R, G and B one by one; ``color`` the three together;
-    ``bands`` all channels as they are."""
+    """``luma`` reconstructs Y; ``rgb`` reconstructs R, G and B separately; ``color`` reconstructs
+    them together; ``bands`` reconstructs all channels together, unchanged."""
     padding: str = "zeros"
-    """How an image is brought to whole blocks: completed by zeros (as published) or replicate, or
-    ``crop``, which leaves off its right and lower end. What was left off is not scored."""
+    """How an image is padded to whole blocks: ``zeros`` (as published) or ``replicate``. Or
+    ``crop``, which removes the right and lower end of the image; that part is not scored."""
 
     def __post_init__(self) -> None:
         require_choice("evaluation.color", self.color, ("luma", "rgb", "color", "bands"))
@@ -272,21 +279,21 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    lora: LoraConfig | None = None  # LoRun's; other networks have none
+    lora: LoraConfig | None = None  # only for LoRun
 
     @property
     def block_sampling(self) -> BlockSamplingConfig:
-        """``sampling``, for commands that work on block sampling only.
+        """``sampling``, for commands that support block sampling only.
 
         Raises:
-            ConfigError: the operator is another one.
+            ConfigError: the config has another operator.
         """
         if not isinstance(self.sampling, BlockSamplingConfig):
             raise ConfigError("this command works on block sampling only; name such a network")
         return self.sampling
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain dictionaries, lists and numbers, as a YAML file would hold them."""
+        """Plain dictionaries, lists and numbers, as in a YAML file."""
         tree = {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
         tree["model"] = {"name": self.model.name, **self.model.options}
         tree["sampling"] = _sampling_tree(self.sampling)
@@ -309,7 +316,7 @@ def load_config(path: Path, overrides: Sequence[str] = (), joined: Sequence[Path
     """Read a YAML file with its bases, and apply ``section.key=value`` overrides.
 
     Args:
-        joined: YAML files with settings for any network, which win over those of its own file.
+        joined: YAML files with settings for any network. They override the values of ``path``.
 
     Raises:
         ConfigError: a file, key or value is wrong.
@@ -351,7 +358,7 @@ def _operator(tree: Mapping[str, Any]) -> type[SamplingConfig]:
 
 
 def _without_late_crops(tree: Mapping[str, Any]) -> Mapping[str, Any]:
-    """``tree`` without the larger late crops that resolved files of older runs say they had not."""
+    """``tree`` without the removed keys for larger late crops, if they are switched off."""
     data = section_of(tree, "data")
     late = {"late_patch_size", "late_share"}
     if not late <= data.keys() or data["late_patch_size"] != 0:

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and known by their hashes."""
+"""Write files completely or not at all; hashes of files."""
 
 import errno
 import hashlib
@@ -23,11 +23,11 @@ def sha256(path: Path) -> str:
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a temporary file, then give it its name: never half a file.
+    """Write a temporary file with ``write``, then rename it to ``path``.
 
-    What was at ``path`` stays until then. Folders that are missing are made. A link stays a link;
-    a device or pipe, which takes no other name, is written itself. File and name are on the disk
-    when this returns, so they survive a loss of power.
+    So ``path`` is never incomplete, and an old file stays until the new one is complete. Missing
+    folders are created. A link stays a link. A device or pipe is written directly, because it
+    cannot be renamed. File and name are on the disk at the return, so they survive a loss of power.
 
     Raises:
         OSError, and what ``write`` raises: nothing is left behind, and ``path`` is as before.

@@ -1,4 +1,4 @@
-"""What training minimises, with every term named."""
+"""The training loss and its named terms."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from lgmnet.operators import BlockSampling, LinearOperator
 
 # ε of the Charbonnier loss √(e² + ε²), in the unit of the image.
 CHARBONNIER_EPSILON = 1e-3
-# In the loss nmse an image counts as one whose root mean square is at least this.
+# Smallest root mean square of an image in the loss nmse; darker images use this value.
 DARKEST = 1e-3
 
 
@@ -51,8 +51,8 @@ def total_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss and its weighted terms by name.
 
-    The measurement term is the mean of (Φx̂ − Φx)², without noise. The term ``absolute`` is a mean
-    |x̂ − x| beside the main loss (FISTA-Net); a network cannot add it, for it never sees x.
+    The measurement term is the mean of (Φx̂ − Φx)², without noise. The term ``absolute`` adds a
+    mean |x̂ − x| to the main loss (FISTA-Net); a network cannot add it, because it does not get x.
 
     Shapes:
         target: ``(batch, 1, H, W)`` in [0, 1], float32.

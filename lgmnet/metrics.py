@@ -1,7 +1,8 @@
-"""PSNR, SSIM and NMSE, with range, border, luma and rounding written down.
+"""PSNR, SSIM and NMSE, with defined range, border, luma and rounding.
 
-The rules decide a decibel, so they have names. All arithmetic is double precision on the scale
-0..255. SSIM is scikit-image's, except where a protocol pads it.
+Scoring rules change the PSNR by more than a decibel, so every set of rules has a name. All
+arithmetic is in double precision on the scale 0..255. SSIM is computed by scikit-image, except in
+protocols with padded SSIM.
 """
 
 import math
@@ -21,32 +22,32 @@ class Protocol:
     """Rules for scoring a reconstruction."""
 
     clip: bool = True
-    """Clip to 0..255 before scoring. An image is in it already, up to rounding."""
+    """Clip to 0..255 before scoring. The original image is in this range, up to rounding."""
     quantise: str = "none"
-    """``round`` or ``truncate`` to whole levels before scoring, as images of 8 bits are."""
+    """``round`` or ``truncate`` to the whole levels of 8-bit images before scoring."""
     border: int = 0
     """Pixels removed on each side before scoring."""
     limited_range: bool = False
     """Score on 16..235 (MATLAB, BasicSR) instead of 0..255: 1.32 dB more for the same image."""
     pooled: bool = False
-    """PSNR of the squared error of all pixels of the set, instead of the mean of the images' PSNR:
-    what torchmetrics' PeakSignalNoiseRatio accumulates. A large image counts for more."""
+    """PSNR of the squared error of all pixels of the set, instead of the mean PSNR over the images.
+    This equals torchmetrics' PeakSignalNoiseRatio. Large images have more weight."""
     gaussian_ssim: bool = False
     """11 x 11 Gaussian window of σ = 1.5 (Wang et al. 2004) instead of 7 x 7 uniform."""
     always_pad: bool = False
-    """Pad by a whole block even where a side is in whole blocks."""
+    """Pad a side by a whole block even if it needs no padding."""
     magnitude: bool = False
-    """Score the magnitude √(re² + im²) of two channels, which are the parts of a complex image.
-    One channel is scored as it is."""
+    """Score the magnitude √(re² + im²) of a complex image, which has two channels. An image with
+    one channel is scored unchanged."""
     nmse: bool = False
-    """Also ‖x̂ − x‖ / ‖x‖, before magnitudes are taken or anything is clipped, and its mean."""
+    """Also compute ‖x̂ − x‖ / ‖x‖ and its mean, before clipping and before magnitudes."""
     bands: bool = False
-    """PSNR of each channel, then the mean, instead of the PSNR of all of them."""
+    """Mean of the PSNR values of the channels, instead of one PSNR of all channels."""
     white: float = PEAK
-    """What stands for 1.0 before rounding. The peak of the PSNR stays 255."""
+    """Number for white (1.0) before rounding. The peak of the PSNR stays 255."""
     padded_ssim: bool = False
-    """SSIM of all pixels, beyond whose border are zeros, with the Gaussian window; before
-    rounding."""
+    """Mean SSIM over all pixels, with the Gaussian window and zeros outside the image; computed
+    before rounding."""
 
 
 PROTOCOLS = {
@@ -58,14 +59,15 @@ PROTOCOLS = {
     "pooled": Protocol(pooled=True),
     "limited": Protocol(limited_range=True),
     "gaussian": Protocol(gaussian_ssim=True),
-    # As the authors' own scripts score: ISTA-Net, AMP-Net (TIP 2021), AMPA-Net.
+    # The rules in the authors' own scripts: ISTA-Net, AMP-Net (TIP 2021), AMPA-Net.
     "ista33": Protocol(always_pad=True),
     "amp21": Protocol(quantise="truncate", gaussian_ssim=True, always_pad=True),
     "ampa": Protocol(clip=False, always_pad=True),
-    # MR images: ISTA-Net scores real ones, clipped, Deep ADMM-Net complex ones by magnitudes, and
-    # NMSE. It takes the magnitude of a real reconstruction too, which costs 0.01 dB or less there.
+    # MR images. ISTA-Net clips and scores real images. Deep ADMM-Net scores the magnitude of
+    # complex images, and NMSE. It also takes the magnitude of a real reconstruction; this lowers
+    # the PSNR by 0.01 dB or less.
     "mri": Protocol(magnitude=True, nmse=True),
-    # MST, DAUHST: spectral images, times 256 and rounded, though the peak is 255.
+    # MST, DAUHST: spectral images, multiplied by 256 and rounded; the peak is still 255.
     "cassi": Protocol(clip=False, quantise="round", bands=True, white=256.0, padded_ssim=True),
 }
 
@@ -80,9 +82,9 @@ class Score(NamedTuple):
     mse: float
     """Mean squared error, 0..255."""
     pixels: int = 1
-    """How many values ``mse`` is the mean of; none are left of an image inside a border."""
+    """Number of values in the mean ``mse``; 0 if the removed border covers the image."""
     nmse: float = math.nan
-    """‖x̂ − x‖ / ‖x‖ where the protocol asks for it; infinite for a black image."""
+    """‖x̂ − x‖ / ‖x‖ if the protocol includes it, else NaN; infinite for a black image."""
 
     @property
     def has_psnr(self) -> bool:
@@ -91,7 +93,10 @@ class Score(NamedTuple):
 
     @property
     def has_ssim(self) -> bool:
-        """Likewise. The NaN of a reconstruction that is not finite is no missing value."""
+        """Whether there is an SSIM for the mean of a set.
+
+        A NaN from a reconstruction with NaN counts as a value.
+        """
         return not math.isnan(self.ssim) or (self.pixels > 0 and not math.isfinite(self.mse))
 
 
@@ -165,12 +170,12 @@ def score(image: np.ndarray, target: np.ndarray, protocol: Protocol = PROTOCOLS[
 
 
 def magnitude(image: np.ndarray) -> np.ndarray:
-    """√(re² + im²) of two channels ``(H, W, 2)``; other images as they are."""
+    """√(re² + im²) of two channels ``(H, W, 2)``; other images unchanged."""
     return np.hypot(image[..., 0], image[..., 1]) if image.shape[2:] == (2,) else image
 
 
 def nmse(image: np.ndarray, target: np.ndarray) -> float:
-    """‖x̂ − x‖ / ‖x‖; of a black image 0 or infinite."""
+    """‖x̂ − x‖ / ‖x‖; for a black image 0 (no error) or infinite."""
     error, norm = (float(np.linalg.norm(array)) for array in (image - target, target))
     if norm == 0:
         return 0.0 if error == 0 else math.inf
@@ -178,15 +183,16 @@ def nmse(image: np.ndarray, target: np.ndarray) -> float:
 
 
 def band_psnr(image: np.ndarray, target: np.ndarray) -> float:
-    """The mean of the channels' PSNR, without those that are identical."""
+    """Mean PSNR over the channels, without identical channels."""
     errors = np.mean((image - target) ** 2, axis=(0, 1))
     return mean_psnr([psnr(float(error)) for error in np.atleast_1d(errors)])
 
 
 def padded_ssim(image: np.ndarray, target: np.ndarray) -> float:
-    """Mean of the SSIM at every pixel and channel of 0..255 images, with zeros beyond the border.
+    """Mean SSIM over all pixels and channels of 0..255 images, with zeros outside the image.
 
-    An 11 x 11 Gaussian window of σ = 1.5, as pytorch_ssim, which spectral imaging uses, has it.
+    The window is Gaussian, 11 x 11 with σ = 1.5, as in pytorch_ssim, the usual SSIM of spectral
+    imaging.
     """
     from scipy.ndimage import correlate1d
 
@@ -214,16 +220,17 @@ def _refuse_negative(target: np.ndarray) -> None:
     if target.size and target.min() < 0:
         raise ValueError(
             f"the image has negative values, down to {target.min() / PEAK:.3g}, which this "
-            "protocol clips; choose mri for complex images, for others one without clipping"
+            "protocol clips; choose mri for complex images, or a protocol without clipping for "
+            "other images"
         )
 
 
 def summarise(scores: Sequence[Score], protocol: Protocol = PROTOCOLS["paper"]) -> Score:
     """Score of a set: the mean of the images' scores, or the PSNR of the pooled error.
 
-    A mean is over the images that have a value: an identical image has no finite PSNR, one smaller
-    than the window no SSIM. A reconstruction that is not finite is no missing value: it makes the
-    score of the set NaN.
+    A mean includes the images that have a value. An identical image has no finite PSNR. An image
+    smaller than the window has no SSIM. A reconstruction with NaN or infinity is not left out: it
+    makes the score of the set NaN.
     """
     scores = [s for s in scores if s.pixels]
     weights = [s.pixels if protocol.pooled else 1 for s in scores]
@@ -238,7 +245,7 @@ def summarise(scores: Sequence[Score], protocol: Protocol = PROTOCOLS["paper"]) 
 
 
 def mean_psnr(values: Sequence[float]) -> float:
-    """The mean of those that are not infinite; infinite where all are, NaN of none."""
+    """Mean of the finite values. Infinity if all values are infinite, NaN if there are none."""
     finite = [value for value in values if value != math.inf]
     return _mean(finite) if finite or not values else math.inf
 

@@ -32,14 +32,14 @@ T = TypeVar("T")
 # Crops, flips, blocks and ratios are drawn from other streams.
 STREAM = 6
 
-# A process that waits longer than this for another ends the run; see training.timeout.
+# A process that waits more minutes than this for another ends the run; see training.timeout.
 TIMEOUT = 30.0
-# Steps until a GPU run reads what its processes agreed on: by then it is there without waiting.
+# Steps after which a GPU run reads the values of its processes. By then it need not wait for them.
 LAG = 2
 
 
 def data_roots() -> list[Path]:
-    """Where data sets are sought by name: ``data/``, then the folder LGMNET_DATA names."""
+    """Folders in which data sets are searched by name: ``data/``, then LGMNET_DATA."""
     roots = [Path("data")]
     if os.environ.get("LGMNET_DATA"):
         roots.append(Path(os.environ["LGMNET_DATA"]))
@@ -47,13 +47,13 @@ def data_roots() -> list[Path]:
 
 
 def checkpoint_roots() -> list[Path]:
-    """Where weights are sought by name: here, then those of the project."""
+    """Folders in which weights are searched by name: ``checkpoints/``, then the project's."""
     return [Path("checkpoints"), PROJECT / "checkpoints"]
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where this process runs, among how many."""
+    """Device, rank and number of processes of this process."""
 
     device: torch.device
     rank: int = 0
@@ -61,7 +61,7 @@ class Runtime:
 
     @property
     def is_main(self) -> bool:
-        """One process logs, validates and saves."""
+        """Whether this is the main process, which logs, validates and saves."""
         return self.rank == 0
 
     def say(self, text: str) -> None:
@@ -70,7 +70,7 @@ class Runtime:
             print(text)
 
     def synchronise(self) -> None:
-        """Wait for the device, so that a clock read next is true."""
+        """Wait for the device, so that times are correct."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
@@ -97,7 +97,7 @@ class Runtime:
         return values / self.processes
 
     def gather(self, items: list[T]) -> list[T]:
-        """What the processes have of items that were dealt out in turn, in their order, in all."""
+        """All items in their original order, after every process handled its share."""
         if self.processes == 1:
             return items
         shares: list[list[T]] = [[] for _ in range(self.processes)]
@@ -115,10 +115,10 @@ class Runtime:
 
 
 class Consensus:
-    """The largest signal of all processes, and the seconds of the main one, after every step.
+    """After every step: the largest signal of all processes, and the seconds of the main process.
 
-    All processes see the same at the same step, so they end together and have one learning rate.
-    A GPU is never waited for: there the answer is of `LAG` steps before.
+    All processes get the same values at the same step, so they stop together and have the same
+    learning rate. No process waits for the GPU: on a GPU the values are `LAG` steps old.
     """
 
     def __init__(self, here: Runtime, seconds: float) -> None:
@@ -235,19 +235,19 @@ def announce(here: Runtime, stream: TextIO) -> None:
 
 
 def seed_step(seed: int, step: int, here: Runtime) -> None:
-    """Make what is drawn at a step a function of seed, step and process.
+    """Seed the random numbers of a step by seed, step and process.
 
-    So there is no random state to save: a resumed run draws what it would have drawn.
+    No random state has to be saved, and a resumed run draws the same numbers.
     """
     number = step * here.processes + here.rank
-    # Through a generator, because the one of the CPU takes the lowest 32 bits alone.
+    # Use a generator, because the CPU generator uses only the lowest 32 bits of the seed.
     torch.manual_seed(int(generator(seed, number, STREAM).integers(2**63)))
 
 
 def recompute_stages(network: UnfoldingNetwork) -> None:
-    """Let the backward pass recompute every iteration instead of keeping its activations.
+    """Recompute every stage in the backward pass instead of keeping its activations.
 
-    So it does with what stands between iterations and has parts, such as a change of scale.
+    Composite modules between the stages, such as a change of scale, are recomputed too.
     """
     inside = {getattr(network, name) for name in network.inside_stages}
     for module in _recomputed(network, set(network.stages())):
@@ -285,7 +285,7 @@ def device_of(module: nn.Module) -> torch.device:
 
 @contextmanager
 def without_compilation(module: nn.Module) -> Iterator[None]:
-    """Let the module run as if it was not compiled: images of many sizes would be, one by one."""
+    """Run the module uncompiled, because each new image size would be compiled again."""
     compiled = module._compiled_call_impl
     undo_compilation(module)
     try:
@@ -300,9 +300,9 @@ def use_channels_last(module: nn.Module) -> None:
 
 @contextmanager
 def exclusive(folder: Path, here: Runtime) -> Iterator[None]:
-    """Keep other processes from training into ``folder``, until this one ends in whatever way.
+    """Lock ``folder`` against other training processes until this process ends.
 
-    A folder into which nothing was written is not left behind.
+    An empty folder is removed afterwards.
 
     Raises:
         ValueError: another process trains there, or weights could not be written there.
@@ -339,7 +339,7 @@ def exclusive(folder: Path, here: Runtime) -> Iterator[None]:
 
 
 class Console:
-    """Standard output or error that falls silent when nobody reads it any more.
+    """Standard output or error that ignores a closed reader.
 
     Without it ``train.py | head`` would end the run at its next line.
     """
@@ -366,7 +366,7 @@ class Console:
 
 
 def outlive_console() -> None:
-    """Let the process go on when the reader of its output goes away."""
+    """Let the process continue if the reader of its output closes."""
     sys.stdout, sys.stderr = Console(sys.stdout), Console(sys.stderr)
 
 

@@ -36,7 +36,7 @@ def main() -> int:
     try:
         weights = find_weights(arguments.weights)
         if not isinstance(weights, Weights):
-            raise ValueError(f"{arguments.weights} holds no trained values; name weights")
+            raise ValueError(f"{arguments.weights} contains no trained values; name weights")
         condition = condition_of(arguments.ratio, arguments.at)
         export_model(weights.load(condition), arguments.output, arguments.from_image)
     except (ValueError, OSError) as error:

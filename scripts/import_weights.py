@@ -1,6 +1,6 @@
-"""Turn weights that the authors published into a self-describing file of this project.
+"""Import published weights of the original authors into a weights file of this project.
 
-The pickle is read as tensors only; nothing in it is run.
+The pickle is read as tensors only; no code in it is executed.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from lgmnet.weights.published import TRANSLATORS, load_published
 from lgmnet.weights.saved import save_weights
 from lgmnet.weights.tensor_files import load_state
 
-# Network -> function that translates (the authors' state, Φ, start); None where not given.
+# Network -> function that translates (the authors' state, Φ, start); Φ and start may be None.
 IMPORTERS = {
     "amp_net_tip": amp_net_tip.from_published,
     "fista_net": fista_net.from_published,
@@ -35,11 +35,11 @@ IMPORTERS = {
     "lgm_net": lgm_net.from_published,
     "prl": prl.from_published,
 }
-# Networks whose authors score by rules of their own.
+# Networks whose authors use other rules of scoring.
 PROTOCOLS = {"amp_net_tip": "amp21"}
 # Data steps of the authors' two FISTA-Nets.
 STEPS = ("gradient", "preconditioned")
-# What translating raises where a tensor is missing or has another shape.
+# Errors of a translation if a tensor is missing or has another shape.
 UNFIT = (LookupError, RuntimeError, TypeError)
 IMPORTED_RATIOS = (0.01, 0.04, 0.1, 0.2, 0.25, 0.3, 0.4, 0.5)
 
@@ -54,18 +54,18 @@ def main() -> int:
         "--mask mask_20.mat --output checkpoints/ista_net_plus_mri",
     )
     networks = sorted(IMPORTERS | TRANSLATORS)
-    parser.add_argument("network", choices=networks, help="whose weights these are")
-    parser.add_argument("file", type=Path, help="the authors' .pkl, .pth or .mat")
-    parser.add_argument("--matrix", type=Path, help="the authors' Φ, where it is a file apart")
+    parser.add_argument("network", choices=networks, help="network of the weights")
+    parser.add_argument("file", type=Path, help="the authors' .pkl, .pth or .mat file")
+    parser.add_argument("--matrix", type=Path, help="the authors' Φ, if it is a separate file")
+    parser.add_argument("--mask", help="for MRI: the mask file, because weights have no mask")
     parser.add_argument(
-        "--mask", help="of MRI weights: the file of the mask, which is not in theirs"
+        "--init", type=Path, help="the authors' linear start, if it is a separate file"
     )
-    parser.add_argument("--init", type=Path, help="the authors' linear start, likewise")
     parser.add_argument(
         "--step",
         choices=STEPS,
-        help="for fista_net: the data step of the code that trained them, which the tensors do "
-        "not tell; that of M5FISTANet is preconditioned",
+        help="for fista_net: the data step of the training code, which the tensors do not show "
+        "(M5FISTANet: preconditioned)",
     )
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
     arguments = parser.parse_args()
@@ -88,18 +88,18 @@ def main() -> int:
 
 
 def check_mask(arguments: argparse.Namespace) -> None:
-    """Raise ValueError unless weights for a mask come with their mask, and with nothing else."""
+    """Raise ValueError unless a mask is given for MRI weights, and no file of block sensing."""
     network = arguments.network
     if arguments.mask is None:
         raise ValueError(f"{network} is for MRI, and its file has no mask; give it with --mask")
     if network not in TRANSLATORS:
-        raise ValueError(f"--mask is about MRI; there are no such weights of {network}")
+        raise ValueError(f"--mask is for MRI weights; there are none of {network}, leave it out")
     if arguments.matrix or arguments.init:
-        raise ValueError("--matrix and --init are about blocks of an image; --mask is about MRI")
+        raise ValueError("--matrix and --init are for block sensing, --mask for MRI; choose one")
 
 
 def import_for_mask(network: str, file: Path, output: Path, mask: str) -> str:
-    """Translate weights for MRI into ``output/model.safetensors``; what was found, in words."""
+    """Translate weights for MRI into ``output/model.safetensors``; returns a description."""
     source = Source()
     found = load_published(network, file, load_mask(source.find(mask)))
     config = Config(
@@ -123,20 +123,20 @@ def import_for_mask(network: str, file: Path, output: Path, mask: str) -> str:
 
 
 def check_step(network: str, step: str | None) -> None:
-    """Raise ValueError unless the data step of a FISTA-Net is named, and is the one here."""
+    """Raise ValueError unless the data step of a FISTA-Net is given and supported."""
     if network != "fista_net":
         if step is not None:
-            raise ValueError(f"--step is about fista_net; {network} has one data step")
+            raise ValueError(f"--step is for fista_net; {network} has one data step, leave it out")
     elif step is None:
         raise ValueError(
-            "the authors have FISTA-Nets with the same tensors and different data steps; say which "
-            "step trained these: --step gradient, v - μΦᵀ(Φv - y), or preconditioned (M5FISTANet)"
+            "the authors have FISTA-Nets with the same tensors and different data steps; give the "
+            "step of the training: --step gradient, v - μΦᵀ(Φv - y), or preconditioned (M5FISTANet)"
         )
     elif step == "preconditioned":
         raise ValueError(
-            "weights of the preconditioned step (M5FISTANet) cannot be imported: that step solves "
-            "with the Laplacian of the disc of pixels of their tomograph, which the file does not "
-            "hold and blocks of an image do not have; only --step gradient can be used here"
+            "weights of the preconditioned step (M5FISTANet) cannot be imported: this step needs "
+            "the Laplacian of the disc of pixels of the authors' tomograph. The file does not "
+            "contain it, and blocks have no such disc; only --step gradient can be used here"
         )
 
 
@@ -147,7 +147,7 @@ def import_weights(
     matrix: Tensor | None = None,
     start: Tensor | None = None,
 ) -> str:
-    """Translate ``file`` into ``output/model.safetensors``; returns what was found, in words."""
+    """Translate ``file`` into ``output/model.safetensors``; returns a description."""
     tensors = load_foreign(file)
     try:
         options, matrix, state = IMPORTERS[network](tensors, matrix, start)
@@ -158,7 +158,7 @@ def import_weights(
         raise ValueError(f"{error}{hint}") from None
     except UNFIT as error:
         raise ValueError(
-            f"{file} is no complete {network} file ({type(error).__name__}: {error})"
+            f"{file} is not a complete {network} file ({type(error).__name__}: {error})"
         ) from None
     ratio, rounding = likely_ratio(m, block_size)
     fallback = "ista33" if block_size == 33 else "paper"
@@ -174,7 +174,7 @@ def import_weights(
     write_text(output / "config.yaml", config.as_yaml())
     facts = ", ".join(f"{key} = {value}" for key, value in options.items())
     for key, claimed, value in false_claims(file, {"ratio": ratio, **options}):
-        facts += f" (the path says {key} = {claimed}, the tensors {value})"
+        facts += f" (the path has {key} = {claimed}, but the tensors have {value})"
     return (
         f"{file}: {network} with {facts}; Φ measures {m} numbers per {block_size} x {block_size} "
         f"block, ratio {ratio:g}\nwritten to {output}; score it with "
@@ -183,7 +183,7 @@ def import_weights(
 
 
 def looks_like(tensors: Mapping[str, Tensor]) -> list[str]:
-    """The networks whose files have such tensors."""
+    """The networks whose weights files have such tensors."""
     found = []
     for network, translate in IMPORTERS.items():
         try:
@@ -191,13 +191,13 @@ def looks_like(tensors: Mapping[str, Tensor]) -> list[str]:
         except OtherNetwork:
             continue
         except (ValueError, *UNFIT):
-            pass  # theirs, but not complete, or Φ or the start is not given
+            pass  # a file of this network, but incomplete, or Φ or the start is not given
         found.append(network)
     return found
 
 
 def false_claims(file: Path, found: dict[str, object]) -> list[tuple[str, str, object]]:
-    """What the authors' path says of the weights (``ratio_0.10_D_4_dim_8``) that is not so."""
+    """Settings in the authors' path (``ratio_0.10_D_4_dim_8``) that differ from the weights."""
     said = re.findall(r"(ratio|D|dim)_(\d+(?:\.\d+)?)(?=_|$)", file.parent.name)
     return [
         (key, claimed, found[key])

@@ -46,7 +46,7 @@ def test_files_that_are_not_theirs_are_refused(reference):
         admm_csnet.from_published(state | {"cs_net.13.rho": torch.ones(1)})
     with pytest.raises(ValueError, match="its tensor head.weight is unknown"):
         admm_csnet.from_published(state | {"head.weight": torch.ones(1)})
-    with pytest.raises(ValueError, match="this is no ADMM-CSNet file: it has no tensor rho"):
+    with pytest.raises(ValueError, match="not a weights file of ADMM-CSNet: it has no tensor rho"):
         admm_csnet.from_published({"fcs.0.lambda_step": torch.zeros(1)})
 
 

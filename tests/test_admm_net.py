@@ -145,7 +145,7 @@ def test_published_weights_give_what_the_authors_code_gives(reference, stage, st
 
 
 def test_other_files_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"no Deep ADMM-Net file.*first tensors: fcs\.0"):
+    with pytest.raises(ValueError, match=r"weights file of Deep ADMM-Net.*first tensors: fcs\.0"):
         admm_net.from_published({"fcs.0.lambda_step": torch.zeros(1)})
     (tmp_path / "net.mat").write_bytes(b"nothing")
     with pytest.raises(ValueError, match="cannot be read as layers of Deep ADMM-Net"):

@@ -174,7 +174,7 @@ def test_an_imported_file_says_how_it_is_used(tmp_path):
 
 def test_the_importer_refuses_what_is_not_its_own():
     state = published_state(small())
-    with pytest.raises(ValueError, match="no AMP-Net file.*no tensor A.*fcs"):
+    with pytest.raises(ValueError, match="not a weights file of AMP-Net.*no tensor A.*fcs"):
         from_published({"fcs.0.lambda_step": torch.zeros(1)})
     with pytest.raises(ValueError, match="not an AMP-Net file.*its tensor phi is unknown"):
         from_published({**state, "phi": torch.zeros(1)})

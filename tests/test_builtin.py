@@ -76,5 +76,5 @@ def test_all_training_images_can_be_cropped_at_the_default_size():
 
 
 def test_a_missing_image_is_named_with_what_to_install():
-    with pytest.raises(FileNotFoundError, match=r"carries no nothing\.png in .*install"):
+    with pytest.raises(FileNotFoundError, match=r"has no nothing\.png in .*install"):
         paths(("camera.png", "nothing.png"))

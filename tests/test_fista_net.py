@@ -183,7 +183,7 @@ def test_the_importer_refuses_what_it_cannot_translate(published, reference):
     with pytest.raises(ValueError, match=r"fcs\.3\.conv_D\.bias differs"):
         from_published(different, phi)
     other = load_foreign(reference / "lgmnet" / "lgmnet_r010_D1_dim4.pkl")
-    with pytest.raises(ValueError, match="no FISTA-Net file"):
+    with pytest.raises(ValueError, match="not a weights file of FISTA-Net"):
         from_published(other, phi)
 
 

@@ -62,7 +62,7 @@ def test_pulling_makes_a_folder_of_weights(served, weights, tmp_path, monkeypatc
 
 
 def test_what_cannot_be_fetched_is_explained(served):
-    with pytest.raises(hub.HubError, match=r"cannot fetch me/none \(OSError: 404 .*\); check"):
+    with pytest.raises(hub.HubError, match=r"cannot download me/none \(OSError: 404 .*\); check"):
         lgmnet.load("hf:me/none")
 
 
@@ -76,5 +76,5 @@ def test_the_hub_has_this_function():
     real = pytest.importorskip("huggingface_hub", reason="the extra 'hub' is not installed")
     asked = {"repo_id", "revision", "allow_patterns"}
     assert asked <= set(inspect.signature(real.snapshot_download).parameters)
-    with pytest.raises(hub.HubError, match=r"cannot fetch no name \(HFValidationError"):
+    with pytest.raises(hub.HubError, match=r"cannot download no name \(HFValidationError"):
         hub.pull("hf:no name")

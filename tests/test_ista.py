@@ -209,7 +209,7 @@ def test_a_config_stands_in_for_weights():
         (CONFIGS / "fista.yaml", ["sampling.phi=learned"], "105,472 trained values"),
         (CONFIGS / "fista.yaml", ["sampling.phi_init=pca"], "needs training images"),
         (CONFIGS / "nothing.yaml", [], "there is no config file"),
-        ("lgm_net_tiny_r0.10", ["sampling.ratio=0.25"], "carry their config"),
+        ("lgm_net_tiny_r0.10", ["sampling.ratio=0.25"], "contain their config"),
     ],
 )
 def test_what_needs_training_is_refused(name, overrides, message):

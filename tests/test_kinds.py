@@ -260,9 +260,9 @@ def test_images_of_8_and_16_bits_together_give_float_crops(tmp_path):
 def test_channels_that_a_policy_does_not_take_are_refused(tmp_path):
     np.save(tmp_path / "cube.npy", stored("uint8", (40, 40, 28), 0))
     for policy in ("luma", "color"):
-        with pytest.raises(ImageError, match=f"28 channels, and data.color={policy} takes one"):
+        with pytest.raises(ImageError, match=f"28 channels, but data.color={policy} needs one"):
             open_training_images([str(tmp_path)], [], 24, color=policy)
-        with pytest.raises(ValueError, match=rf"28 channels, and color={policy} takes .*bands"):
+        with pytest.raises(ValueError, match=rf"28 channels, but color={policy} needs .*bands"):
             run(camera(Everything(1)), read_pixels(tmp_path / "cube.npy"), color=policy)
     np.save(tmp_path / "other.npy", stored("uint8", (40, 40), 0))
     with pytest.raises(ImageError, match=r"cube.npy has 28 channels and .*other.npy 1; put images"):
@@ -271,10 +271,10 @@ def test_channels_that_a_policy_does_not_take_are_refused(tmp_path):
 
 def test_a_store_of_another_policy_or_name_is_refused(tmp_path, image_folder):
     pack(image_folder, tmp_path / "x.packed", "color")
-    with pytest.raises(ImageError, match="packed with color color, and data.color is luma"):
+    with pytest.raises(ImageError, match="packed with color color, but data.color is luma"):
         open_training_images([str(tmp_path / "x.packed")], [], 24)
     for name, policy in (("x.luma", "color"), ("x.bin", "luma"), ("x.bin", "bands")):
-        with pytest.raises(ImageError, match=r"any other a \.packed file"):
+        with pytest.raises(ImageError, match=r"others are \.packed files"):
             pack(image_folder, tmp_path / name, policy)
 
 
@@ -285,7 +285,7 @@ def test_blocks_for_phi_are_on_the_unit_scale_and_of_one_channel(tmp_path):
     assert blocks.dtype == torch.float32
     assert 0.5 < float(blocks.max()) <= 1
     colour, _ = open_training_images([str(tmp_path)], [], 24, color="color")
-    with pytest.raises(ImageError, match="blocks are taken of one channel, and the images have 3"):
+    with pytest.raises(ImageError, match="blocks need images of one channel, .* have 3"):
         sample_blocks(colour, 8, 50, seed=0)
 
 

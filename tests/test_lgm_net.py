@@ -54,7 +54,7 @@ def test_public_code_and_weights_give_the_same_image(reference):
 
 
 def test_the_importer_refuses_another_network():
-    with pytest.raises(ValueError, match="no LGM-Net file.*fcs"):
+    with pytest.raises(ValueError, match="not a weights file of LGM-Net.*fcs"):
         from_published({"fcs.0.lambda_step": torch.zeros(1)})
 
 

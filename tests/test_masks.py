@@ -104,7 +104,7 @@ def test_variable_density_has_the_ratio_stated_and_is_dense_in_the_centre():
 @pytest.mark.parametrize(
     ("draw", "message"),
     [
-        (lambda: masks.pseudo_radial(SIZE, 0), "0 lines were asked for, expected at least 1"),
+        (lambda: masks.pseudo_radial(SIZE, 0), "lines is 0, expected at least 1"),
         (lambda: masks.cartesian(SIZE, 0.0), "the fraction is 0.0, expected 0 < fraction <= 1"),
         (lambda: masks.cartesian(SIZE, 0.1, 0.2), "centre fraction is 0.2, .* fraction 0.1"),
         (lambda: masks.variable_density(SIZE, 1.5), "the fraction is 1.5"),
@@ -202,13 +202,13 @@ def test_unusable_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match="there is no mask at"):
         masks.load_mask(tmp_path / "none.npy")
     np.savez(tmp_path / "two.npz", a=np.ones((2, 2)), b=np.ones((2, 2)))
-    with pytest.raises(ValueError, match="two.npz holds a, b; name the mask 'mask'"):
+    with pytest.raises(ValueError, match="two.npz contains a, b; name the mask 'mask'"):
         masks.load_mask(tmp_path / "two.npz")
     (tmp_path / "mask.mat").write_bytes(b"no array")
     with pytest.raises(ValueError, match="mask.mat cannot be read as a mask"):
         masks.load_mask(tmp_path / "mask.mat")
     (tmp_path / "mask.png").write_bytes(b"")
-    with pytest.raises(ValueError, match="is no .npy, .npz, .mat or .safetensors file"):
+    with pytest.raises(ValueError, match="is not a .npy, .npz, .mat or .safetensors file"):
         masks.load_mask(tmp_path / "mask.png")
 
 

@@ -452,7 +452,7 @@ def test_all_rows_of_nested_matrices_measure_what_pca_measures():
         ([(3, 16), (3, 16)], "3, 3 rows, expected different numbers"),
         ([(3, 16), (10, 16)], "3, 10 rows, .* all below 9"),
         ([(9, 16)], "9 rows, .* all below 9"),
-        ([(3, 25)], "blocks have 16 pixels, .* 25 columns; nest those of one block size"),
+        ([(3, 25)], "blocks have 16 pixels, .* 25 columns; use matrices of one block size"),
     ],
 )
 def test_matrices_that_do_not_nest_are_refused(shapes, message):
@@ -487,7 +487,7 @@ def test_unusable_matrix_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match="name the sampling matrix"):
         matrices.load_matrix(tmp_path / "two.npz")
     np.save(tmp_path / "nan.npy", np.full((2, 4), np.nan))
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(ValueError, match="contains NaN or infinity"):
         matrices.load_matrix(tmp_path / "nan.npy")
     (tmp_path / "broken.npy").write_bytes(b"no array")
     with pytest.raises(ValueError, match="broken.npy"):

@@ -124,7 +124,7 @@ def test_a_store_holds_the_images_that_a_scan_of_the_folder_accepts(folder, tmp_
 def test_a_folder_without_a_usable_image_is_an_error(tmp_path):
     (tmp_path / "x.png").write_bytes(b"hello")
 
-    with pytest.raises(ImageError, match="holds no image that can be decoded; nothing to pack"):
+    with pytest.raises(ImageError, match="contains no image that can be decoded; nothing to pack"):
         pack(tmp_path, tmp_path / "x.luma")
     assert not (tmp_path / "x.luma").exists()
 
@@ -298,7 +298,7 @@ def test_a_file_that_is_no_complete_store_is_refused(folder, tmp_path, change):
     path.write_bytes(change(store))
 
     assert path.read_bytes() != store
-    with pytest.raises(ImageError, match=r"x\.luma is no complete packed store; pack it again"):
+    with pytest.raises(ImageError, match=r"x\.luma is not a complete packed store; pack it again"):
         PackedImages(path)
 
 
@@ -339,7 +339,7 @@ def test_an_index_of_something_else_is_refused(tmp_path, index):
     assert PackedImages(path).sizes == [(1230, 1)]
 
     path.write_bytes(with_index(store, index))
-    with pytest.raises(ImageError, match=r"x\.luma is no complete packed store"):
+    with pytest.raises(ImageError, match=r"x\.luma is not a complete packed store"):
         PackedImages(path)
 
 

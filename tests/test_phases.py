@@ -293,7 +293,7 @@ def test_what_an_adapters_file_declares_is_not_believed(run, tmp_path, change, m
 def test_weights_are_no_adapters_and_adapters_are_no_weights(run):
     with pytest.raises(CheckpointError, match="expected lgmnet-adapters/1"):
         lgmnet.load_adapted(run, run / "last.safetensors")
-    with pytest.raises(CheckpointError, match="name adapters with --adapters beside their back"):
+    with pytest.raises(CheckpointError, match="give adapters with --adapters in addition to"):
         lgmnet.load(run / "adapters.safetensors")
     with pytest.raises(ValueError, match="merge is 'both', expected one of on_the_fly, per_stage"):
         lgmnet.load_adapted(run, run / "adapters.safetensors", "both")

@@ -122,10 +122,10 @@ def test_the_importer_finds_every_size(D, dim, dimf):
 
 def test_the_importer_refuses_what_is_not_its_own():
     state = published_state(PRL(1, 1, 1), 1)
-    with pytest.raises(ValueError, match="no PRL-PGD file.*no tensor Phi_weight.*fcs"):
+    with pytest.raises(ValueError, match="a weights file of PRL-PGD.*no tensor Phi_weight.*fcs"):
         from_published({"fcs.0.lambda_step": torch.zeros(1)})
     lgm_net = {"Phi_weight": torch.zeros(1), "body.mid.hqsM.0.body.0.weight": torch.zeros(1)}
-    with pytest.raises(ValueError, match=r"no PRL-PGD file.*no tensor body\.mid\.body"):
+    with pytest.raises(ValueError, match=r"a weights file of PRL-PGD.*no tensor body\.mid\.body"):
         from_published(lgm_net)
     with pytest.raises(ValueError, match="files contain Φ"):
         from_published(state, torch.zeros(41, 1024))

@@ -187,7 +187,7 @@ def test_weights_files_refuse_what_is_no_number(tmp_path):
     before = (tmp_path / "x.safetensors").read_bytes()
     with torch.no_grad():
         next(model.network.parameters()).view(-1)[0] = torch.inf
-    with pytest.raises(files.CheckpointError, match=r"network\..* holds NaN or infinity"):
+    with pytest.raises(files.CheckpointError, match=r"network\..* contains NaN or infinity"):
         saved.save_weights(tmp_path / "x.safetensors", model, config)
     assert (tmp_path / "x.safetensors").read_bytes() == before
 

@@ -104,7 +104,7 @@ def test_masks_that_cannot_be_made_are_explained(changes, message):
     ("changes", "message"),
     [
         ({"size": [64]}, r"sampling.size is \[64\], expected \[H, W\]"),
-        ({"mask": ["x/a.mat", "y/a.npy"]}, "sampling.mask names 'a' twice"),
+        ({"mask": ["x/a.mat", "y/a.npy"]}, "sampling.mask has two files with the name 'a'"),
         ({"mask": []}, "sampling.mask is empty"),
         ({"noise_std": -1}, "sampling.noise_std is -1.0"),
     ],
@@ -191,7 +191,7 @@ def test_a_network_that_needs_blocks_says_so():
 
 
 def test_a_network_of_one_channel_refuses_complex_images():
-    with pytest.raises(ConfigError, match="lgm_net rebuilds images of one channel, but the oper"):
+    with pytest.raises(ConfigError, match="lgm_net reconstructs images of one channel, but"):
         build_model(mask_config(complex=True))
 
 

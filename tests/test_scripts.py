@@ -220,7 +220,7 @@ def run_main(script, arguments, monkeypatch):
         ("train.py", ["configs/lorun_unet.yaml", "model.sharing=shared", "lora.backbone=WEIGHTS"],
          "start from those weights with training.start"),
         ("train.py", ["configs/quickstart.yaml", "training.l1_weight=-1"], "l1_weight is -1"),
-        ("test.py", ["WEIGHTS", "--merge", "per_stage"], "about --adapters"),
+        ("test.py", ["WEIGHTS", "--merge", "per_stage"], "needs --adapters"),
         ("test.py", ["WEIGHTS", "--adapters", "WEIGHTS/none.safetensors"], "there is no file"),
         ("scripts/export_weights.py", ["configs/fista.yaml", "--output", "UNUSED"],
          "contains no trained values"),
@@ -236,7 +236,7 @@ def run_main(script, arguments, monkeypatch):
         ("scripts/import_weights.py", ["fista_net", "none.pkl", "--output", "x", "--step",
                                        "preconditioned"], "only --step gradient can be used here"),
         ("scripts/import_weights.py", ["prl", "none.pkl", "--output", "x", "--step", "gradient"],
-         "--step is about fista_net"),
+         "--step is for fista_net"),
     ],
 )  # fmt: skip
 def test_mistakes_get_one_line(script, arguments, message, weights, monkeypatch, capsys):
@@ -301,7 +301,7 @@ def test_ista_net_plus_is_imported_with_its_matrices(reference, tmp_path, monkey
     assert "give --matrix phi_0_*.mat and --init" in capsys.readouterr().err
     other = folder / "sampling_matrix" / "Initialization_Matrix_10.mat"
     assert run_main(script, [*base, "--matrix", phi, "--init", other], monkeypatch) == 1
-    assert "the two files of one ratio" in capsys.readouterr().err
+    assert "two files of the same ratio" in capsys.readouterr().err
     assert run_main(script, [*base, "--matrix", phi, "--init", start], monkeypatch) == 0
     assert "stages = 9" in (out := capsys.readouterr().out)
     assert "272 numbers per 33 x 33 block, ratio 0.25" in out
@@ -317,7 +317,7 @@ def test_a_foreign_file_that_is_not_complete_is_explained(tmp_path, monkeypatch,
         torch.save(state | missing, tmp_path / "x.pkl")
         arguments = ["fista_net", tmp_path / "x.pkl", *base]
         assert run_main("scripts/import_weights.py", arguments, monkeypatch) == 1
-        assert "x.pkl is no complete fista_net file (KeyError" in capsys.readouterr().err
+        assert "x.pkl is not a complete fista_net file (KeyError" in capsys.readouterr().err
     assert not (tmp_path / "w").exists()
 
 
@@ -352,11 +352,11 @@ def test_published_weights_are_imported(reference, tmp_path, monkeypatch, capsys
     claiming.parent.mkdir()
     shutil.copy(source, claiming)
     _, text = imported(claiming, "w2")
-    assert "the path says D = 4, the tensors 1" in text
-    assert "the path says dim" not in text
+    assert "the path has D = 4, but the tensors have 1" in text
+    assert "the path has dim" not in text
     status, text = imported(reference / "prl" / "prl_r010_N1_f4.pkl", "x")
     assert status == 1
-    assert "no LGM-Net file" in text
+    assert "not a weights file of LGM-Net" in text
     assert "looks like one of prl" in text
     assert not (tmp_path / "x").exists()
 

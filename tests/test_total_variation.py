@@ -137,7 +137,7 @@ def test_a_cartoon_is_found_from_a_few_lines():
     ("options", "message"),
     [
         ({"prior": "block_dct"}, "the operator has no blocks; set model.prior to image_dct8"),
-        ({"prior": "tv", "shifts": 4}, "shifts is 4, but tv is the same for every shift"),
+        ({"prior": "tv", "shifts": 4}, "shifts is 4, but tv does not depend on shifts"),
         ({"prior": "tv", "dual_iterations": 0}, "dual_iterations is 0, expected at least 1"),
     ],
 )

@@ -196,7 +196,7 @@ def test_out_of_memory_halves_the_parts_and_keeps_the_batch(
 
 def test_memory_for_no_crop_at_all_ends_the_run(image_folder, tmp_path, monkeypatch):
     run_out_of_memory_above(0, monkeypatch)
-    with pytest.raises(ConfigError, match=r"not hold a single crop; lower data\.crop_size"):
+    with pytest.raises(ConfigError, match=r"single crop does not fit .*; lower data\.crop_size"):
         train(tiny_config(image_folder), tmp_path / "run", CPU)
 
 
@@ -222,7 +222,7 @@ def test_a_failed_compilation_goes_on_without(image_folder, tmp_path, monkeypatc
     train(config, tmp_path / "run", CPU)
     eager, run = final(tmp_path / "eager"), final(tmp_path / "run")
     assert all(torch.equal(eager[key], run[key]) for key in eager)
-    assert capsys.readouterr().out.count("training.compile failed, going on without") == 1
+    assert capsys.readouterr().out.count("training.compile failed, the run continues") == 1
 
 
 def test_recomputation_changes_nothing_but_memory(image_folder, tmp_path):
@@ -556,7 +556,7 @@ def test_training_runs_on_the_gpu(image_folder, tmp_path):
     ("settings", "message"),
     [
         ({"compile": True, "accumulate": 2}, "overwrite the gradients .* set cuda_graphs=false"),
-        ({"compile": False}, "replays what training.compile makes; set training.compile=true"),
+        ({"compile": False}, "needs a compiled network; set training.compile=true"),
     ],
 )
 def test_cuda_graphs_need_one_part_that_is_compiled(settings, message):
@@ -605,6 +605,6 @@ def test_where_compiling_fails_there_are_no_graphs_to_replay_either():
     gradients = gradients_of_tiny_model(notes, compile=True, cuda_graphs=True)
     gradients.model.network.compile(backend=no_compiler)
     gradients(torch.zeros(4, 1, 32, 32, dtype=torch.uint8), gradients.model.operator, 0)
-    assert "going on without" in notes[0]
+    assert "continues without" in notes[0]
     assert not gradients.settings.compile
     assert not gradients.settings.cuda_graphs

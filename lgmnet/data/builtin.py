@@ -1,6 +1,6 @@
-"""Photographs that the scikit-image wheel carries: there is always something to train and test on.
+"""Photographs of the scikit-image package: images for training and tests without a download.
 
-The split is fixed. No scene is in two parts.
+The split is fixed. No scene is in both parts.
 """
 
 import importlib.util
@@ -26,10 +26,10 @@ TRAIN = (
 
 
 def paths(names: tuple[str, ...]) -> list[Path]:
-    """Where these images lie in the installed scikit-image.
+    """The paths of these images in the installed scikit-image.
 
     Raises:
-        FileNotFoundError: the installed release does not carry one of them.
+        FileNotFoundError: the installed release does not contain one of them.
     """
     spec = importlib.util.find_spec("skimage")
     if spec is None or spec.origin is None:
@@ -38,7 +38,7 @@ def paths(names: tuple[str, ...]) -> list[Path]:
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise FileNotFoundError(
-            f"the installed scikit-image carries no {', '.join(missing)} in {folder}; "
+            f"the installed scikit-image has no {', '.join(missing)} in {folder}; "
             "install the release that constraints.txt names"
         )
     return [folder / name for name in names]

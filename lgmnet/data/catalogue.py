@@ -1,4 +1,4 @@
-"""The lists of data sets in ``data/checksums``; `download` says what their columns mean."""
+"""The lists of data sets in ``data/checksums``. `download` explains their columns."""
 
 import csv
 import difflib
@@ -9,12 +9,12 @@ COLUMNS = ["file", "url", "sha256", "pixels_sha256"]
 
 
 class DownloadError(Exception):
-    """Something the user can act on; the message is one line."""
+    """An error that the user can correct; the message is one line."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of a list; see the top of this file for the fields."""
+    """One line of a list; `download` explains the fields."""
 
     file: str
     url: str
@@ -24,7 +24,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Dataset:
-    """One list: its comments, the first of which is a description, and its files."""
+    """One list: its comments and its files. The first comment is a description."""
 
     name: str
     comments: tuple[str, ...]

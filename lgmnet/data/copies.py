@@ -1,4 +1,4 @@
-"""Which images are copies of others: validation images must not be trained on."""
+"""Find copies of images, so that validation images are not trained on."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ class Readable(Protocol):
 
 
 def same_files(paths: Sequence[Path], reserved: Sequence[Path]) -> set[Path]:
-    """Those ``paths`` that hold the bytes of a reserved file; only equal sizes are compared."""
+    """The ``paths`` with the same bytes as a reserved file; compares only files of equal size."""
     sizes = {_byte_count(path) for path in reserved}
     alike = [path for path in paths if _byte_count(path) in sizes]
     wanted = {_byte_count(path) for path in alike}
@@ -30,7 +30,10 @@ def same_files(paths: Sequence[Path], reserved: Sequence[Path]) -> set[Path]:
 
 
 def _byte_count(path: Path) -> int:
-    """-1 for a file that cannot be asked, for reading it will say so, and for an array."""
+    """Size of a file in bytes; -1 for an array, and if the size cannot be read.
+
+    Reading such a file raises the error later.
+    """
     try:
         return -1 if stacks.is_array(path) else path.stat().st_size
     except OSError:
@@ -41,13 +44,13 @@ def _digest(path: Path) -> str:
     try:
         return stacks.digest(path) if stacks.is_array(path) else sha256(path)
     except (OSError, ValueError):
-        return str(path)  # it has no copies that could be read
+        return str(path)  # a file that cannot be read has no readable copies
 
 
 def same_pixels(images: Readable, others: Iterable[np.ndarray]) -> set[int]:
-    """Numbers of the images that are one of ``others``, within a level of 8 bits.
+    """Numbers of the images that equal one of ``others``, with a mean difference of at most 1/255.
 
-    Not to the bit: a store may have been packed with another version of a decoder.
+    The comparison is not exact, because another version of a decoder may have packed a store.
     """
     alike: dict[tuple[int, ...], list[int]] = {}
     for k, size in enumerate(images.sizes):
@@ -69,16 +72,16 @@ def same_pixels(images: Readable, others: Iterable[np.ndarray]) -> set[int]:
 
 
 def readable_pixels(paths: Sequence[Path], color: str) -> Iterator[np.ndarray]:
-    """What is measured of those images that can be read."""
+    """The measured pixels of all images that can be read."""
     for path in paths:
         try:
             yield read_training_pixels(path, color)
-        except ImageError:  # named where the validation images are opened
+        except ImageError:  # reported when the validation images are opened
             continue
 
 
 def _sample(pixels: np.ndarray) -> np.ndarray:
-    """Some pixels of the middle row, so that a large store is compared in seconds."""
+    """Some pixels of the middle row, to compare a large store in seconds."""
     return pixels[pixels.shape[0] // 2, ::16].reshape(-1)
 
 

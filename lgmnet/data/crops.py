@@ -1,8 +1,8 @@
-"""Random training crops: sample number n of a seed is the same crop everywhere.
+"""Random training crops: sample n of a seed is always the same crop.
 
-A crop depends on the seed and its number alone, not on workers, processes, source or history.
-So a resumed run continues with exactly the crops it would have seen, two processes see what one
-would have seen, and a faster source changes the speed, never the data.
+A crop depends on the seed and its number only, not on workers, processes, image source or history.
+So a resumed run continues with exactly the same crops, two processes see the same crops as one, and
+a faster image source changes the speed, but not the data.
 """
 
 import atexit
@@ -41,9 +41,9 @@ NONE_READABLE = f"{ATTEMPTS} images drawn in a row cannot be decoded; check the 
 
 
 class Plan(NamedTuple):
-    """Which sample numbers a process draws: ``batch`` numbers per step, from ``step`` on.
+    """The sample numbers of a process: ``batch`` numbers per step and all processes, from ``step``.
 
-    With ``repeat`` every step has the numbers of the first one.
+    With ``repeat`` every step has the numbers of the first step.
     """
 
     step: int
@@ -53,7 +53,7 @@ class Plan(NamedTuple):
     repeat: bool = False
 
     def numbers(self) -> Iterator[list[int]]:
-        """Sample numbers of each step, forever. Together the processes take whole batches."""
+        """Sample numbers of each step, without end. All processes together take whole batches."""
         share = self.batch // self.processes
         step = 0 if self.repeat else self.step
         while True:
@@ -79,7 +79,7 @@ def generator(seed: int, number: int, stream: int = 0) -> np.random.Generator:
 
 
 def draw_mode(rule: CropRule, number: int) -> int:
-    """The flip and turn of a sample; one for the whole batch with ``augment="batch"``."""
+    """The flip and rotation of a sample; with ``augment="batch"``, of the whole batch."""
     if rule.augment == "none":
         return 0
     shared = rule.augment == "batch"
@@ -90,7 +90,7 @@ def draw_mode(rule: CropRule, number: int) -> int:
 def draw_crops(
     sizes: list[tuple[int, int]], rule: CropRule, number: int
 ) -> Iterator[tuple[int, int, int]]:
-    """``(image, top, left)`` of a sample, and the next choices should the image be unreadable."""
+    """``(image, top, left)`` of a sample, and further choices in case the image cannot be read."""
     source = generator(rule.seed, number)
     for _ in range(ATTEMPTS):
         image = int(source.integers(len(sizes)))
@@ -101,10 +101,10 @@ def draw_crops(
 
 
 class TrainingCrops(Dataset[Tensor]):
-    """Sample number -> crop ``(channels, size, size)``; reads its image each time.
+    """Sample number -> crop ``(channels, size, size)``. Every crop reads its image again.
 
-    Crops are uint8 where all images are, else float32 on the unit scale. ``unreadable`` counts
-    failures per image, also those seen by loader processes.
+    Crops are uint8 if all images are uint8, else float32 on the unit scale. ``unreadable`` counts
+    the failures per image, including those in loader processes.
     """
 
     def __init__(self, images: TrainingImages, rule: CropRule) -> None:
@@ -134,7 +134,7 @@ class TrainingCrops(Dataset[Tensor]):
 def loaded_batches(
     crops: TrainingCrops, plan: Plan, workers: int, device: torch.device
 ) -> Iterator[Tensor]:
-    """Batches ``(b, channels, size, size)`` on ``device``, read ahead by loader processes.
+    """Batches ``(b, channels, size, size)`` on ``device``. Loader processes read ahead.
 
     Raises:
         ImageError: no image can be decoded.
@@ -148,7 +148,7 @@ def loaded_batches(
         pin_memory=device.type == "cuda",
         worker_init_fn=_start_worker if workers else None,
         persistent_workers=workers > 0,
-        generator=torch.Generator(),  # the global random state is left to the noise
+        generator=torch.Generator(),  # only the noise uses the global random state
     )
     others = multiprocessing.active_children()
     with _named_errors():
@@ -175,10 +175,10 @@ def _named_errors() -> Iterator[None]:
 
 
 def _kill(processes: list[multiprocessing.process.BaseProcess]) -> None:
-    """End loader processes that are still there: they ignore the signals that Python sends them.
+    """Kill loader processes that still run, because they ignore the signals of Python.
 
-    Without it a process that ends by an error would wait for them forever. PyTorch's handler of
-    their end would raise its error in whatever runs at that moment.
+    Otherwise a process that ends with an error would wait for them forever. PyTorch's handler for
+    the end of a loader process would raise an error in any code that runs at that moment.
     """
     if hasattr(signal, "SIGCHLD"):
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -194,13 +194,13 @@ def _start_worker(worker: int) -> None:
 
 
 class DeviceCrops:
-    """All images on one device as one flat array; a batch is one gather there.
+    """All images in one flat array on one device. One gather makes a batch.
 
-    Draws the same crops as `TrainingCrops`. Images that cannot be decoded, or whose header lies
-    about their size, are never drawn, and named in ``unreadable``.
+    The crops are those of `TrainingCrops`. Images that cannot be decoded, or whose size differs
+    from their header, are never drawn. ``unreadable`` names them.
 
     Args:
-        show: draw a bar while the images are read.
+        show: show a progress bar while the images are read.
     """
 
     def __init__(self, images: TrainingImages, device: torch.device, show: bool = False) -> None:
@@ -211,8 +211,8 @@ class DeviceCrops:
         self.readable = [False] * len(ends)
         self.channels = images.channels
         kind = torch.uint8 if images.dtype == np.uint8 else torch.float32
-        # One image after the other goes there, so the host never holds them all; all the first
-        # channels come before all the second ones.
+        # Images are copied one after the other, so the host never holds all of them. The first
+        # channels of all images come first, then all second channels.
         self.bytes = torch.empty(self.channels * int(ends[-1]), dtype=kind, device=device)
         planes = self.bytes.view(self.channels, -1)
         self.offsets = (torch.arange(self.channels, device=device) * int(ends[-1]))[:, None, None]
@@ -231,7 +231,7 @@ class DeviceCrops:
         self.unreadable = [n for n, ok in zip(images.names, self.readable, strict=True) if not ok]
 
     def batches(self, rule: CropRule, plan: Plan) -> Iterator[Tensor]:
-        """Batches ``(b, channels, size, size)`` on the device; a thread draws one step ahead."""
+        """Batches ``(b, channels, size, size)`` on the device. A thread draws one step ahead."""
         steps = plan.numbers()
         with ThreadPoolExecutor(1) as pool:
             ahead = pool.submit(self._places, rule, next(steps))
@@ -240,19 +240,19 @@ class DeviceCrops:
                 yield self._gather(places)
 
     def batch(self, rule: CropRule, numbers: list[int]) -> Tensor:
-        """The crops of some numbers."""
+        """The crops with these numbers."""
         return self._gather(self._places(rule, numbers))
 
     def _gather(self, places: Tensor) -> Tensor:
-        """The pixels at the sums of ``(2, b, size)`` parts of their places."""
+        """The pixels at the given indices; an index is the sum of a row part and a column part."""
         vertical, horizontal = places.to(self.bytes.device, non_blocking=True)
         places = vertical[:, None, :, None] + horizontal[:, None, None, :]
         return self.bytes[places + self.offsets if self.channels > 1 else places]
 
     def _places(self, rule: CropRule, numbers: list[int]) -> Tensor:
-        """Where the pixels of each crop lie, ``(2, b, size)`` int64: what its rows and columns add.
+        """Indices of the pixels of each crop, ``(2, b, size)`` int64: row parts and column parts.
 
-        Flips and turns change the order of places here, so that pixels are moved once.
+        Flips and rotations change the order of the indices, so pixels are moved only once.
         """
         drawn = np.array([self._draw(rule, number) for number in numbers])
         image, top, left = (column[:, None] for column in drawn.T)
@@ -264,7 +264,7 @@ class DeviceCrops:
         turned = mode & 4 > 0
         places = np.stack([np.where(turned, along, down), np.where(turned, down, along)])
         if self.bytes.device.type == "cuda":
-            return torch.from_numpy(places).pin_memory()  # else its copy would wait for the device
+            return torch.from_numpy(places).pin_memory()  # so that its copy does not wait
         return torch.from_numpy(places)
 
     def unreadable_names(self) -> list[str]:
@@ -278,16 +278,17 @@ class DeviceCrops:
 
 
 def sample_blocks(images: TrainingImages, side: int, count: int, seed: int) -> Tensor:
-    """``(count, side²)`` float32 on the unit scale: random blocks, for the PCA of Φ.
+    """Random blocks ``(count, side²)``, float32 on the unit scale, for the PCA of Φ.
 
-    Every image gives an equal share, so each is read once; fewer where images are unreadable.
+    Every image gives the same number of blocks and is read once. Unreadable images reduce the
+    count.
 
     Raises:
-        ImageError: no image can be decoded, or they have more than one channel.
+        ImageError: no image can be decoded, or the images have more than one channel.
     """
     if images.channels > 1:
         raise ImageError(
-            f"blocks are taken of one channel, and the images have {images.channels}; set "
+            f"blocks need images of one channel, but these images have {images.channels}; set "
             "data.color=luma, or another sampling.phi_init"
         )
     source = generator(seed, 0, stream=9)

@@ -1,4 +1,4 @@
-"""Sets of images: for training (names, sizes, luma on demand) and for testing."""
+"""Sets of images for training (names, sizes, pixels on demand) and for testing."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,10 +24,10 @@ from lgmnet.data.values import common_type
 
 
 class TrainingImages(Protocol):
-    """What a crop needs to know of a set of images.
+    """Interface of a set of images for crops: names, sizes, and pixels on demand.
 
-    channels: that are measured together, the same for all images.
-    dtype: of crops, uint8 where all images are, else float32 on the unit scale.
+    channels: number of channels that are measured together, equal for all images.
+    dtype: type of the crops, uint8 if all images are uint8, else float32 on the unit scale.
     """
 
     names: list[str]
@@ -36,19 +36,19 @@ class TrainingImages(Protocol):
     dtype: np.dtype
 
     def read(self, index: int) -> np.ndarray:
-        """``(H, W)`` of one channel, else ``(H, W, channels)``: uint8, uint16 or float32.
+        """Pixels ``(H, W)``, or ``(H, W, channels)`` for several: uint8, uint16 or float32.
 
         Raises:
-            ImageError: it cannot be decoded.
+            ImageError: the image cannot be decoded.
         """
         ...
 
 
 class FileImages:
-    """Images in files, decoded whenever they are used.
+    """Images in files. They are decoded at every use.
 
     Args:
-        color: what is measured of them: luma, color or bands; see `lgmnet.data.color`.
+        color: measured channels: luma, color or bands; see `lgmnet.data.color`.
     """
 
     def __init__(
@@ -82,27 +82,27 @@ def file_images(found: Scan, color: str) -> FileImages:
     """The images that `scan` found.
 
     Raises:
-        ImageError: with ``color="bands"`` they have different numbers of channels.
+        ImageError: with ``color="bands"``, the images have different numbers of channels.
     """
     counts = [channel_count(header.channels, color) for header in found.headers]
     for path, count in zip(found.paths, counts, strict=True):
         if count != counts[0]:
             raise ImageError(
                 f"data.color=bands: {found.paths[0]} has {counts[0]} channels and {path} {count}; "
-                "put images of one kind into a folder"
+                "put images with equal numbers of channels into a folder"
             )
     dtype = common_type([header.dtype for header in found.headers])
     return FileImages(found.paths, found.sizes, color, counts[0] if counts else 1, dtype)
 
 
 def scan_measured(paths: Sequence[Path], smallest: int, color: str) -> Scan:
-    """`scan`, where images that ``color`` cannot be taken of are rejected too."""
+    """`scan`, which also rejects images that do not fit ``color``."""
     found = scan(paths, smallest)
     kept = Scan([], [], found.rejected, [])
     for path, size, header in zip(found.paths, found.sizes, found.headers, strict=True):
         if color != "bands" and header.channels not in (1, 3):
             found.rejected[path] = printable(
-                f"{path} has {header.channels} channels, and data.color={color} takes one (grey) "
+                f"{path} has {header.channels} channels, but data.color={color} needs one (grey) "
                 "or three (RGB); set data.color=bands"
             )
         else:
@@ -138,10 +138,10 @@ class NamedImage(NamedTuple):
 
 
 class TestSet:
-    """Test images of one folder, one file, or the built-in part; read one at a time.
+    """Test images of one folder, one file, or the built-in part. They are read one at a time.
 
     Args:
-        folder: that is searched, and what is put there later belongs to the set.
+        folder: the searched folder. Files that are added there later belong to the set.
     """
 
     def __init__(self, name: str, paths: Sequence[Path], folder: Path | None = None) -> None:
@@ -153,7 +153,7 @@ class TestSet:
             twice = next(n for n in self.names if self.names.count(n) > 1)
             raise ImageError(
                 f"test set {name} has two images named '{twice}'; rename one, or score the "
-                "subfolders one by one"
+                "subfolders separately"
             )
 
     def __len__(self) -> int:
@@ -201,7 +201,8 @@ def find_folder(name: str, roots: Sequence[Path]) -> Path:
     """A folder or file by path, or by name below ``roots`` (also in their ``train/``).
 
     Raises:
-        ImageError: it is nowhere; the message says where it was sought and how to get it.
+        ImageError: it does not exist; the message lists the searched folders and says how to get
+            it.
     """
     candidates = [Path(name)]
     if not Path(name).is_absolute():
@@ -232,13 +233,17 @@ def open_test_set(name: str, roots: Sequence[Path]) -> TestSet:
 
 
 def open_test_sets(names: Sequence[str], roots: Sequence[Path]) -> list[TestSet]:
-    """Several test sets; two of the same name would overwrite each other and are refused."""
+    """Several test sets.
+
+    Raises:
+        ImageError: two sets have the same name, so one would overwrite the other.
+    """
     sets = [open_test_set(name, roots) for name in names]
     found = [images.name for images in sets]
     for name in found:
         if found.count(name) > 1:
             raise ImageError(
-                f"two test sets are named '{name}'; rename one folder, or score them one by one"
+                f"two test sets are named '{name}'; rename one folder, or score them separately"
             )
     return sets
 
@@ -250,20 +255,20 @@ def open_training_images(
     reserved: Sequence[Path] = (),
     color: str = "luma",
 ) -> tuple[TrainingImages, dict[str, str]]:
-    """Images of folders or one packed store, and what was left out with the reason.
+    """Images of folders or of one packed store; and the images left out, with the reasons.
 
     Args:
-        smallest: images with a shorter side are left out, in pixels.
-        color: what is measured of them; a packed store must have been packed with it.
-        reserved: files for another purpose. They are left out too, and so are copies of them:
-            files of the same bytes; in a packed store, images of the same pixels.
+        smallest: smallest side of an image, in pixels. Smaller images are left out.
+        color: measured channels. A packed store must have been packed with the same value.
+        reserved: files for another purpose. They and their copies are left out: files with the
+            same bytes; in a packed store, images with the same pixels.
 
     Raises:
-        ImageError: nothing usable is left.
+        ImageError: no usable image is left.
     """
     if any(name.endswith(ENDINGS) for name in names):
         if len(names) > 1:
-            raise ImageError(f"data.train is {list(names)}; a packed store stands alone")
+            raise ImageError(f"data.train is {list(names)}; a packed store must be the only entry")
         return _open_packed(find_folder(names[0], roots), smallest, reserved, color)
     paths: list[Path] = []
     for name in names:
@@ -288,7 +293,7 @@ def _open_packed(
     images = PackedImages(path)
     if images.color != color:
         raise ImageError(
-            f"{path} was packed with color {images.color}, and data.color is {color}; set "
+            f"{path} was packed with color {images.color}, but data.color is {color}; set "
             f"data.color={images.color}, or pack it again: prepare_data.py --pack … --color {color}"
         )
     taken = same_pixels(images, readable_pixels(reserved, color))
@@ -307,10 +312,10 @@ def _open_packed(
 
 
 def readable(images: TrainingImages) -> tuple[Subset, dict[str, str]]:
-    """The images that can be decoded, and why the others cannot, by name.
+    """The images that can be decoded; and by name, why the others cannot be decoded.
 
     Raises:
-        ImageError: none can.
+        ImageError: no image can be decoded.
     """
     kept, rejected = [], {}
     for k, name in enumerate(images.names):
@@ -327,9 +332,9 @@ def readable(images: TrainingImages) -> tuple[Subset, dict[str, str]]:
 def without_copies(
     images: TrainingImages, held: TrainingImages
 ) -> tuple[TrainingImages, dict[str, str]]:
-    """The images that are no copy of one in ``held``, and why the others are left out.
+    """The images without copies of images in ``held``; and by name, why others are left out.
 
-    Files are compared by their bytes, images of a packed store by their pixels.
+    Files are compared by their bytes, and images of a packed store by their pixels.
     """
     ours, theirs = (
         [path for k in range(len(s.names)) if (path := file_of(s, k))] for s in (images, held)
@@ -353,10 +358,10 @@ def file_of(images: TrainingImages, index: int) -> Path | None:
 
 
 def split(images: TrainingImages, held_out: Iterable[str]) -> tuple[Subset, Subset]:
-    """``(kept, held out)`` by file name.
+    """Split images into ``(kept, held out)`` by file name.
 
     Raises:
-        ImageError: a name is not among the images, or nothing is kept.
+        ImageError: a name does not belong to an image, or no image is kept.
     """
     wanted = set(held_out)
     short = [name.rsplit("/", 1)[-1] for name in images.names]

@@ -1,16 +1,16 @@
-"""Fetch the data sets listed in ``data/checksums``: download or copy, verify, install.
+"""Get the data sets listed in ``data/checksums``: download or copy, verify, install.
 
-``<name>.tsv`` lists one data set: either images, or zip archives that hold them.
+``<name>.tsv`` lists one data set: images, or zip archives of images.
 
     file           path inside the folder of the data set, or name of a zip archive
-    url            where it is downloaded from; empty when no address is known
-    sha256         of the file; empty when unknown
-    pixels_sha256  of the decoded pixels, for a ``.bmp`` that is stored as ``.png``
+    url            address for the download; empty if no address is known
+    sha256         hash of the file; empty if it is unknown
+    pixels_sha256  hash of the decoded pixels, for a ``.bmp`` that is stored as ``.png``
 
-Files are collected in ``.<name>.partial`` and archives unpacked in ``.<name>.unpacking``, both
-beside the final folder, and renamed when everything is there and verified: a data set is never
-half installed. An interrupted download continues where it stopped. A checksum that is not in
-the list is recorded in ``<name>.sha256`` (as sha256sum writes it) and compared from then on.
+Files are collected in ``.<name>.partial``, and archives are unpacked in ``.<name>.unpacking``. Both
+are beside the final folder and are renamed when everything is complete and verified. So a data set
+is never partly installed. An interrupted download continues where it stopped. A checksum that is
+not in the list is recorded in ``<name>.sha256`` (in the format of sha256sum) and compared later.
 """
 
 import errno
@@ -39,22 +39,22 @@ from lgmnet.files import sha256, write_text
 
 TIMEOUT_S = 30.0
 ATTEMPTS = 4
-PAUSE_S = 2.0  # before the second attempt; longer before each further one
+PAUSE_S = 2.0  # before the second attempt; the pauses become longer
 PASSING_ERRORS = (URLError, HTTPException, ConnectionError, TimeoutError)
 PASSING_STATUS = {408, 425, 429, 500, 502, 503, 504}  # HTTP states worth another attempt
 DAMAGED_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 BLOCK_BYTES = 1 << 20
-# An archive of images, which are packed already, unpacks to no more than so many times its size.
+# Images are compressed, so an archive of them unpacks to at most this many times its size.
 LARGEST_RATIO, ALWAYS_ALLOWED = 20, 10_000_000
-BAR_BYTES = 20_000_000  # a single file gets a progress bar of its own from this size
+BAR_BYTES = 20_000_000  # from this size a file has its own progress bar
 
 Recorded = dict[str, str]
-"""Checksums that are not in the list, file -> SHA-256; completed while files are verified."""
+"""Checksums that are not in the list, file -> SHA-256. Verifying files adds entries."""
 
 
 class ChecksumError(DownloadError):
-    """A file is there, but it is not the expected one."""
+    """A file exists, but it is not the expected file."""
 
 
 class ArchiveError(DownloadError):
@@ -62,7 +62,7 @@ class ArchiveError(DownloadError):
 
 
 def pixels_sha256(path: Path) -> str:
-    """SHA-256 of ``{H}x{W}x3`` and the decoded bytes (BGR, 8 bit); gray has equal channels."""
+    """SHA-256 of ``{H}x{W}x3`` and the decoded bytes (BGR, 8 bit); grey has equal channels."""
     try:
         image = read_pixels(path)
     except ImageError:
@@ -74,9 +74,10 @@ def pixels_sha256(path: Path) -> str:
 
 
 def verify(path: Path, entry: Entry, recorded: Recorded) -> None:
-    """Raise ChecksumError unless ``path`` holds ``entry``; record a checksum nobody knew.
+    """Raise ChecksumError unless ``path`` is the file of ``entry``.
 
-    The latter of an image or archive only: a server may answer with a page that asks to log in.
+    An unknown checksum is recorded, but only of an image or archive, because a server may send a
+    login page.
     """
     expected = entry.sha256 or recorded.get(entry.file)
     actual = sha256(path)
@@ -98,7 +99,7 @@ def verify(path: Path, entry: Entry, recorded: Recorded) -> None:
 
 def _why_unusable(path: Path, entry: Entry) -> str:
     if entry.file.endswith(".zip"):
-        return "" if zipfile.is_zipfile(path) else f"{path} is no zip archive"
+        return "" if zipfile.is_zipfile(path) else f"{path} is not a zip archive"
     try:
         read_pixels(path)
     except ImageError as error:
@@ -117,7 +118,7 @@ def _write_record(path: Path, recorded: Recorded) -> None:
 
 
 def download(url: str, part: Path) -> None:
-    """Download ``url`` into ``part``, after the bytes that are already there."""
+    """Download ``url`` to ``part``, after the bytes that ``part`` already has."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return _continue_download(url, part)
@@ -141,7 +142,7 @@ def _continue_download(url: str, part: Path) -> None:
     except HTTPError as error:
         error.close()
         if error.code == 416 and have:
-            return  # nothing comes after these bytes; the checksum tells whether they are right
+            return  # the file is complete; the checksum tells whether it is correct
         raise
     with response:
         _write_body(response, part, have)
@@ -170,11 +171,11 @@ def _write_body(response: HTTPResponse, part: Path, have: int) -> None:
 
 
 def _download_verified(entry: Entry, final: Path, recorded: Recorded) -> None:
-    """Download ``entry``; it is named ``final`` only after its checksum was found right."""
+    """Download ``entry``. The file gets the name ``final`` only if its checksum is correct."""
     part = final.with_name(f"{final.name}.part")
     part.parent.mkdir(parents=True, exist_ok=True)
     if not (entry.sha256 or entry.pixels_sha256 or recorded.get(entry.file)):
-        part.unlink(missing_ok=True)  # nothing would tell whether old and new bytes fit together
+        part.unlink(missing_ok=True)  # without a checksum, old and new bytes cannot be verified
     resumed = part.exists()
     while True:
         download(entry.url, part)
@@ -184,14 +185,14 @@ def _download_verified(entry: Entry, final: Path, recorded: Recorded) -> None:
         except ChecksumError as error:
             part.unlink()
             if not resumed:
-                raise ChecksumError(f"{error}; what {entry.url} sent was discarded") from error
-            resumed = False  # the part may have been of an older version: once from the start
+                raise ChecksumError(f"{error}; the file from {entry.url} was deleted") from error
+            resumed = False  # the part may be of an older version, so try once from the start
     _store(part, final)
     part.unlink(missing_ok=True)
 
 
 def _store(verified: Path, final: Path) -> None:
-    """Copy a verified file, or rename a download; a bmp becomes a png where that is wanted."""
+    """Copy a verified file, or rename a download. Convert a bmp if ``final`` is a png."""
     final.parent.mkdir(parents=True, exist_ok=True)
     new = final.with_name(f"{final.name}.new")
     if final.suffix == ".png" and verified.read_bytes().startswith(b"BM"):
@@ -220,7 +221,7 @@ def _find_local(dataset: Dataset, entry: Entry, source: Path, recorded: Recorded
 
 def _candidates(dataset: Dataset, entry: Entry, source: Path) -> Iterator[Path]:
     folders = [source / dataset.name, source, source / "train" / dataset.name]
-    if entry.sha256 or entry.pixels_sha256:  # the checksum tells equal names apart: any folder
+    if entry.sha256 or entry.pixels_sha256:  # with a checksum, any folder can be searched
         folders += sorted([*source.glob("*/"), *source.glob("train/*/")])
     url_name = PurePosixPath(unquote(urlsplit(entry.url).path)).name
     names = [entry.file, PurePosixPath(entry.file).name, url_name]
@@ -229,7 +230,7 @@ def _candidates(dataset: Dataset, entry: Entry, source: Path) -> Iterator[Path]:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a zip file into ``folder``; one that would write outside it is refused whole."""
+    """Unpack a zip file into ``folder``. An archive that would write outside it is refused."""
     try:
         with zipfile.ZipFile(archive) as opened:
             members = [m for m in opened.infolist() if not m.filename.startswith("__MACOSX/")]
@@ -264,10 +265,15 @@ def _refuse_bomb(unpacked: int, archive: Path) -> None:
 
 
 def install(dataset: Dataset, root: Path, source: Path | None = None) -> str:
-    """Put a data set into ``root/<name>``, from the internet or from the folder ``source``.
+    """Install a data set in ``root/<name>``, from the internet or from the folder ``source``.
 
-    A complete one is left alone; nothing that is already there is changed or removed.
-    Returns one line that says what was done; raises DownloadError with one that says why not.
+    A complete data set is not changed. Existing files are never changed or removed.
+
+    Returns:
+        One line about what was done.
+
+    Raises:
+        DownloadError: the data set cannot be installed; the message is one line.
     """
     target = (root / dataset.name).resolve()  # a link to a folder elsewhere is followed
     record = root / f"{dataset.name}.sha256"
@@ -278,7 +284,7 @@ def install(dataset: Dataset, root: Path, source: Path | None = None) -> str:
         done = _install(dataset, target, source, recorded)
         if new := len(recorded) - known:
             _write_record(record, recorded)
-            done += f"; no checksum was known for {new}, their own are recorded in {record}"
+            done += f"; {new} had no known checksum, it is now recorded in {record}"
     except OSError as error:
         hint = "; make room and run the same command again" if error.errno in DISK_FULL else ""
         cause = f"{error.filename or target}: {error.strerror or error}"
@@ -288,7 +294,7 @@ def install(dataset: Dataset, root: Path, source: Path | None = None) -> str:
 
 def _install(dataset: Dataset, target: Path, source: Path | None, recorded: Recorded) -> str:
     if dataset.is_packed and target.is_dir() and any(target.iterdir()):
-        return f"left alone, it is in {target}"  # renamed there when it was complete
+        return f"not changed, it is in {target}"  # a folder with this name is complete
     absent = [e for e in dataset.entries if not _is_present(target / e.file, e, recorded)]
     if not absent:
         return f"complete, {len(dataset.entries)} files in {target}"
@@ -315,9 +321,9 @@ def _is_present(path: Path, entry: Entry, recorded: Recorded) -> bool:
 def _fetch(
     dataset: Dataset, entry: Entry, staging: Path, source: Path | None, recorded: Recorded
 ) -> Path:
-    """Put a verified file into ``staging``; an archive in ``source`` is used where it lies."""
+    """Put a verified file into ``staging``. An archive in ``source`` is used without a copy."""
     final = staging / entry.file
-    if _is_present(final, entry, recorded):  # put there by a run that was interrupted later
+    if _is_present(final, entry, recorded):  # from an interrupted run
         return final
     if source is not None:
         found = _find_local(dataset, entry, source, recorded)
@@ -326,7 +332,7 @@ def _fetch(
         return found
     if not entry.url:
         note = " ".join(dataset.comments[1:])
-        raise DownloadError(f"{entry.file} must be got by hand, then use --from DIR. {note}")
+        raise DownloadError(f"get {entry.file} by hand, then use --from DIR. {note}")
     _download_verified(entry, final, recorded)
     return final
 
@@ -345,9 +351,9 @@ def _publish(staging: Path, target: Path) -> None:
 
 
 def _publish_unpacked(archives: list[Path], staging: Path, target: Path) -> None:
-    """Unpack into a folder beside ``target`` and rename it; one common top folder is left out."""
+    """Unpack into a folder beside ``target`` and rename it. A single top folder is removed."""
     unpacking = staging.with_suffix(".unpacking")
-    shutil.rmtree(unpacking, ignore_errors=True)  # left by a run that was killed
+    shutil.rmtree(unpacking, ignore_errors=True)  # from a killed run
     try:
         for archive in archives:
             try:
@@ -367,7 +373,7 @@ def _publish_unpacked(archives: list[Path], staging: Path, target: Path) -> None
 
 
 def _discard(archive: Path, staging: Path) -> None:
-    """Remove a download that can never be installed; an archive of the user's own stays."""
+    """Remove a download that cannot be installed; keep an archive of the user."""
     if archive.parent == staging:
         archive.unlink()
         if not any(staging.iterdir()):

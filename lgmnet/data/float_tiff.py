@@ -1,4 +1,4 @@
-"""TIFF files of float colour or 64-bit floats, which Pillow does not open."""
+"""Read TIFF files with float colour or 64-bit floats, which Pillow cannot open."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +15,7 @@ SAMPLES = TiffImagePlugin.SAMPLESPERPIXEL
 
 
 def decode(path: Path) -> np.ndarray | None:
-    """Grey ``(H, W)`` or BGR ``(H, W, 3)`` float32 of such a file; None for any other."""
+    """Grey ``(H, W)`` or BGR ``(H, W, 3)`` float32 of such a file; None for other files."""
     if path.suffix.lower() not in ENDINGS or _is_known(path):
         return None
     try:
@@ -26,21 +26,21 @@ def decode(path: Path) -> np.ndarray | None:
         if is_planar(tags):
             return None
         pixels = opencv(path.read_bytes(), cv2.IMREAD_UNCHANGED)
-    except Exception:  # what a damaged file raises is not foreseeable
+    except Exception:  # a damaged file can raise any error
         return None
     is_image = pixels.ndim == 2 or pixels.shape[2] == 3
     return pixels.astype(np.float32) if is_image and pixels.dtype.kind == "f" else None
 
 
 def is_planar(tags: Mapping[int, Any]) -> bool:
-    """Whether R, G and B follow each other as planes: OpenCV would mix them."""
+    """Whether R, G and B are stored as separate planes, which OpenCV would mix."""
     return tags.get(TiffImagePlugin.PLANAR_CONFIGURATION, 1) != 1 and tags.get(SAMPLES, 1) > 1
 
 
 def _is_known(path: Path) -> bool:
-    """Whether Pillow opens it."""
+    """Whether Pillow can open the file."""
     try:
         with Image.open(path, formats=["TIFF"]):
             return True
-    except Exception:  # what a damaged file raises is not foreseeable
+    except Exception:  # a damaged file can raise any error
         return False

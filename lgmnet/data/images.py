@@ -1,8 +1,8 @@
-"""Image files: finding, checking and reading them.
+"""Find, check and read image files.
 
-An image is shown as its EXIF orientation says (of a PNG: one that stands before the pixels).
-Sizes, pixels and luma are those of the upright image. Of a TIFF with several pages the first is the
-image. Array files are like folders of images, see `lgmnet.data.stacks`.
+An image is rotated as its EXIF orientation says (in a PNG, only if it comes before the pixels).
+Sizes, pixels and luma are those of the upright image. The first page of a TIFF is the image. Array
+files are like folders of images, see `lgmnet.data.stacks`.
 """
 
 import os
@@ -22,15 +22,15 @@ from lgmnet.files import write_whole
 
 EXTENSIONS = frozenset((".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".pgm", ".ppm"))
 
-# What files of these names may hold: their content says which, whatever the name.
+# Supported formats. The content of a file decides, not its name.
 FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-JPEG_FORMATS = ("JPEG", "MPO")  # the latter by telephones, with more images behind the first
+JPEG_FORMATS = ("JPEG", "MPO")  # telephones write MPO, with more images after the first
 
-# Modes of the header that hold 8-bit grey or colour, with or without an alpha channel.
+# Pillow's modes for 8-bit grey or colour, with or without an alpha channel.
 READABLE_MODES = frozenset(("1", "L", "LA", "P", "PA", "RGB", "RGBA"))
 GREY_MODES = frozenset(("1", "L", "I", "I;16", "I;16B", "I;16L", "F"))
 
-# Where systems keep thumbnails, copies and what was deleted; so do names that begin with a dot.
+# Folders in which systems keep thumbnails, copies and deleted files. Names with a dot are similar.
 SYSTEM_FOLDERS = frozenset(("@eaDir", "#recycle", "$RECYCLE.BIN", "__MACOSX"))
 
 
@@ -42,12 +42,12 @@ class ImageError(ValueError):
 
 
 def printable(text: object) -> str:
-    r"""A path or name as text that any file takes: bytes that are not UTF-8 become ``\udcff``."""
+    r"""A path or name as UTF-8 text: bytes that are not UTF-8 become ``\udcff``."""
     return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class Header(NamedTuple):
-    """What is known of an image before its pixels are decoded; ``dtype`` is their type."""
+    """Properties of an image, known before decoding; ``dtype`` is the type of its pixels."""
 
     height: int
     width: int
@@ -56,7 +56,7 @@ class Header(NamedTuple):
 
 
 class Scan(NamedTuple):
-    """What `scan` found: usable files with sizes and headers, and why the others are not."""
+    """The result of `scan`: usable files with sizes and headers, and why others are rejected."""
 
     paths: list[Path]
     sizes: list[tuple[int, int]]
@@ -65,17 +65,18 @@ class Scan(NamedTuple):
 
 
 def list_images(folder: Path) -> list[Path]:
-    """All images below ``folder``, sorted by path, so that every run sees one order.
+    """All images below ``folder``, sorted by path, so that the order is the same in every run.
 
-    Links to folders are followed, each folder is searched once. Hidden files and folders are left
-    out. A folder that cannot be read stands in the list itself: reading it says so. Array files
-    count only where no image file is, for beside images they usually hold something else.
+    Links to folders are followed, but each folder is searched once. Hidden files and folders are
+    left out. A folder that cannot be read is in the list itself, so that reading it raises the
+    error. Array files are used only if there are no image files, because array files beside images
+    usually contain other data.
 
     Args:
-        folder: or one file; an array file may hold several images.
+        folder: a folder or one file. An array file may contain several images.
 
     Raises:
-        ImageError: the folder is missing or holds no image.
+        ImageError: the folder is missing or contains no image.
     """
     if folder.is_file():
         return stacks.members(folder) if stacks.is_array(folder) else [folder]
@@ -89,7 +90,7 @@ def list_images(folder: Path) -> list[Path]:
         ]
     if not images:
         endings = ", ".join(sorted(EXTENSIONS | stacks.ENDINGS))
-        raise ImageError(f"{folder} holds no image ({endings}), neither do its subfolders")
+        raise ImageError(f"{folder} and its subfolders contain no image ({endings})")
     return sorted(images)
 
 
@@ -115,7 +116,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def _is_special(path: Path) -> bool:
-    """A pipe or device, say; a broken link is none: it is said to be unreadable."""
+    """Whether the path is a pipe or device, for example. A broken link is not special."""
     return os.path.exists(path) and not os.path.isfile(path)
 
 
@@ -123,17 +124,17 @@ def read_header(path: Path) -> tuple[int, int]:
     """``(height, width)`` of the upright image, without decoding the pixels.
 
     Raises:
-        ImageError: as `inspect`.
+        ImageError: see `inspect`.
     """
     return inspect(path)[:2]
 
 
 def inspect(path: Path) -> Header:
-    """What an image file says of its pixels; those of an array file are read for it.
+    """The header of an image file. The pixels of an array file are read.
 
     Raises:
-        ImageError: no image, or one of a kind that is not read (CMYK, 32-bit whole numbers), or
-            that is larger than Pillow's limit against decompression bombs.
+        ImageError: the file is not an image, its type is not supported (CMYK, 32-bit integers), or
+            it is larger than Pillow's limit against decompression bombs.
     """
     if stacks.is_array(path):
         with _image_errors():
@@ -158,38 +159,38 @@ def _image_errors() -> Iterator[None]:
 def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         image = Image.open(path, formats=FORMATS)
-    except Exception as error:  # what a damaged file raises is not foreseeable
+    except Exception as error:  # a damaged file can raise any error
         raise ImageError(f"{path} cannot be read as an image ({error})") from None
     with image:
         if image.mode not in READABLE_MODES | GREY_MODES or not _is_readable(image):
             mode = ("16-bit " if _is_deep(image) else "") + image.mode
             raise ImageError(
-                f"{path} holds {mode} pixels, expected 8-bit grey or RGB (of PNG and TIFF also "
-                "16-bit, of TIFF also float, but not in planes); convert it first, so that the "
-                "conversion is yours and not a guess"
+                f"{path} has {mode} pixels, expected 8-bit grey or RGB (PNG and TIFF: also "
+                "16-bit; TIFF: also float, but not in planes); convert it first, because the "
+                "right conversion is not known here"
             )
         yield image
 
 
 def _is_readable(image: Image.Image) -> bool:
-    """Whether it has a type that its format is read in."""
+    """Whether this type of pixels is supported for the format of the image."""
     if _type(image) == np.uint8:
         return image.mode in READABLE_MODES
     if image.format == "TIFF":
         planes = float_tiff.is_planar(image.tag_v2)  # type: ignore[attr-defined]
-        return image.mode != "I" and not planes  # the former may be negative
+        return image.mode != "I" and not planes  # mode I may have negative values
     return image.format == "PNG" and image.mode != "F"
 
 
 def _type(image: Image.Image) -> np.dtype:
-    """Of the pixels."""
+    """The type of the pixels."""
     if image.mode == "F":
         return np.dtype(np.float32)
     return np.dtype(np.uint16 if _is_deep(image) else np.uint8)
 
 
 def _is_deep(image: Image.Image) -> bool:
-    """Whether it has 16 bits. Pillow calls 16-bit colour RGB too; its decoder's arguments tell."""
+    """Whether the image has 16 bits. Pillow's mode RGB includes them, but its decoder differs."""
     if image.format == "TIFF":
         return max(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))) > 8  # type: ignore[attr-defined]
     arguments = [tile[3] for tile in getattr(image, "tile", ())]
@@ -199,11 +200,11 @@ def _is_deep(image: Image.Image) -> bool:
 
 
 def _orientation(image: Image.Image) -> int:
-    """1 to 8, as EXIF counts them. Pillow turns a TIFF by itself."""
+    """The EXIF orientation, 1 to 8. Always 1 for a TIFF, which Pillow rotates itself."""
     try:
-        # PNG's own method would decode all pixels, to look behind them too.
+        # The method of PNG images would decode all pixels, to search after them.
         value = Image.Image.getexif(image).get(ExifTags.Base.Orientation)
-    except Exception:  # as above; the pixels may be right
+    except Exception:  # a damaged header can raise any error; the pixels may be correct
         value = None
     return value if value in (2, 3, 4, 5, 6, 7, 8) and image.format != "TIFF" else 1
 
@@ -224,7 +225,7 @@ def _turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def scan(paths: Sequence[Path], smallest: int) -> Scan:
-    """Check headers: which files are readable and at least ``smallest`` pixels on each side."""
+    """Find the readable files with at least ``smallest`` pixels per side, from their headers."""
     found = Scan([], [], {}, [])
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for path, result in zip(paths, pool.map(_try_header, paths), strict=True):
@@ -248,24 +249,24 @@ def _try_header(path: Path) -> Header | str:
 
 
 def read_pixels(path: Path) -> np.ndarray:
-    """Exact pixels of a test image: uint8, uint16 or float32, where 1.0 is white.
+    """Exact pixels of a test image: uint8, uint16 or float32 (1.0 is white).
 
-    Grey ``(H, W)``, BGR ``(H, W, 3)``, or of an array file ``(H, W, C)``.
+    Grey ``(H, W)``, BGR ``(H, W, 3)``, or ``(H, W, C)`` from an array file.
 
     Raises:
-        ImageError: unreadable, truncated, of a kind that is not read, or partly transparent.
+        ImageError: the image is unreadable, truncated, transparent, or of an unsupported type.
     """
     return _read(path, jpeg_content.decode_pixels)
 
 
 def read_training_luma(path: Path) -> np.ndarray:
-    """Y ``(H, W)``: the luma of `read_pixels`; of a JPEG the Y that is stored, which is fast.
+    """Y ``(H, W)`` as in `read_pixels`. For a JPEG it is the stored Y, which is faster to decode.
 
-    For training only: the Y inside a JPEG is not that of its RGB pixels. In 40 images of BSDS500
-    it differs in 2 % of the pixels, mostly by one level.
+    Use it for training only, because the stored Y of a JPEG is not the Y of its RGB pixels. In 40
+    images of BSDS500 it differs in 2 % of the pixels, mostly by one level.
 
     Raises:
-        ImageError: as `read_pixels`, or there is no luma of so many channels.
+        ImageError: see `read_pixels`; or the image has neither one channel nor three.
     """
     pixels = _read(path, jpeg_content.decode_luma)
     with _image_errors():
@@ -273,13 +274,13 @@ def read_training_luma(path: Path) -> np.ndarray:
 
 
 def read_training_pixels(path: Path, policy: str) -> np.ndarray:
-    """What is measured together of an image, ``(H, W)`` or ``(H, W, C)`` in RGB order.
+    """The channels that are measured together, ``(H, W)`` or ``(H, W, C)`` in RGB order.
 
     Args:
         policy: see `lgmnet.data.color`.
 
     Raises:
-        ImageError: as `read_training_luma`.
+        ImageError: see `read_training_luma`.
     """
     if policy == "luma":
         return read_training_luma(path)
@@ -296,30 +297,30 @@ def _read(path: Path, decode_jpeg: Callable[[bytes], np.ndarray]) -> np.ndarray:
         with _image_errors():
             return check_range(pixels, str(path))
     with _opened(path) as image:
-        # Before the pixels are decoded: Pillow forgets the orientation of a TIFF then.
+        # Before decoding, because decoding removes the orientation of a TIFF in Pillow.
         size, orientation, kind = _upright_size(image), _orientation(image), _type(image)
         try:
             jpeg = image.format in JPEG_FORMATS
             pixels = decode_jpeg(path.read_bytes()) if jpeg else _decode(image, path)
-        except Exception as error:  # as above
+        except Exception as error:  # a damaged file can raise any error
             raise ImageError(f"{path} cannot be decoded ({error}); it may be truncated") from None
     if pixels.ndim == 3 and (pixels[:, :, 3:] != white(pixels.dtype)).any():
         raise ImageError(f"{path} is partly transparent; flatten it onto a background first")
     pixels = _turn(pixels[:, :, :3] if pixels.ndim == 3 else pixels, orientation)
     if pixels.shape[:2] != size or pixels.dtype != kind:
         found = f"{pixels.shape[:2]} {pixels.dtype} pixels"
-        raise ImageError(f"{path} has {found}, but its header says {size} {kind}")
+        raise ImageError(f"{path} has {found}, but its header states {size} {kind}")
     with _image_errors():
         return check_range(pixels, str(path))
 
 
 def _decode(image: Image.Image, path: Path) -> np.ndarray:
-    """Grey ``(H, W)``, BGR ``(H, W, 3)`` or BGRA ``(H, W, 4)`` of any format but JPEG."""
+    """Grey ``(H, W)``, BGR ``(H, W, 3)`` or BGRA ``(H, W, 4)`` of any format except JPEG."""
     if image.format == "PNG":  # Pillow does not compare the checksums of the pixels
         return jpeg_content.opencv(path.read_bytes(), cv2.IMREAD_UNCHANGED)
     if image.mode in GREY_MODES - {"1", "L"}:
-        return np.array(image).astype(_type(image))  # in the order of bytes of this machine
-    if _is_deep(image):  # Pillow keeps 8 of the 16 bits, but finds damage
+        return np.array(image).astype(_type(image))  # in the byte order of this machine
+    if _is_deep(image):  # Pillow keeps 8 of the 16 bits, but detects damage
         image.load()
         return jpeg_content.opencv(path.read_bytes(), cv2.IMREAD_UNCHANGED)
     if "A" in image.mode or "transparency" in image.info:
@@ -330,9 +331,9 @@ def _decode(image: Image.Image, path: Path) -> np.ndarray:
 
 
 def read_plain_jpeg(path: Path) -> bytes | None:
-    """The file, if it is a JPEG that other decoders show as `read_training_luma` does.
+    """The content of a JPEG file that other decoders decode in the same way.
 
-    None for other formats, and for a JPEG that is to be turned, cut short or progressive.
+    None for other formats, and for a JPEG that needs a rotation, is cut short, or is progressive.
     """
     try:
         with _opened(path) as image:
@@ -344,21 +345,21 @@ def read_plain_jpeg(path: Path) -> bytes | None:
 
 
 def write_image(path: Path, pixels: np.ndarray) -> None:
-    """Write uint8 grey or BGR pixels; the format follows the name.
+    """Write uint8 grey or BGR pixels; the ending of the name gives the format.
 
     Raises:
-        ImageError: the file cannot be written. Then there is none, or still the old one.
+        ImageError: the file cannot be written. An old file is then unchanged.
     """
     if path.suffix.lower() not in EXTENSIONS:
-        raise ImageError(f"cannot write {path}: no image format; use a name such as x.png")
+        raise ImageError(f"cannot write {path}: unknown image format; use a name such as x.png")
     try:
         encoded, content = cv2.imencode(path.suffix, pixels)
     except cv2.error:
         encoded = False
     if not encoded:
         raise ImageError(
-            f"cannot write {path}: its format does not take pixels of shape {pixels.shape}; use a "
-            "name such as x.png"
+            f"cannot write {path}: its format does not support pixels of shape {pixels.shape}; use "
+            "a name such as x.png"
         )
     try:
         write_whole(path, lambda temporary: temporary.write_bytes(content.tobytes()))
@@ -394,5 +395,5 @@ def write_array(path: Path, array: np.ndarray) -> None:
 
 
 def _save(path: Path, array: np.ndarray) -> None:
-    with path.open("wb") as file:  # NumPy would add an ending to the name
+    with path.open("wb") as file:  # with a path NumPy would add an ending
         np.save(file, array)

@@ -1,7 +1,7 @@
-"""JPEG decoding on the GPU by torchvision (nvJPEG): for folders that are neither packed nor small.
+"""JPEG decoding on the GPU by torchvision (nvJPEG), for large folders that are not packed.
 
-Only tried with a stand-in for torchvision so far, not on a GPU. A GPU rounds a few pixels to the
-neighbouring level, so a run repeats itself exactly with the same ``data.decode`` only.
+So far it was only tested with a replacement of torchvision, not on a GPU. A GPU rounds a few pixels
+to the next level, so a run can be repeated exactly only with the same ``data.decode``.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from lgmnet.data.transforms import dihedral
 
 
 class Encoded(NamedTuple):
-    """A sample whose file has been read: its number, crop, and bytes; None for another decoder."""
+    """A sample with its number, its crop and the bytes of its file; None for another decoder."""
 
     number: int
     image: int
@@ -29,15 +29,15 @@ class Encoded(NamedTuple):
 
 
 def unavailable(images: TrainingImages, device: torch.device) -> str:
-    """Why these images cannot be decoded on this device; empty if they can."""
+    """The reason why this device cannot decode these images; empty if it can."""
     if device.type != "cuda":
         return "it needs a CUDA device"
     if file_of(images, 0) is None:
         return "a packed store needs no decoding"
     if images.channels > 1 or images.dtype != np.uint8:
-        return "it decodes 8-bit luma alone"
+        return "it decodes only 8-bit luma"
     try:
-        import torchvision.io  # noqa: F401  (heavy, and not everywhere)
+        import torchvision.io  # noqa: F401  (slow to import, and optional)
     except (ImportError, RuntimeError) as error:
         return f"torchvision cannot be imported ({error})"
     return ""
@@ -46,10 +46,10 @@ def unavailable(images: TrainingImages, device: torch.device) -> str:
 def decoded_batches(
     crops: TrainingCrops, plan: Plan, readers: int, device: torch.device
 ) -> Iterator[Tensor]:
-    """What `loaded_batches` yields, decoded on ``device``; ``readers`` threads read files ahead.
+    """The batches of `loaded_batches`, decoded on ``device``. ``readers`` threads read files ahead.
 
-    Other formats, images to be turned, files that may be cut short, and what the device does not
-    decode go the way of `TrainingCrops`.
+    `TrainingCrops` decodes the other files: other formats, images that need a rotation, files that
+    may be cut short, and files that the device cannot decode.
     """
     with ThreadPoolExecutor(max(1, readers)) as pool:
         steps = plan.numbers()
@@ -84,14 +84,14 @@ def _cut(crops: TrainingCrops, samples: list[Encoded], device: torch.device) -> 
 
 
 def _ends_flat(luma: Tensor) -> bool:
-    """Whether the last 8 x 8 block is one level: the end may be missing, and the CPU finds out."""
+    """Whether the last 8 x 8 block is constant. Then the end may be missing; the CPU checks it."""
     height, width = luma.shape
     block = luma[(height - 1) // 8 * 8 :, (width - 1) // 8 * 8 :]
     return bool((block == block[0, 0]).all())
 
 
 def _decode(contents: list[bytes], device: torch.device) -> list[Tensor]:
-    """Luma ``(1, H, W)`` uint8 of each file; nothing if the decoder refuses one of them."""
+    """Luma ``(1, H, W)`` uint8 of each file; an empty list if the decoder refuses one file."""
     from torchvision.io import ImageReadMode, decode_jpeg
 
     if not contents:

@@ -1,7 +1,7 @@
-"""The pixels of a JPEG file, and whether they are all there.
+"""Decode JPEG files, and detect missing data.
 
-A decoder takes a file that ends too early without an error: what is missing becomes grey, or, in
-a progressive one, coarse.
+Decoders accept a file that ends too early without an error. Missing parts become grey, or coarse in
+a progressive file.
 """
 
 import io
@@ -18,26 +18,26 @@ MARKER = re.compile(rb"\xff([\x02-\xcf\xd9-\xfe])")
 SCAN, END, PROGRESSIVE = 0xDA, 0xD9, 0xC2
 FRAMES = (0xC0, 0xC1, PROGRESSIVE)
 
-# Any entropy-coded data, and the same after each restart marker: one of them is the next.
+# Entropy-coded data, and the same data after each restart marker, because one of them is the next.
 ANY = bytes(range(1, 255))
 FILLER = ANY + b"".join(bytes((0xFF, 0xD0 + k)) + ANY for k in range(8))
 
 MISSING = 128
-"""What a decoder puts where nothing is left to decode."""
+"""Value of a decoder for pixels without data."""
 
 
 class Layout(NamedTuple):
-    """Where the image ends in its file, and whether it is progressive."""
+    """The end of the image in its file, and whether it is progressive."""
 
     end: int
     progressive: bool
 
 
 def opencv(content: bytes, flags: int) -> np.ndarray:
-    """What OpenCV decodes. From bytes: a name that is not UTF-8 would end the process.
+    """Decode bytes with OpenCV. OpenCV would end the process for a file name that is not UTF-8.
 
     Raises:
-        ValueError: it cannot be decoded.
+        ValueError: the content cannot be decoded.
     """
     pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
     if pixels is None:
@@ -49,7 +49,7 @@ def decode_pixels(content: bytes) -> np.ndarray:
     """Grey ``(H, W)`` or BGR ``(H, W, 3)`` uint8, as stored.
 
     Raises:
-        ValueError: it cannot be decoded, or a part of it is missing.
+        ValueError: the content cannot be decoded, or a part is missing.
     """
     pixels = opencv(content, cv2.IMREAD_UNCHANGED)
     _refuse_cut(content, layout(content).end, grey=False)
@@ -57,10 +57,10 @@ def decode_pixels(content: bytes) -> np.ndarray:
 
 
 def decode_luma(content: bytes) -> np.ndarray:
-    """The Y ``(H, W)`` uint8 that is stored; decoded again only where its end may be missing.
+    """The stored Y ``(H, W)`` uint8. It is decoded again only if its end may be missing.
 
     Raises:
-        ValueError: it cannot be decoded, or a part of it is missing.
+        ValueError: the content cannot be decoded, or a part is missing.
     """
     luma = opencv(content, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
     found = layout(content)
@@ -70,19 +70,19 @@ def decode_luma(content: bytes) -> np.ndarray:
 
 
 def ends_in_grey(luma: np.ndarray) -> bool:
-    """Whether the last 8 x 8 block of Y ``(H, W)`` is what a decoder puts for a missing one."""
+    """Whether the last 8 x 8 block of Y ``(H, W)`` looks like a missing block."""
     height, width = luma.shape
     return bool((luma[(height - 1) // 8 * 8 :, (width - 1) // 8 * 8 :] == MISSING).all())
 
 
 def layout(content: bytes) -> Layout:
-    """What the markers of a JPEG say.
+    """Read the layout of a JPEG from its markers.
 
     Raises:
-        ValueError: the end is missing, or a scan before it.
+        ValueError: the end is missing, or a scan before the end.
     """
     progressive = False
-    left: dict[int, set[int]] = {}  # by component: coefficients that are not, or not fully, there
+    left: dict[int, set[int]] = {}  # by component: coefficients that are still incomplete
     for marker, start, segment in _segments(content):
         if marker in FRAMES:
             progressive = marker == PROGRESSIVE
@@ -99,7 +99,7 @@ def layout(content: bytes) -> Layout:
 
 
 def _segments(content: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """Marker, its place and its segment, in which there may be markers of a thumbnail."""
+    """Marker, position and segment. Markers inside a segment (of a thumbnail) are skipped."""
     position = 2
     while match := MARKER.search(content, position):
         body = match.end() + 2
@@ -108,13 +108,13 @@ def _segments(content: bytes) -> Iterator[tuple[int, int, bytes]]:
 
 
 def _refuse_cut(content: bytes, end: int, grey: bool) -> None:
-    """Where data are missing, data put before the end change the pixels; else they do not."""
+    """Raise ValueError if data are missing: only then further data before the end change pixels."""
     if _pillow(content, grey) != _pillow(content[:end] + FILLER + content[end:], grey):
         raise ValueError("a part before its end is missing")
 
 
 def _pillow(content: bytes, grey: bool) -> bytes:
-    """Pixels as Pillow decodes them: it does not print what it meets, as OpenCV does."""
+    """Decode pixels with Pillow, because OpenCV would print warnings."""
     with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
         if grey:
             image.draft("L", None)

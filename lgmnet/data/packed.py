@@ -1,14 +1,14 @@
-"""A packed store: what is measured of a folder of images, in one memory-mapped file.
+"""A packed store: the measured pixels of a folder of images in one memory-mapped file.
 
-A crop from it is a slice of mapped memory instead of the decoding of a whole image. A ``.luma``
-file holds luma of 8 bits; a ``.packed`` one any type of pixels and any channels.
+A crop is a slice of mapped memory, so no image has to be decoded. A ``.luma`` file contains 8-bit
+luma. A ``.packed`` file contains any type of pixels and any number of channels.
 
 Layout: magic (8 bytes), the pixels of all images one after the other (row-major, the channels of a
-pixel together, numbers in little endian), the index as UTF-8 JSON, and a footer of fixed size:
-length of the index (8 bytes, little endian), its SHA-256 (32 bytes), magic. The index of a .luma
-file is ``[[name, height, width, crc32], ...]``, that of a .packed one ``{"color": …, "channels": …,
-"dtype": …, "images": [[name, height, width, crc32], ...]}``. Older stores have no ``crc32``, the
-checksum of the pixels of an image.
+pixel together, little endian), the index as UTF-8 JSON, and a footer of fixed size: length of the
+index (8 bytes, little endian), its SHA-256 (32 bytes), magic. The index of a .luma file is
+``[[name, height, width, crc32], ...]``. The index of a .packed file is ``{"color": …,
+"channels": …, "dtype": …, "images": [[name, height, width, crc32], ...]}``. Older stores have no
+``crc32``, the checksum of the pixels of an image.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ ENDINGS = (".luma", ".packed")
 
 
 class Layout(NamedTuple):
-    """What all images of a store have in common; ``color``: see `lgmnet.data.color`."""
+    """Common properties of all images of a store; ``color``: see `lgmnet.data.color`."""
 
     color: str = "luma"
     channels: int = 1
@@ -49,11 +49,11 @@ class Layout(NamedTuple):
     magic: bytes = MAGIC
 
     def bytes(self, height: int, width: int) -> int:
-        """Of an image."""
+        """Size of an image in bytes."""
         return height * width * self.channels * np.dtype(self.dtype).itemsize
 
     def shape(self, height: int, width: int) -> tuple[int, ...]:
-        """Of an image."""
+        """Shape of an image."""
         return (height, width) if self.channels == 1 else (height, width, self.channels)
 
 
@@ -61,12 +61,12 @@ Index = list[tuple[Any, ...]]  # name, height, width and, in newer stores, the c
 
 
 class PackedImages:
-    """A packed store, opened for reading. Pixels are read from disk when they are used.
+    """A packed store, opened for reading. Pixels are read from disk on first use.
 
     The first time that an image is used in a process, its pixels are compared with their checksum.
 
     Raises:
-        ImageError: no packed store, cut short, or its index was changed.
+        ImageError: the file is not a packed store, is cut short, or its index was changed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -87,13 +87,11 @@ class PackedImages:
         self._bytes = np.memmap(path, dtype=np.uint8, mode="r")
 
     def __reduce__(self) -> tuple[type["PackedImages"], tuple[Path]]:
-        # Another process maps the file again: a pickled map would be a copy of all pixels.
+        # Another process maps the file again, because pickling would copy all pixels.
         return PackedImages, (self.path,)
 
     def read(self, index: int) -> np.ndarray:
-        """``(H, W)``, or ``(H, W, channels)``, of one image in the type of the store.
-
-        Mapped, not copied.
+        """The mapped pixels ``(H, W)`` or ``(H, W, channels)`` of an image, in the store's type.
 
         Raises:
             ImageError: the pixels have changed since they were packed.
@@ -115,7 +113,7 @@ class PackedImages:
 
 
 class Packed(NamedTuple):
-    """A line of the journal: a file as it was when it was packed; height 0 if it was left out."""
+    """A line of the journal: properties of a file when it was packed; height 0 if left out."""
 
     name: str
     size: int
@@ -126,19 +124,19 @@ class Packed(NamedTuple):
 
 
 def pack(folder: Path, output: Path, color: str = "luma") -> None:
-    """Pack all images below ``folder`` into ``output``; continues where a stopped run ended.
+    """Pack all images below ``folder`` into ``output``, and continue after a stopped run.
 
-    Progress lies in ``<output>.part`` and ``<output>.journal``; ``output`` appears when it is
-    complete. Files that cannot be decoded are left out and named. What a stopped run packed is
-    used again up to the first file that came, went or changed since.
+    The progress is in ``<output>.part`` and ``<output>.journal``. ``output`` is written when it is
+    complete. Files that cannot be decoded are left out and named. After a stop, packed images are
+    kept up to the first file that was added, removed or changed.
 
     Args:
-        output: ``x.luma`` for luma of 8 bits, ``x.packed`` for anything else. A .packed store has
-            the type of its images; if they have several, float32 on the unit scale.
-        color: what is packed, luma, color or bands; see `lgmnet.data.color`.
+        output: ``x.luma`` for 8-bit luma, ``x.packed`` for all other pixels. A .packed store has
+            the type of its images; for different types, float32 on the unit scale.
+        color: packed channels: luma, color or bands; see `lgmnet.data.color`.
 
     Raises:
-        ImageError: the folder holds no usable image, or the store is named otherwise.
+        ImageError: the folder contains no usable image, or ``output`` has another ending.
         OSError: the store cannot be written; ``output`` is as before.
     """
     paths = list_images(folder)
@@ -160,7 +158,7 @@ def _pack(folder: Path, paths: list[Path], output: Path, layout: Layout) -> None
     head = _journal_head(folder, layout)
     done = _resume(part, journal, folder, paths, layout)
     lines = [head, *map(json.dumps, done)]
-    write_text(journal, "\n".join(lines) + "\n")  # without a torn last line
+    write_text(journal, "\n".join(lines) + "\n")  # without an incomplete last line
     with part.open("r+b" if done else "wb") as pixels, journal.open("a", encoding="utf-8") as log:
         if not done:
             pixels.write(layout.magic)
@@ -179,7 +177,7 @@ def _pack(folder: Path, paths: list[Path], output: Path, layout: Layout) -> None
             log.flush()
         index = [(f.name, f.height, f.width, f.crc32) for f in done if f.height]
         if not index:
-            raise ImageError(f"{folder} holds no image that can be decoded; nothing to pack")
+            raise ImageError(f"{folder} contains no image that can be decoded; nothing to pack")
         _write_footer(pixels, index, layout)
     os.replace(part, output)
     journal.unlink()
@@ -188,45 +186,47 @@ def _pack(folder: Path, paths: list[Path], output: Path, layout: Layout) -> None
 
 
 def _layout(paths: list[Path], output: Path, color: str) -> Layout:
-    """Of a new store; for a .packed one the headers of all images are read."""
+    """The layout of a new store. For a .packed store, the headers of all images are read."""
     if output.suffix == ".luma" and color == "luma":
         return Layout()
     if output.suffix != ".packed":
         raise ImageError(
-            f"a packed store of luma is a .luma file, any other a .packed file, not {output.name}; "
+            f"a packed store of luma is a .luma file, others are .packed files, not {output.name}; "
             f"name it {'x.luma' if color == 'luma' else 'x.packed'}"
         )
     headers = scan(paths, 1).headers
     if not headers:
-        raise ImageError(f"the folder of {output.name} holds no image that can be decoded")
+        raise ImageError(f"the folder of {output.name} contains no image that can be decoded")
     types = {header.dtype for header in headers}
     dtype = str(types.pop()) if len(types) == 1 else "float32"
     return Layout(color, channel_count(headers[0].channels, color), dtype, ANY_MAGIC)
 
 
 def _read_for(layout: Layout, path: Path) -> np.ndarray:
-    """An image as the store holds it.
+    """An image in the format of the store.
 
     Raises:
-        ImageError: it cannot be decoded, or the store does not hold such.
+        ImageError: it cannot be decoded, or its type or channels do not fit the store.
     """
     luma = layout.color == "luma"
     pixels = read_training_luma(path) if luma else read_training_pixels(path, layout.color)
     if layout.magic == MAGIC and pixels.dtype != np.uint8:
-        raise ImageError(f"{path} holds {pixels.dtype} pixels, a .luma store uint8; use .packed")
+        raise ImageError(
+            f"{path} has {pixels.dtype} pixels, but a .luma store needs uint8; use .packed"
+        )
     if pixels.shape != layout.shape(*pixels.shape[:2]):
-        raise ImageError(f"{path} has shape {pixels.shape}, the first image other channels")
+        raise ImageError(f"{path} has shape {pixels.shape}; the first image has other channels")
     return as_type(pixels, np.dtype(layout.dtype)).astype(np.dtype(layout.dtype).newbyteorder("<"))
 
 
 def _journal_head(folder: Path, layout: Layout) -> str:
-    """The first line of a journal: another folder, or another store, is another run."""
+    """The first line of a journal, which identifies the folder and the kind of store."""
     named = printable(folder.resolve())
     return named if layout.magic == MAGIC else f"{named} {' '.join(map(str, layout[:3]))}"
 
 
 def _stamp(path: Path, folder: Path) -> tuple[str, int, int]:
-    """Name below ``folder``, size and time; zeros where the file cannot even be asked."""
+    """Name below ``folder``, size and time; zeros if the file status cannot be read."""
     name = path.relative_to(folder).as_posix() if path != folder else path.name
     try:
         status = stacks.container(path).stat()
@@ -250,13 +250,13 @@ def _write_footer(file, index: Index, layout: Layout) -> None:  # type: ignore[n
 def _resume(
     part: Path, journal: Path, folder: Path, paths: list[Path], layout: Layout
 ) -> list[Packed]:
-    """What an interrupted run has packed and left out of the first ``paths``, as they are now."""
+    """The entries of an interrupted run that still agree with the first ``paths``."""
     if not (part.is_file() and journal.is_file()):
         return []
     first, *lines = journal.read_text("utf-8", errors="replace").splitlines() or [""]
     done: list[Packed] = []
     free = part.stat().st_size - len(MAGIC)
-    for line, path in zip(lines, paths, strict=False):  # there may be more of either
+    for line, path in zip(lines, paths, strict=False):  # the lengths may differ
         file = _journal_entry(line)
         size = layout.bytes(file.height, file.width) if file else 0
         if file is None or file[:3] != _stamp(path, folder) or size > free:
@@ -267,7 +267,7 @@ def _resume(
 
 
 def _journal_entry(line: str) -> Packed | None:
-    """None for a torn line, or one of another version."""
+    """The entry of a line; None for an incomplete line, or one of another version."""
     try:
         return Packed(*json.loads(line))
     except (ValueError, TypeError):
@@ -278,7 +278,7 @@ def _read_index(path: Path) -> tuple[Layout, Index]:
     if not path.is_file():
         raise ImageError(f"there is no packed store {path}; make it with prepare_data.py --pack")
     size = path.stat().st_size
-    broken = f"{path} is no complete packed store; pack it again with prepare_data.py --pack"
+    broken = f"{path} is not a complete packed store; pack it again with prepare_data.py --pack"
     with path.open("rb") as file:
         magic = file.read(len(MAGIC))
         if size < len(MAGIC) + FOOTER or magic not in (MAGIC, ANY_MAGIC):
@@ -300,7 +300,7 @@ def _read_index(path: Path) -> tuple[Layout, Index]:
 
 
 def _index_content(text: bytes, magic: bytes) -> tuple[Layout, Index]:
-    """What images have in common, and the entries; none if anything is something else."""
+    """Layout and entries of an index; no entries if the index is not valid."""
     try:
         content = json.loads(text)
         layout = Layout()

@@ -1,11 +1,12 @@
-"""Images in array files (.npy, .npz, .mat): such a file is like a folder of images.
+"""Images in array files (.npy, .npz, .mat). An array file is like a folder of images.
 
-``(H, W)`` is one image; ``(H, W, C)`` with at most 64 channels too; any other array of three axes
-is ``(N, H, W)``, and one of four ``(N, H, W, C)``. Three channels are RGB. A complex ``(H, W)`` or
-``(N, H, W)`` array gives images of two channels, the real and the imaginary part. Image 17 of
-``chest.npz`` has the path ``chest.npz/chest_017``; a single one has the path of the file.
+``(H, W)`` is one image, and so is ``(H, W, C)`` with at most 64 channels. Another array with three
+axes is ``(N, H, W)``; an array with four axes is ``(N, H, W, C)``. Three channels are RGB. A
+complex ``(H, W)`` or ``(N, H, W)`` array gives images with two channels, real and imaginary part.
+Image 17 of ``chest.npz`` has the path ``chest.npz/chest_017``. A single image has the path of its
+file.
 
-Beside the images a file may hold ``scale``: the number that stands for white, or one per image.
+A file may also contain ``scale``: the number for white, or one number per image.
 """
 
 import functools
@@ -24,13 +25,13 @@ CHANNELS = 64
 """A longer last axis is a width."""
 
 KEPT = 4
-"""So many files stay in memory, per process: image 17 does not decompress the other 16 again."""
+"""Number of files kept in memory per process, so that not every image decompresses its file."""
 
 
 class Stack(NamedTuple):
-    """The content of a file: ``(N, H, W)`` or ``(N, H, W, C)`` numbers, and their white if given.
+    """The content of a file: an array ``(N, H, W)`` or ``(N, H, W, C)``, and its white if given.
 
-    ``scale`` holds one number per image.
+    ``scale`` has one number per image.
     """
 
     array: np.ndarray
@@ -38,7 +39,7 @@ class Stack(NamedTuple):
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the images that `read` returns."""
+        """Type of the images that `read` returns."""
         plain = self.scale is None and self.array.dtype in (np.uint8, np.uint16)
         return self.array.dtype if plain else np.dtype(np.float32)
 
@@ -51,21 +52,21 @@ class Stack(NamedTuple):
 
 
 def container(path: Path) -> Path:
-    """The file that holds an image: ``chest.npz`` of ``chest.npz/chest_017``, else ``path``."""
+    """The file of an image: ``chest.npz`` for ``chest.npz/chest_017``, else ``path``."""
     inside = path.parent.suffix.lower() in ENDINGS and path.parent.is_file()
     return path.parent if inside else path
 
 
 def is_array(path: Path) -> bool:
-    """Whether an image lies in an array file."""
+    """Whether an image is in an array file."""
     return container(path).suffix.lower() in ENDINGS
 
 
 def members(path: Path) -> list[Path]:
-    """The images of an array file; the file itself if it holds one, or cannot be read."""
+    """The images of an array file; the file itself if it has one image, or cannot be read."""
     try:
         count = len(_open(path).array)
-    except ValueError:  # reading it will say so
+    except ValueError:  # reading the file raises the error later
         return [path]
     if count == 1:
         return [path]
@@ -76,7 +77,7 @@ def describe(path: Path) -> tuple[int, int, int, np.dtype]:
     """Height, width and channels of an image, and its type.
 
     Raises:
-        ValueError: as `read`, but for values out of range.
+        ValueError: see `read`; the values are not checked.
     """
     stack, _ = _find(path)
     return *stack.shape, stack.dtype
@@ -86,8 +87,8 @@ def read(path: Path) -> np.ndarray:
     """``(H, W)`` or ``(H, W, C)``, uint8, uint16 or float32; three channels are BGR.
 
     Raises:
-        ValueError: the file is missing or damaged, it holds no array of images or several, or
-            values that are not finite or larger than white.
+        ValueError: the file is missing or damaged, does not have exactly one array of images, or
+            has values that are not finite or larger than white.
     """
     stack, index = _find(path)
     image = stack.array[index]
@@ -104,19 +105,19 @@ def read(path: Path) -> np.ndarray:
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of the shape and the values of an image: the same in every format of array files.
+    """SHA-256 of the shape and values of an image. It does not depend on the file format.
 
     Raises:
-        ValueError: as `read`.
+        ValueError: see `read`.
     """
     image = read(path)
     return hashlib.sha256(f"{image.dtype} {image.shape} ".encode() + image.tobytes()).hexdigest()
 
 
 def _name(file: Path, index: int, count: int) -> str:
-    """Of one of several images."""
+    """Name of one of several images."""
     digits = max(3, len(str(count - 1)))
-    stem = file.stem.replace(".", "_")  # else the name would seem to have an ending
+    stem = file.stem.replace(".", "_")  # a dot would look like the start of an ending
     return f"{stem}_{index:0{digits}d}"
 
 
@@ -130,7 +131,7 @@ def _find(path: Path) -> tuple[Stack, int]:
     index = int(number) if number.isdecimal() else count
     if path == file or index >= count or path.name != _name(file, index, count):
         first, last = (_name(file, k, count) for k in (0, count - 1))
-        raise ValueError(f"{path} is no image; {file} holds {count}, {first} to {last}")
+        raise ValueError(f"{path} is not an image; {file} has {count} images, {first} to {last}")
     return stack, index
 
 
@@ -144,29 +145,29 @@ def _open(path: Path) -> Stack:
 
 @functools.lru_cache(KEPT)
 def _load(path: Path, size: int, modified_ns: int) -> Stack:
-    """The content of the file as it was at that time."""
+    """The content of the file. Size and time are keys of the cache, to detect changes."""
     try:
         arrays = read_arrays(path, mapped=True)
-    except Exception as error:  # each reader raises types of its own for a damaged file
+    except Exception as error:  # each reader has other error types for a damaged file
         raise ValueError(f"{path} cannot be read as an array ({error})") from None
     array = _as_images(_chosen(arrays, path), path)
     scale = arrays.get("scale")
     if scale is None and array.dtype.kind in "iu" and array.dtype not in (np.uint8, np.uint16):
         raise ValueError(
-            f"{path} holds whole numbers ({array.dtype}), of which none is known to be white; "
-            "store them as uint8, uint16, or with the number that is white as 'scale'"
+            f"{path} contains integers ({array.dtype}) with unknown white; store them as uint8 or "
+            "uint16, or store the number for white as 'scale'"
         )
     return Stack(array, None if scale is None else _white(scale, len(array), path))
 
 
 def _chosen(arrays: dict[str, np.ndarray], path: Path) -> np.ndarray:
-    """The array of images among those of the file."""
+    """The array of images of the file."""
     numeric = {k: a for k, a in arrays.items() if a.dtype.kind in "buifc" and k != "scale"}
     named = [name for name in NAMES if name in numeric]
     found = named[:1] or list(numeric)
     if len(found) != 1:
         held = ", ".join(sorted(numeric)) or "no array of numbers"
-        raise ValueError(f"{path} holds {held}; name the images one of {', '.join(NAMES)}")
+        raise ValueError(f"{path} contains {held}; name the images one of {', '.join(NAMES)}")
     return numeric[found[0]]
 
 
@@ -177,24 +178,24 @@ def _as_images(array: np.ndarray, path: Path) -> np.ndarray:
     expected = "(H, W), (H, W, C), (N, H, W) or (N, H, W, C)"
     fits = one or array.ndim == 3 or (array.ndim == 4 and last <= CHANNELS)
     if np.iscomplexobj(array):
-        expected = f"(H, W) or (N, H, W) with W above {CHANNELS}, for it is complex"
+        expected = f"(H, W) or (N, H, W) with W above {CHANNELS}, because it is complex"
         fits = array.ndim == 2 or (array.ndim == 3 and not one)
     if not fits or not array.size:
         raise ValueError(
-            f"{path} holds an array of shape {array.shape}, expected {expected}, with at most "
-            f"{CHANNELS} channels C; turn its axes"
+            f"{path} contains an array of shape {array.shape}, expected {expected}, with at most "
+            f"{CHANNELS} channels C; permute its axes"
         )
     return array[None] if one else array
 
 
 def _white(scale: np.ndarray, count: int, path: Path) -> np.ndarray:
-    """What stands for white in each image."""
+    """The number for white of each image."""
     numbers = np.ravel(scale)
     if scale.dtype.kind not in "uif" or numbers.size not in (1, count):
         raise ValueError(
-            f"{path} holds 'scale' of shape {scale.shape} ({scale.dtype}), expected one number, or "
+            f"'scale' in {path} has shape {scale.shape} ({scale.dtype}), expected one number, or "
             f"one for each of the {count} images"
         )
     if not (np.isfinite(numbers) & (numbers > 0)).all():
-        raise ValueError(f"{path} holds a 'scale' that is not positive; it stands for white")
+        raise ValueError(f"'scale' in {path} is not positive; give the number for white")
     return np.broadcast_to(numbers.astype(np.float64), count)

@@ -1,4 +1,4 @@
-"""Geometry: axes, quarter turns and flips, padding or cropping to whole blocks and back."""
+"""Geometry: axes, rotations and flips, padding or cropping to whole blocks and back."""
 
 import numpy as np
 import torch
@@ -21,9 +21,9 @@ def channels_last(image: np.ndarray) -> np.ndarray:
 
 
 def dihedral(square: Tensor, mode: int) -> Tensor:
-    """One of the eight symmetries of ``(..., size, size)``, a view where it can be.
+    """One of the eight symmetries of ``(..., size, size)``; a view if possible.
 
-    Bit 0 of the mode flips rows, bit 1 flips columns, bit 2 transposes, in this order.
+    In this order, bit 0 of the mode flips rows, bit 1 flips columns, and bit 2 transposes.
     """
     flipped = square.flip([axis for axis, bit in ((-2, 1), (-1, 2)) if mode & bit])
     return flipped.mT if mode & 4 else flipped
@@ -33,8 +33,8 @@ def pad_to_block(image: Tensor, multiple: int, mode: str = "zeros", always: bool
     """Extend ``(b, C, H, W)`` at the bottom and right to multiples of ``multiple``.
 
     Args:
-        mode: ``zeros`` or ``replicate`` (the last row and column again).
-        always: add a whole block where a side is a multiple already, as ISTA-Net does.
+        mode: ``zeros`` or ``replicate`` (repeats the last row and column).
+        always: add a whole block even if a side is already a multiple, as in ISTA-Net.
     """
     height, width = image.shape[2:]
     extra = [multiple - side % multiple if always else -side % multiple for side in (width, height)]
@@ -50,10 +50,10 @@ def crop_back(image: Tensor, height: int, width: int) -> Tensor:
 
 
 def crop_to_blocks(image: Tensor, multiple: int, size: tuple[int, int] | None = None) -> Tensor:
-    """The top left part of ``(b, C, H, W)`` in whole blocks, or of exactly this size.
+    """The top left part of ``(b, C, H, W)`` in whole blocks, or with exactly this size.
 
     Raises:
-        ValueError: the image is smaller than that.
+        ValueError: the image is too small.
     """
     height, width = size or [side - side % multiple for side in image.shape[2:]]
     least = size or (multiple, multiple)

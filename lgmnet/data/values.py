@@ -1,7 +1,7 @@
-"""The range of pixels, in one place: 1.0 is white.
+"""The range of pixel values, in one place: 1.0 is white.
 
 Images keep the type of their file: uint8, uint16 or float32. Networks, losses and reconstructions
-are on the unit scale, where white is 1; protocols score on 0..255.
+use the unit scale, with 1 as white. Protocols score on 0..255.
 """
 
 import numpy as np
@@ -12,11 +12,11 @@ PEAK = 255
 """White on the scale of the protocols."""
 
 TOLERANCE = 1e-3
-"""Float images may exceed white by so much: interpolation and rounding do."""
+"""Float images may exceed white by this value, because of interpolation and rounding."""
 
 
 def white(dtype: np.dtype | torch.dtype) -> int:
-    """The number that stands for white: 255, 65535, or 1 for floats."""
+    """The number for white: 255, 65535, or 1 for floats."""
     known = {"uint8": 255, "uint16": 65535}
     return known.get(str(dtype).removeprefix("torch."), 1)
 
@@ -34,17 +34,17 @@ def unit_array(pixels: np.ndarray) -> np.ndarray:
 
 
 def common_type(types: list[np.dtype]) -> np.dtype:
-    """What crops of images of these types are: uint8 where all images are, else float32."""
+    """The type of crops from images of these types: uint8 if all are uint8, else float32."""
     return np.dtype(np.uint8 if all(kind == np.uint8 for kind in types) else np.float32)
 
 
 def as_type(pixels: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Pixels as they are if they have this type, else on the unit scale in float32."""
+    """The pixels unchanged if they have this type, else on the unit scale in float32."""
     return pixels if pixels.dtype == dtype else unit_array(pixels)
 
 
 def protocol_scale(pixels: np.ndarray) -> np.ndarray:
-    """Pixels of a file on 0..255: uint8 as they are, others as float64."""
+    """Pixels of a file on 0..255: uint8 unchanged, others as float64."""
     if pixels.dtype == np.uint8:
         return pixels
     return pixels.astype(np.float64) * (PEAK / white(pixels.dtype))
@@ -61,26 +61,26 @@ def from_protocol_scale(pixels: np.ndarray) -> np.ndarray:
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:
-    """Float image on the unit scale -> uint8, clipped and rounded: for saving, not for scoring."""
+    """Float image on the unit scale -> uint8, clipped and rounded, for saving (not for scoring)."""
     return np.rint(np.clip(image, 0, 1) * PEAK).astype(np.uint8)
 
 
 def check_range(pixels: np.ndarray, subject: str) -> np.ndarray:
-    """The pixels, if they are numbers with 1.0 as white.
+    """Return the pixels after a check of their range. 1.0 is white.
 
     Raises:
-        ValueError: NaN, infinite, or larger than white, where the absolute value of a complex
-            number counts; ``subject`` begins the message.
+        ValueError: a value is NaN, infinite or larger than white; of a complex number the
+            magnitude is checked. ``subject`` begins the message.
     """
     if pixels.dtype.kind not in "fc":
         return pixels
     largest = float(np.abs(pixels).max())
     if not np.isfinite(largest):
-        raise ValueError(f"{subject} holds NaN or infinite values; replace them before")
+        raise ValueError(f"{subject} contains NaN or infinite values; replace them first")
     if largest > 1 + TOLERANCE:
         raise ValueError(
             f"{subject} has values up to {largest:g}, expected -1 to 1, where 1 is white; divide "
-            "by the value of white, or store that as 'scale' beside the image in a .npz or .mat "
-            "file"
+            "them by the number for white, or store this number as 'scale' with the image in a "
+            ".npz or .mat file"
         )
     return pixels

@@ -1,4 +1,4 @@
-"""Test set -> reconstructions -> metrics per image."""
+"""Reconstruct the images of a test set, and score every image."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,7 +26,7 @@ from lgmnet.runtime import Runtime, without_compilation
 
 
 class Rules(NamedTuple):
-    """How images are measured and scored; see `EvaluationConfig` for the names.
+    """Rules for measuring and scoring images; see `EvaluationConfig` for the names.
 
     consistency: also compare the reconstruction with its measurement.
     """
@@ -38,7 +38,7 @@ class Rules(NamedTuple):
 
     @property
     def reconstruction(self) -> tuple[str, str, bool, bool]:
-        """Under rules that agree in this an image is rebuilt alike."""
+        """The rules that affect the reconstruction. If they are equal, so is the reconstruction."""
         return self.color, self.padding, self.consistency, self.protocol.always_pad
 
 
@@ -49,7 +49,7 @@ class Consistency(NamedTuple):
     """How well a reconstruction fits its measurement.
 
     residual: ‖Φx̂ − y‖ / ‖y‖, before clipping; the mean over the planes of a colour image.
-    psnr: of the image closest to x̂ that Φ measures as y, in dB.
+    psnr: PSNR in dB of the closest image to x̂ that satisfies Φx = y.
     """
 
     residual: float
@@ -57,7 +57,7 @@ class Consistency(NamedTuple):
 
 
 class Result(NamedTuple):
-    """One image: its score, the seconds of measuring and rebuilding it, its pixels (0..255)."""
+    """One image: score, seconds for measurement and reconstruction, and pixels (0..255)."""
 
     name: str
     score: Score
@@ -67,9 +67,10 @@ class Result(NamedTuple):
 
 
 class Plane(NamedTuple):
-    """What was measured together, 0..255: rebuilt, made consistent with y, and its residual.
+    """The reconstruction of channels that were measured together, 0..255.
 
-    ``(H, W)``, or ``(H, W, C)`` in the order of `color.channels`.
+    Arrays are ``(H, W)``, or ``(H, W, C)`` in the order of `color.channels`. ``consistent`` is the
+    reconstruction after projection onto Φx = y. ``residual`` is ‖Φx̂ − y‖ / ‖y‖.
     """
 
     rebuilt: np.ndarray
@@ -78,7 +79,7 @@ class Plane(NamedTuple):
 
 
 class Rebuilt(NamedTuple):
-    """The planes of one image, and the seconds of measuring and rebuilding them."""
+    """The planes of one image, and the seconds for their measurement and reconstruction."""
 
     planes: list[Plane]
     seconds: float
@@ -90,7 +91,7 @@ def evaluate(
     runtime: Runtime,
     rules: Rules = PAPER,
 ) -> Iterator[Result]:
-    """Measure, rebuild and score one image after the other, in float32.
+    """Measure, reconstruct and score one image after the other, in float32.
 
     The model must be in evaluation mode and on the runtime's device.
     """
@@ -101,14 +102,14 @@ def evaluate(
 def evaluate_image(
     model: SensingModel, image: NamedImage, runtime: Runtime, rules: Sequence[Rules]
 ) -> list[Result]:
-    """One image under each of several rules; what they have in common is rebuilt once."""
+    """One image under each of several rules. Rules with equal reconstructions share one."""
     different = {each.reconstruction: each for each in rules}
     rebuilt = {key: rebuild(model, image, each, runtime) for key, each in different.items()}
     return [score_image(image, rebuilt[each.reconstruction], each) for each in rules]
 
 
 def rebuild(model: SensingModel, image: NamedImage, rules: Rules, runtime: Runtime) -> Rebuilt:
-    """Measure and rebuild the planes of one image."""
+    """Measure and reconstruct the planes of one image."""
     start = time.perf_counter()
     planes = [
         reconstruct_plane(model, plane, rules, runtime, f"{image.name}:{k}")
@@ -119,11 +120,11 @@ def rebuild(model: SensingModel, image: NamedImage, rules: Rules, runtime: Runti
 
 
 def score_image(image: NamedImage, rebuilt: Rebuilt, rules: Rules) -> Result:
-    """Score what was rebuilt."""
+    """Score the reconstruction of one image."""
     pixels = color.join([plane.rebuilt for plane in rebuilt.planes])
     height, width = pixels.shape[:2]
     target = protocol_scale(color.join(color.channels(image.pixels, rules.color)))
-    target = target[:height, :width]  # without what was cropped before measuring
+    target = target[:height, :width]  # without the pixels that were cropped before measuring
     score = metrics.score(pixels, target, rules.protocol)
     consistency = _consistency(rebuilt.planes, target, rules)
     return Result(image.name, score, rebuilt.seconds, pixels, consistency)
@@ -133,13 +134,13 @@ def score_image(image: NamedImage, rebuilt: Rebuilt, rules: Rules) -> Result:
 def reconstruct_plane(
     model: SensingModel, plane: np.ndarray, rules: Rules, runtime: Runtime, name: str
 ) -> Plane:
-    """Measure one plane, or channels that belong together, and rebuild: 0..255, not clipped.
+    """Measure and reconstruct one plane, or channels together: 0..255, not clipped.
 
     Args:
         plane: ``(H, W)`` or ``(H, W, C)``, uint8, uint16 or float32.
 
     Raises:
-        ValueError: its channels or its size do not fit the operator.
+        ValueError: the operator does not support its channels or its size.
     """
     image = to_unit(channels_first(plane).to(runtime.device))[None]
     operator = model.operator
@@ -154,7 +155,7 @@ def reconstruct_plane(
 
     if not rules.consistency:
         return Plane(pixels(rebuilt))
-    # A black image has y = 0: then any error counts in full.
+    # A black image has y = 0. Then the residual is not divided.
     scale = measurement.norm() if measurement.any() else torch.ones(())
     residual = (operator(rebuilt) - measurement).norm() / scale
     projected = operator.project(rebuilt, measurement)
@@ -162,7 +163,7 @@ def reconstruct_plane(
 
 
 def check_channels(operator: LinearOperator, channels: int, policy: str) -> None:
-    """Raise ValueError unless the operator measures so many channels; ``policy`` gave them."""
+    """Raise ValueError unless the operator measures ``channels`` channels, set by ``policy``."""
     if channels == operator.channels:
         return
     key, _, value = policy.partition("=")
@@ -175,10 +176,10 @@ def check_channels(operator: LinearOperator, channels: int, policy: str) -> None
 
 
 def fit(image: Tensor, model: SensingModel, rules: Rules) -> Tensor:
-    """``(b, C, H, W)`` brought to whole blocks, or cropped to the size that the operator measures.
+    """``(b, C, H, W)`` padded or cropped to whole blocks, or cropped to the operator's size.
 
     Raises:
-        ValueError: the operator measures another size, and the rules do not crop to it.
+        ValueError: the operator needs another size, and the rules do not crop to it.
     """
     size = model.operator.size
     if rules.padding == "crop":
@@ -209,19 +210,19 @@ def validate(
     limit: int,
     show: Callable[[int, Tensor | np.ndarray], None] | None = None,
 ) -> Score:
-    """Mean score of validation images; a compiled network runs uncompiled.
+    """Mean score of validation images. A compiled network runs uncompiled.
 
-    The protocol is ``paper``, and ``mri`` for images of two channels, which are complex. Images
-    are cropped to the size of an operator that has one.
+    The protocol is ``paper``; for images of two channels, which are complex, it is ``mri``. If the
+    operator has a fixed size, images are cropped to it.
 
     Args:
-        limit: at most so many images.
-        show: receives index and reconstruction ``(H, W)`` in [0, 1] of each image.
+        limit: largest number of images.
+        show: called with index and reconstruction ``(H, W)`` in [0, 1] of each image.
     """
     was_training = model.training
     model.eval()
     count = min(limit, len(images.names))
-    # `join` and the rule ``bands`` cancel: what is measured is what the images give.
+    # `join` and the rule ``bands`` cancel, so the channels of the images are measured unchanged.
     samples = (
         NamedImage(images.names[k], color.join([np.array(images.read(k))])) for k in range(count)
     )

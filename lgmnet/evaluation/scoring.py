@@ -1,4 +1,4 @@
-"""Test sets -> the content of metrics.json."""
+"""Reconstruct and score test sets: the content of metrics.json."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from lgmnet.weights.loadable import Loadable, settings_of
 
 
 class Failure(NamedTuple):
-    """An image that could not be scored, and why."""
+    """An image that could not be scored, and the reason."""
 
     name: str
     reason: str
@@ -33,14 +33,14 @@ class Failure(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Scoring:
-    """How weights are scored: under which rules, at what, and how the network runs.
+    """How weights are scored: the rules, the condition, and how the network runs.
 
     Args:
-        rules: to score under; an image is rebuilt once for all that only score otherwise.
-        condition: of the measurement, for a network that serves several; by default its largest
-            ratio, or its first mask.
-        noise_std: of the measurement, in the unit of y; by default as in training.
-        consistency: also compare with the measurement.
+        rules: rules of scoring. Rules with equal reconstructions share one reconstruction.
+        condition: condition of the measurement, for a network with several conditions; by default
+            the largest ratio, or the first mask.
+        noise_std: standard deviation of the noise, in the unit of y; by default as in training.
+        consistency: also compare reconstructions with their measurements.
         fast, precision, max_memory: see `lgmnet.speed.inference.prepare`.
     """
 
@@ -60,17 +60,17 @@ def score_sets(
     here: Runtime,
     keep: Callable[[str, Result], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """Rebuild and score test sets with shipped or trained weights; one result for each rules.
+    """Reconstruct and score test sets with shipped or trained weights; one result for each rules.
 
-    Several processes deal out the images of a set, and each returns the results of all. An image
-    that cannot be read or rebuilt is named in the result, and the others are scored.
+    Several processes share the images of a set, and each returns the results of all images. An
+    image that cannot be read or reconstructed is named in the result. The others are scored.
 
     Args:
-        keep: receives the name of the set and each result under the first rules, to save its
+        keep: called with the name of the set and each result under the first rules, to save its
             pixels.
 
     Raises:
-        ValueError: not one image could be scored, or flags do not go together.
+        ValueError: no image could be scored, or settings do not fit together.
     """
     rules = [
         Rules(find_protocol(r.protocol), r.color, r.padding, how.consistency) for r in how.rules
@@ -115,7 +115,7 @@ def score_set(
     rules: Sequence[Rules],
     keep: Callable[[str, Result], None] | None = None,
 ) -> Iterator[list[Result] | Failure]:
-    """This process's share of a set: of each image a result per rules, without its pixels."""
+    """Score this process's share of a set: for each image one result per rules, without pixels."""
     share = images.share(here.rank, here.processes)
     bar = tqdm(share.paths, images.name, unit="image", leave=False, disable=not here.is_main)
     for name, path in zip(share.names, bar, strict=True):
@@ -131,7 +131,7 @@ def score_set(
                 raise
             reason = OUT_OF_MEMORY
         else:
-            # Not a slice of the pixels, which would keep them all.
+            # A slice of the pixels would keep all of them in memory.
             yield [result._replace(pixels=np.empty(0)) for result in results]
             continue
         release_memory()
@@ -149,7 +149,7 @@ def _require_some(scored: Mapping[str, list[list[Result] | Failure]]) -> None:
 
 
 def results_folder(folder: Path, sampling: SamplingConfig, condition: str) -> Path:
-    """Where results at a condition go: each has a folder below ``folder``, if there are several."""
+    """Folder for the results of a condition: ``folder``; with several conditions, a subfolder."""
     several = sampling.resizes or len(sampling.conditions) > 1
     return folder / sampling.condition(condition) if several else folder
 
@@ -157,7 +157,7 @@ def results_folder(folder: Path, sampling: SamplingConfig, condition: str) -> Pa
 def summary(outcomes: Sequence[list[Result] | Failure], k: int, rules: Rules) -> dict[str, Any]:
     """One test set under the k-th rules: means, the values of each image, and what failed.
 
-    ``psnr_images`` and ``ssim_images`` say of how many images a mean is, where not of all.
+    ``psnr_images`` and ``ssim_images`` are the numbers of images in a mean, if not all.
     """
     results = [outcome[k] for outcome in outcomes if isinstance(outcome, list)]
     failed = {o.name: o.reason for o in outcomes if isinstance(o, Failure)}
@@ -179,6 +179,6 @@ def summary(outcomes: Sequence[list[Result] | Failure], k: int, rules: Rules) ->
 
 
 def _values(score: Score, rules: Rules) -> dict[str, Any]:
-    """The numbers that the protocol asks for, by name."""
+    """The scores of the protocol, by name."""
     values = {"psnr": score.psnr, "ssim": score.ssim}
     return values | {"nmse": score.nmse} if rules.protocol.nmse else values

@@ -1,4 +1,4 @@
-"""ADMM-CSNet in its second form: the image itself is split, so any operator serves."""
+"""ADMM-CSNet in its second form, for any operator: the split variable is the image itself."""
 
 import math
 import re
@@ -22,18 +22,19 @@ from lgmnet.unfolding.blocks import radius
 from lgmnet.unfolding.checks import require_positive
 from lgmnet.unfolding.piecewise_linear import PiecewiseLinear, knots
 
-# Before training.
+# Initial values of ρ, η, μ₁ and the limit of S.
 WEIGHT, STEP, KEEP, THRESHOLD = 0.1, 1.0, 0.9, 0.05
 
 
 class PenaltyStep(nn.Module):
-    """Z: gradient steps z ← μ₁z + μ₂v − C₂(S(C₁z)) from z = v.
+    """Z: gradient steps z ← μ₁z + μ₂v − C₂(S(C₁z)), which start at z = v.
 
-    Before training C₁ has orthonormal rows or columns, C₂ is its transpose divided by the taps of
-    a filter, and S is the identity cut at ±0.05, the slope of a smoothed absolute value.
+    Before training, C₁ has orthonormal rows or columns. C₂ is its transpose divided by the number
+    of entries of a filter. S is the identity clipped to ±0.05, the derivative of a smoothed
+    absolute value.
 
     Shapes:
-        ``(batch, c, H, W)`` in and out; every channel is an image of its own.
+        ``(batch, c, H, W)`` in and out; every channel is a separate image.
     """
 
     def __init__(self, channels: int, kernel_size: int, knot_count: int, inner_steps: int) -> None:
@@ -67,34 +68,35 @@ class PenaltyStep(nn.Module):
 
 @MODELS.register("admm_csnet")
 class ADMMCSNet(UnfoldingNetwork):
-    """ADMM-CSNet: ADMM for min ½‖Φx − y‖² + Σ λ_l g(D_l z) with z = x, every part of it learned.
+    """ADMM-CSNet: ADMM for min ½‖Φx − y‖² + Σ λ_l g(D_l z) with z = x and all parts learned.
 
-    Each stage solves for x, takes gradient steps for z, and moves the multiplier β by η(x − z).
-    Any operator serves. Of a complex image, real and imaginary part go through the same maps.
+    Each stage solves for x, makes gradient steps for z, and adds η(x − z) to the multiplier β. Any
+    operator is supported. The real and the imaginary part of a complex image use the same weights.
 
     Args:
-        block_size: B, from the operator where it has blocks; only `reach` depends on it.
-        stages: K; a last X step follows them.
-        channels: L, filters of a stage.
-        kernel_size: of the filters, odd.
-        knots: of the piecewise linear functions; equally spaced in [-1, 1].
-        inner_steps: gradient steps for z in a stage.
-        shared: one set of weights for all stages, the last X step included.
-        project: end with the closest image that Φ measures as y, as the public code does. Not for
-            noisy y; nor can a network with blocks be compiled with it.
+        block_size: B, from the operator; None for an operator without blocks. Only `reach` depends
+            on it.
+        stages: K. A final X step follows the stages.
+        channels: L, filters per stage.
+        kernel_size: side of the filters, an odd number.
+        knots: number of knots of the piecewise linear functions, equally spaced in [-1, 1].
+        inner_steps: gradient steps for z per stage.
+        shared: all stages and the final X step share one set of weights.
+        project: project the result onto Φx = y, as the public code does. Do not use it for noisy y.
+            A network with blocks cannot be compiled with it.
 
     Shapes:
-        measurement as the operator has it -> image ``(batch, c, H, W)``; c is 1 or 2 channels.
+        measurement of the operator -> image ``(batch, c, H, W)``; c is 1 or 2 channels.
 
     Paper:     Y. Yang, J. Sun, H. Li and Z. Xu, TPAMI 2020, arXiv:1705.06869.
     Original:  github.com/yangyan92/Pytorch_ADMM-CSNet
-    Differences from the original: F is orthonormal (theirs has no factor), which changes no image.
-    The weight ρ of the X step is kept positive by a softplus. What is learned of a piecewise linear
-    function are its values at the knots and two slopes beyond them; in their code, all slopes and
-    one value. The public code has one z step, from z = x + β, without μ₁ and μ₂ (here their sum,
-    1 before training, stands for its 1), and one set of weights: ``shared``. Own weights per stage
-    are the paper's. Values before training, 8 channels of 3 x 3 filters, μ₁ = 0.9 and all about
-    block sensing are our choices.
+    Differences from the original: F is orthonormal (theirs has no factor); the images are the same.
+    A softplus keeps the weight ρ of the X step positive. A piecewise linear function learns its
+    values at the knots and its two outer slopes; in their code it learns all slopes and one value.
+    The public code has one z step, from z = x + β, without μ₁ and μ₂ (here their sum replaces its
+    1, and is 1 before training). It has one set of weights, as with ``shared``. The paper has
+    separate weights per stage. The initial values, 8 channels of 3 x 3 filters, μ₁ = 0.9 and block
+    sensing are our choices.
     """
 
     any_channels = True
@@ -115,7 +117,7 @@ class ADMMCSNet(UnfoldingNetwork):
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"kernel_size is {kernel_size}, expected an odd number, such as 3")
         count = 1 if shared else stages
-        # ρ of every X step, by its inverse softplus.
+        # ρ of every X step, stored as its inverse softplus.
         raw = math.log(math.expm1(WEIGHT))
         self.raw_weights = nn.Parameter(torch.full((1 if shared else stages + 1,), raw))
         self.priors = nn.ModuleList(
@@ -123,7 +125,7 @@ class ADMMCSNet(UnfoldingNetwork):
         )
         self.steps = nn.Parameter(torch.full((count,), STEP))
         if block_size is not None:
-            # ΦᵀΦ couples a block; the inner steps look beyond it.
+            # ΦᵀΦ couples the pixels of a block; the inner steps read pixels of other blocks.
             self.reach = stages * math.ceil(inner_steps * radius(self.priors[0]) / block_size)
         self.stage_count = stages
         self.shared = shared
@@ -145,7 +147,7 @@ class ADMMCSNet(UnfoldingNetwork):
         return self.priors
 
 
-# Names in the authors' files -> names here; what else they hold are copies.
+# Names in the authors' files -> names here. All other tensors of the files are copies.
 PUBLISHED_NAMES = {
     "conv1_layer.conv.weight": "priors.0.analysis.weight",
     "conv1_layer.conv.bias": "priors.0.analysis.bias",
@@ -157,10 +159,10 @@ COPIES = re.compile(r"(re_\w+_layer|multiple_\w+_layer|cs_net\.(\d+))\.(.+)")
 
 
 def from_published(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Translate the authors' weights to options of the network and its state.
+    """Translate the authors' weights to the options and the state of the network.
 
     Raises:
-        ValueError: the file is of another network, or its copies of the shared weights differ.
+        ValueError: the file belongs to another network, or its copies of the shared weights differ.
     """
     state = strip_prefix(state)
     require_tensors("ADMM-CSNet", state, "rho", "gamma", SLOPES, FIRST_VALUE, *PUBLISHED_NAMES)
@@ -193,10 +195,12 @@ def check_copies(state: Mapping[str, Tensor]) -> None:
             continue
         found = COPIES.fullmatch(key)
         if found is None:
-            raise ValueError(f"this is no ADMM-CSNet file: its tensor {key} is unknown")
+            raise ValueError(
+                f"this is not a weights file of ADMM-CSNet: its tensor {key} is unknown"
+            )
         originals = [name for name in state if name.endswith(found[3]) and not COPIES.match(name)]
         if not any(torch.equal(tensor, state[name]) for name in originals):
             raise ValueError(
-                f"{key} differs from the weights that all stages share; the file was trained with "
-                "another code than ADMM-CSNet's"
+                f"{key} differs from the weights that all stages share, so the file is not from "
+                "the public code of ADMM-CSNet; use a file of that code"
             )

@@ -14,21 +14,24 @@ from lgmnet.unfolding.blocks import soft_threshold
 from lgmnet.unfolding.checks import require_positive
 from lgmnet.unfolding.piecewise_linear import PiecewiseLinear, knots
 
-# Before training: weights ρ, steps η and threshold of the authors' code.
+# Initial values of the authors' code: weights ρ, steps η and threshold.
 WEIGHT, STEP, THRESHOLD = 0.2, 1.6, 0.05
 
 
 def dct_atoms() -> Tensor:
-    """The 3 x 3 cosine patterns but the constant one, ``(8, 3, 3)``; vertical frequency first."""
+    """The 3 x 3 cosine patterns without the constant one, ``(8, 3, 3)``.
+
+    The vertical frequency changes fastest.
+    """
     cosines = dct_matrix(3)
     atoms = torch.einsum("vp,hq->hvpq", cosines, cosines).reshape(9, 3, 3)
     return atoms[1:].to(torch.get_default_dtype())
 
 
 class Filters(nn.Module):
-    """L filters ``(L, 3, 3)``, each a learned mixture of `dct_atoms`: none sees the mean.
+    """L filters ``(L, 3, 3)``. Each is a learned mixture of `dct_atoms`, so its mean is zero.
 
-    Before training filter l is atom l.
+    Before training, filter l is atom l.
     """
 
     atoms: Tensor
@@ -53,7 +56,7 @@ def convolve_transposed(features: Tensor, filters: Tensor) -> Tensor:
 
 
 class ReconstructionStep(nn.Module):
-    """X: the image with the least ½‖Φx − y‖² + ½ Σ ρ_l ‖H_l x − (z_l − β_l)‖²."""
+    """X: the minimiser of ½‖Φx − y‖² + ½ Σ ρ_l ‖H_l x − (z_l − β_l)‖²."""
 
     def __init__(self, count: int) -> None:
         super().__init__()
@@ -63,7 +66,7 @@ class ReconstructionStep(nn.Module):
     def forward(
         self, back_projection: Tensor, split: Tensor | None, operator: FourierMask
     ) -> Tensor:
-        """``split`` is z − β ``(batch, L, H, W)``; None stands for zeros."""
+        """``split`` is z − β ``(batch, L, H, W)``; None means zeros."""
         filters, target = self.filters(), back_projection
         if split is not None:
             weighted = self.weights[:, None, None] * filters
@@ -72,7 +75,7 @@ class ReconstructionStep(nn.Module):
 
 
 class PenaltyStep(nn.Module):
-    """C, Z and M: c = Dx, z = S(c + β), β⁺ = β + η(c − z); S is piecewise linear."""
+    """C, Z and M: c = Dx, z = S(c + β), β⁺ = β + η(c − z). S is piecewise linear."""
 
     def __init__(self, count: int, knot_count: int) -> None:
         super().__init__()
@@ -90,30 +93,31 @@ class PenaltyStep(nn.Module):
 
 @MODELS.register("admm_net")
 class ADMMNet(UnfoldingNetwork):
-    """Deep ADMM-Net: ADMM for min ½‖Φx − y‖² + Σ λ_l g(D_l x), every part of it learned.
+    """Deep ADMM-Net: ADMM for min ½‖Φx − y‖² + Σ λ_l g(D_l x), with all parts learned.
 
-    Untrained it is that algorithm, with cosine filters and soft thresholds of 0.05. Nothing is
-    shared by the stages. Only a `FourierMask` of real images serves: each stage divides by
-    ΦᵀΦ + Σ ρ_l H_lᵀH_l, frequency by frequency.
+    Before training it is this algorithm with cosine filters and soft thresholds of 0.05. The stages
+    share no weights. The operator must be a `FourierMask` of real images, because each stage
+    divides by ΦᵀΦ + Σ ρ_l H_lᵀH_l at every frequency.
 
     Args:
-        stages: N; a last X step follows them.
+        stages: N. A final X step follows the stages.
         filters: L, at most 8.
-        knots: of the piecewise linear functions; equally spaced in [-1, 1].
+        knots: number of knots of the piecewise linear functions, equally spaced in [-1, 1].
 
     Shapes:
         measurement ``(batch, 2, H, W)`` -> image ``(batch, 1, H, W)``.
 
     Raises:
-        ValueError: in ``forward``, for another operator; in the constructor, for bad numbers.
+        ValueError: in the constructor, a number is out of range; in ``forward``, another operator
+            was given.
 
     Paper:     Y. Yang, J. Sun, H. Li and Z. Xu, NIPS 2016; TPAMI 2020, arXiv:1705.06869.
     Original:  github.com/yangyan92/Deep-ADMM-Net (MATLAB)
-    Differences from the original: F is orthonormal, so y is 1/√(H W) of theirs; the image is the
-    same. At a mask that has k without −k they take the real part of a division by the mask; here it
-    is the exact minimiser over real images. The masks that they publish have both. They train
-    with L-BFGS in float64 on the loss ‖x̂ − x‖/‖x‖, and take the PSNR of |x̂|. Their files named
-    stage 7 and 14 have 9 and 16 stages in the count of ``stages``.
+    Differences from the original: F is orthonormal, so our y is 1/√(H W) times theirs; the image is
+    the same. If a mask has k but not −k, the authors take the real part of a division by the mask;
+    here the X step is the exact minimiser over real images. The published masks have both k and −k.
+    The authors train with L-BFGS in float64 on the loss ‖x̂ − x‖/‖x‖, and score |x̂| by the PSNR.
+    Their files named stage 7 and 14 have 9 and 16 ``stages``.
     """
 
     def __init__(self, stages: int = 5, filters: int = 8, knots: int = 101) -> None:
@@ -146,7 +150,7 @@ class ADMMNet(UnfoldingNetwork):
         return self.priors
 
 
-# Kind of a layer in the authors' files -> its tensors here, in their order.
+# Kind of a layer in the authors' files -> its tensors here, in the order of the file.
 PUBLISHED_LAYERS = {
     "X": ("filters.mixture", "weights"),
     "Convo": ("filters.mixture",),
@@ -156,18 +160,18 @@ PUBLISHED_LAYERS = {
 
 
 def from_published(state: Mapping[str, Tensor]) -> tuple[dict[str, int], dict[str, Tensor]]:
-    """Translate the authors' weights to options of the network and its state.
+    """Translate the authors' weights to the options and the state of the network.
 
     Args:
-        state: the cell array ``net.layers``, as `lgmnet.weights.foreign.load_foreign` reads it:
-            ``{index}.{kind}.{number}``, such as ``0.X_org.0``.
+        state: the cell array ``net.layers``, read by `lgmnet.weights.foreign.load_foreign`. Its
+            keys are ``{index}.{kind}.{number}``, such as ``0.X_org.0``.
 
     Raises:
-        ValueError: the file is of another network.
+        ValueError: the file belongs to another network.
     """
     if "0.X_org.0" not in state or "1.Convo.0" not in state:
         raise OtherNetwork(
-            "this is no Deep ADMM-Net file: it has no layers X_org and Convo "
+            "this is not a weights file of Deep ADMM-Net: it has no layers X_org and Convo "
             f"(its first tensors: {', '.join(list(state)[:4]) or 'none'})"
         )
     layers = 1 + max(int(key.split(".")[0]) for key in state)
@@ -176,11 +180,13 @@ def from_published(state: Mapping[str, Tensor]) -> tuple[dict[str, int], dict[st
     for key, tensor in state.items():
         found = re.fullmatch(r"(\d+)\.(X|Convo|Non|Multi)(?:_\w+|_?lin\w+)?\.(\d)", key)
         if found is None or rest != 1:
-            raise ValueError(f"this is no Deep ADMM-Net file: {layers} layers, among them {key}")
+            raise ValueError(
+                f"this is not a weights file of Deep ADMM-Net: {layers} layers, including {key}"
+            )
         stage, place = divmod(int(found[1]), 4)
         part = f"priors.{stage}" if place else f"data_steps.{stage}"
         part = "last_step" if stage == stages else part
-        # A column of theirs is a filter.
+        # In the authors' files a column is a filter.
         tensor = tensor.flatten() if 1 in tensor.shape else tensor.T
         own[f"{part}.{PUBLISHED_LAYERS[found[2]][int(found[3])]}"] = tensor.contiguous()
     values = own["priors.0.shrinkage.values"]

@@ -1,4 +1,4 @@
-"""Back projection, the simplest estimate of all: a row to compare other methods with."""
+"""Back projection, the simplest estimate, for comparison with other methods."""
 
 from collections.abc import Iterable
 
@@ -10,12 +10,12 @@ from lgmnet.operators import LinearOperator
 
 @MODELS.register("back_projection")
 class BackProjection(UnfoldingNetwork):
-    """x̂ = Φᵀy. In MRI it is called zero filling: what was not measured is taken as zero.
+    """x̂ = Φᵀy. In MRI it is called zero filling: frequencies without a measurement are zero.
 
-    It has nothing to train and no stages.
+    It has no trained values and no stages.
 
     Shapes:
-        measurement as the operator has it -> image ``(batch, channels, H, W)``.
+        measurement of the operator -> image ``(batch, channels, H, W)``.
 
     Source:    textbooks; no reference code.
     """

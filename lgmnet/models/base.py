@@ -1,4 +1,4 @@
-"""The contract of a network, and what it returns."""
+"""The interface of a network, and its result."""
 
 import inspect
 from abc import ABC, abstractmethod
@@ -13,9 +13,9 @@ from lgmnet.registry import Registry
 
 
 class Reconstruction(NamedTuple):
-    """What a network makes of a measurement.
+    """The result of a network.
 
-    image: ``(batch, 1, H, W)``, in the unit of the measured image, not clipped.
+    image: ``(batch, channels, H, W)``, in the unit of the measured image, not clipped.
     penalties: scalar terms that the network adds to the loss, by name, already weighted.
     """
 
@@ -24,42 +24,48 @@ class Reconstruction(NamedTuple):
 
 
 class UnfoldingNetwork(nn.Module, ABC):
-    """K unfolded iterations: ``(measurement, operator) -> Reconstruction``."""
+    """K stages: ``(measurement, operator) -> Reconstruction``."""
 
     multiple: int = 1
-    """Height and width of the image must be multiples of this too, beside the operator's."""
+    """Height and width of the image must also be multiples of this, in pixels."""
     reach: int | None = None
-    """How many blocks away a measurement can change a pixel; None if it may be any number."""
+    """Largest distance, in blocks, from which a measurement can change a pixel; None: no limit."""
     stepwise: bool = False
-    """Whether `unfold` has steps with a reach of their own, so that each can work in strips."""
+    """Whether `unfold` has several steps, each with its own reach. Each can work in strips."""
     any_channels: bool = False
-    """Whether it works on images of any number of channels, without ``image_channels``."""
+    """Whether the network supports any number of image channels, without ``image_channels``."""
     inside_stages: tuple[str, ...] = ()
-    """Submodules that the stages are given to work with: recomputed with them, not alone."""
+    """Submodules that are arguments of the stages. They are recomputed with the stages, not
+    separately."""
 
     @abstractmethod
     def forward(self, measurement: Tensor, operator: LinearOperator) -> Reconstruction:
-        """Rebuild the image that ``operator`` measured as ``measurement``."""
+        """Reconstruct the image from its ``measurement`` by ``operator``."""
 
     def unfold(self, measurement: Any, operator: LinearOperator, run: Runner) -> Any:
-        """The image, every step by ``run``.
+        """The image; ``run`` executes every step.
 
-        Here the network is one step, whose reach must be known. One that is ``stepwise`` writes its
-        algorithm here, and its ``forward`` runs it `AtOnce`.
+        By default the whole network is one step, and `reach` must be set. A ``stepwise`` network
+        overrides this method, and its ``forward`` calls it with `AtOnce`.
         """
         assert self.reach is not None
         return run(lambda y: self(y, operator).image, self.reach, measurement)
 
     def check_operator(self, operator: LinearOperator) -> None:
-        """Raise ValueError if the network does not work with this operator."""
+        """Raise ValueError if the network does not support this operator."""
 
     @abstractmethod
     def stages(self) -> Iterable[nn.Module]:
-        """The iterations, first to last: what training may recompute to save memory."""
+        """The stages, first to last. Training may recompute them to save memory."""
 
 
 class Published(NamedTuple):
-    """An authors' weights file in our terms: options of the network, Φ ``(m, B²)``, its state."""
+    """The weights of the original authors, translated.
+
+    options: arguments of the network.
+    matrix: Φ ``(m, B²)``.
+    state: tensors of the network, by name.
+    """
 
     options: dict[str, Any]
     matrix: Tensor
@@ -67,7 +73,7 @@ class Published(NamedTuple):
 
 
 def strip_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Undo the names of wrappers: DataParallel's before every key, torch.compile's anywhere."""
+    """Remove the prefixes of wrappers: DataParallel's at the start, torch.compile's anywhere."""
     state = {key.replace("_orig_mod.", ""): value for key, value in state.items()}
     while state and all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): value for key, value in state.items()}
@@ -75,7 +81,7 @@ def strip_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 class OtherNetwork(ValueError):
-    """An authors' file is not one of the network that it was given as."""
+    """A weights file of the original authors belongs to another network than the given one."""
 
 
 def require_tensors(network: str, state: Mapping[str, Tensor], *needed: str) -> None:
@@ -83,12 +89,12 @@ def require_tensors(network: str, state: Mapping[str, Tensor], *needed: str) -> 
     missing = [key for key in needed if key not in state]
     if missing:
         raise OtherNetwork(
-            f"this is no {network} file: it has no tensor {missing[0]} "
+            f"this is not a weights file of {network}: it has no tensor {missing[0]} "
             f"(its first tensors: {', '.join(list(state)[:4]) or 'none'})"
         )
 
 
-# What the constructors of networks may ask an operator for.
+# Arguments of a network's constructor whose values come from the operator.
 SIZES = frozenset(("image_channels", "measurements", "block_size"))
 
 MODELS: Registry[UnfoldingNetwork] = Registry("model")
@@ -99,14 +105,14 @@ def create_network(
 ) -> UnfoldingNetwork:
     """Build a registered network.
 
-    A constructor may have ``image_channels``, ``measurements`` and ``block_size`` among its
-    arguments. They come from the operator, never from the config.
+    A constructor may have the arguments ``image_channels``, ``measurements`` and ``block_size``.
+    Their values come from the operator, never from the config.
 
     Args:
-        sizes: of the operator, see `LinearOperator.sizes`.
+        sizes: sizes of the operator, see `LinearOperator.sizes`.
 
     Raises:
-        ValueError: an option is unknown or wrong, or the network does not work on the operator.
+        ValueError: an option is unknown or wrong, or the network does not support the operator.
     """
     network = MODELS.get(name)
     known = inspect.signature(network).parameters
@@ -122,7 +128,7 @@ def create_network(
     many = "image_channels" in known or getattr(network, "any_channels", False)
     if channels != 1 and not many:
         raise ValueError(
-            f"{name} rebuilds images of one channel, but the operator measures {channels}; choose "
-            "another network, such as ista_net_plus"
+            f"{name} reconstructs images of one channel, but the operator measures {channels}; "
+            "choose another network, such as ista_net_plus"
         )
     return MODELS.create(name, **options, **{k: v for k, v in sizes.items() if k in known})

@@ -1,4 +1,4 @@
-"""ISTA and FISTA: the classical algorithms that the networks unfold. Nothing is trained."""
+"""ISTA and FISTA: the classical algorithms behind the networks. They need no training."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -13,38 +13,38 @@ from lgmnet.operators import LinearOperator
 from lgmnet.registry import require_choice
 from lgmnet.unfolding.momentum import nesterov_momentum, no_momentum
 
-# Prior -> λ relative to the largest coefficient, if none is given. That of tv was chosen on five
-# chest MR images, of which a mask measures 20 %.
+# Prior -> default λ, relative to the largest coefficient. The value for tv was chosen on five chest
+# MR images with a mask of ratio 20 %.
 WEIGHTS = {"block_dct": 0.003, "image_dct8": 0.003, "wavelet": 0.003, "tv": 0.001}
-# A continued λ falls by this factor every so many iterations.
+# Continuation: λ is multiplied by this factor after every 10 iterations.
 CONTINUATION_FACTOR, CONTINUATION_EVERY = 0.9, 10
 
 
 @MODELS.register("ista")
 class ISTA(UnfoldingNetwork):
-    """ISTA: min ½‖Φx − y‖² + λ‖Ψx‖₁ by gradient steps 1/L and soft thresholding in Ψ.
+    """ISTA: min ½‖Φx − y‖² + λ‖Ψx‖₁ by gradient steps of size 1/L and soft thresholding in Ψ.
 
-    L is the largest eigenvalue of ΦᵀΦ, x⁰ = Φᵀy, and a real result is clipped to [0, 1]. In the two
-    channels of a complex image the magnitude of a coefficient is thresholded.
+    L is the largest eigenvalue of ΦᵀΦ, and x⁰ = Φᵀy. A real result is clipped to [0, 1]. For a
+    complex image, which has two channels, the magnitudes of the coefficients are thresholded.
 
     Args:
-        block_size: B, from the operator; None where it has no blocks.
-        iterations: at most so many.
-        prior: Ψ is ``block_dct``, the DCT of each measured block; ``image_dct8``, that of 8 x 8
-            blocks of the image; or ``wavelet``. ``tv``: the total variation in place of ‖Ψx‖₁, see
+        block_size: B, from the operator; None for an operator without blocks.
+        iterations: largest number of iterations.
+        prior: Ψ is ``block_dct``, the DCT of each measured block; ``image_dct8``, the DCT of 8 x 8
+            blocks of the image; or ``wavelet``. With ``tv`` the total variation replaces ‖Ψx‖₁, see
             `TotalVariation`.
-        shifts: cycle spinning over so many shifts of Ψ along each axis; 1 is Ψ alone.
+        shifts: shifts of Ψ along each axis, for cycle spinning; 1: no cycle spinning.
         wavelet: ``haar`` or ``db4``.
-        levels: of the wavelet.
-        weight: λ relative to the largest coefficient of ΨΦᵀy, or difference of its pixels for
-            ``tv``, image by image; by default that of `WEIGHTS`.
-        continuation: λ starts so many times larger, and falls by 0.9 every 10 iterations; 1 does
-            without.
+        levels: levels of the wavelet transform.
+        weight: λ, for each image relative to the largest coefficient of ΨΦᵀy; for ``tv`` relative
+            to the largest difference of pixels of Φᵀy. The default is in `WEIGHTS`.
+        continuation: factor of the initial λ, which falls by 0.9 every 10 iterations to its final
+            value; 1: no continuation.
         tolerance: an image is done when ‖x⁺ − x‖ ≤ tolerance ‖x‖, with λ at its final value.
         dual_iterations: steps of the proximal mapping of ``tv``.
 
     Shapes:
-        measurement as the operator has it -> image ``(batch, c, H, W)``; c is 1 or 2 channels.
+        measurement of the operator -> image ``(batch, c, H, W)``; c is 1 or 2 channels.
 
     Paper:     I. Daubechies, M. Defrise and C. De Mol, Comm. Pure Appl. Math. 57, 2004.
     Original:  an algorithm without a reference code; block size, Ψ and λ are our choices.
@@ -88,9 +88,9 @@ class ISTA(UnfoldingNetwork):
         return Reconstruction(image.clamp(0, 1) if image.shape[1] == 1 else image)
 
     def iterates(self, measurement: Tensor, operator: LinearOperator) -> Iterator[Tensor]:
-        """x¹, x², …, not clipped. An image that is done stays as it is.
+        """x¹, x², …, not clipped. An image that is done does not change any more.
 
-        Without values, on the meta device, none is ever done.
+        On the meta device tensors have no values, so no image is ever done.
         """
         step = 1.0 if measurement.is_meta else 1 / operator.lipschitz()
         image = point = operator.adjoint(measurement)
@@ -110,7 +110,7 @@ class ISTA(UnfoldingNetwork):
                 return
 
     def relative_weight(self, k: int) -> float:
-        """λ of iteration k, relative to its final value, if it went on falling."""
+        """λ of iteration k divided by its final value, without the lower limit 1."""
         return self.continuation * CONTINUATION_FACTOR ** (k // CONTINUATION_EVERY)
 
     def stages(self) -> Iterable[nn.Module]:
@@ -119,9 +119,9 @@ class ISTA(UnfoldingNetwork):
 
 @MODELS.register("fista")
 class FISTA(ISTA):
-    """FISTA: as ISTA, with every step taken at a point beyond the last estimate.
+    """FISTA: ISTA with momentum, so every gradient is computed at an extrapolated point.
 
-    Arguments, shapes and differences are those of `ISTA`; far fewer iterations are needed.
+    Arguments, shapes and differences are those of `ISTA`. FISTA needs far fewer iterations.
 
     Paper:     A. Beck and M. Teboulle, SIAM J. Imaging Sciences 2(1), 2009.
     """
@@ -135,14 +135,14 @@ def norm(images: Tensor) -> Tensor:
 
 
 def check_prior(prior: str, block_size: int | None, shifts: int) -> None:
-    """Raise ValueError where an option does not fit the prior."""
+    """Raise ValueError if an option does not fit the prior."""
     if prior == "block_dct" and block_size is None:
         raise ValueError(
             "prior is 'block_dct', but the operator has no blocks; set model.prior to image_dct8, "
             "wavelet or tv"
         )
     if prior == "tv" and shifts != 1:
-        raise ValueError(f"shifts is {shifts}, but tv is the same for every shift; leave it out")
+        raise ValueError(f"shifts is {shifts}, but tv does not depend on shifts; leave it out")
 
 
 def check_options(iterations: int, weight: float, continuation: float, tolerance: float) -> None:

@@ -23,7 +23,7 @@ from lgmnet.unfolding.starts import check_domain, first_estimate
 
 
 def conv(inputs: int, outputs: int) -> nn.Conv2d:
-    """3 x 3, no bias, Xavier-normal: every convolution of these networks."""
+    """A convolution of these networks: 3 x 3, no bias, Xavier-normal initial values."""
     layer = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
     nn.init.xavier_normal_(layer.weight)
     return layer
@@ -36,7 +36,8 @@ def transform(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
 class TransformPrior(nn.Module):
     """F̃(soft(F(r), θ)).
 
-    Second output: while training, the symmetry residual F̃(F(r)) − r, of the shape of r; else None.
+    Second output: the symmetry residual F̃(F(r)) − r, with the shape of r. Only training computes
+    it; otherwise it is None.
     """
 
     def __init__(self, channels: int, image_channels: int = 1) -> None:
@@ -48,17 +49,18 @@ class TransformPrior(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
         code = self.analysis(image)
         estimate = self.synthesis(soft_threshold(code, self.threshold))
-        # The residual costs a synthesis more, and only training needs it.
+        # The residual costs one more synthesis, so only training computes it.
         return estimate, self.synthesis(code) - image if self.training else None
 
 
 class ResidualTransformPrior(nn.Module):
     """r + G(H̃(soft(H(D(r)), θ))).
 
-    Second output: while training, H̃(H(D(r))) − D(r) ``(batch, C, H, W)``; else None.
+    Second output: H̃(H(D(r))) − D(r) ``(batch, C, H, W)``. Only training computes it; otherwise it
+    is None.
 
     Args:
-        entry: D, if not a convolution of one image.
+        entry: D; the default takes one image.
     """
 
     def __init__(
@@ -83,29 +85,31 @@ class ISTANet(UnfoldingNetwork):
     """ISTA-Net: each stage is a gradient step and soft thresholding in a learned transform F.
 
     Args:
-        measurements, block_size: m and B, from the operator; None where it has no blocks.
+        measurements, block_size: m and B, from the operator; None for an operator without blocks.
         stages: K.
         channels: width of the transform.
-        start: x⁰ by ``regression`` over training blocks; ``adjoint``, the Φᵀ before training; or
-            ``back_projection``, Φᵀy. The first two need blocks.
-        prior_domain: ``block``, each block by itself as published, or ``image``.
-        symmetry_weight: of the penalty ``symmetry``, the sum over the stages of the mean squared
-            F̃(F(r)) − r. It is computed in training mode only.
+        start: how x⁰ is computed: ``regression``, fitted to training blocks; ``adjoint``, the Φᵀ
+            before training; or ``back_projection``, Φᵀy. The first two need blocks.
+        prior_domain: ``block`` (each block separately, as published) or ``image``.
+        symmetry_weight: weight of the penalty ``symmetry``, the sum over the stages of the mean
+            squared F̃(F(r)) − r. It is computed in training mode only.
         image_channels: from the operator; 2 for complex images.
 
     Shapes:
-        measurement as the operator has it -> image ``(batch, image_channels, H, W)``.
+        measurement of the operator -> image ``(batch, image_channels, H, W)``.
 
     Raises:
-        ValueError: an option that the operator cannot serve, or bad numbers.
+        ValueError: the operator does not support an option, or a number is out of range.
 
     Paper:     J. Zhang and B. Ghanem, CVPR 2018, arXiv:1706.07929.
     Original:  github.com/jianzhangcs/ISTA-Net-PyTorch
     Differences from the original: the symmetry penalty is that of the public code, at the r of
-    every stage; the paper writes it at the true image. x⁰ is a regression over blocks of the
-    training images at hand, and a new Φ is drawn; theirs are files, which ``phi_init`` and the
-    importer read. A learned Φ is ours, and ``prior_domain="image"`` with blocks. Their network for
-    MRI has that, ``start="back_projection"`` and real images; complex ones are ours.
+    every stage; the paper defines it at the true image. x⁰ is a regression over blocks of our
+    training images, and Φ is a new random matrix; the authors publish files for both, which
+    ``phi_init`` and the importer can read. A learned Φ is our addition, and so is
+    ``prior_domain="image"`` for blocks. The authors' network for MRI has
+    ``prior_domain="image"``, ``start="back_projection"`` and real images; complex images are our
+    addition.
     """
 
     def __init__(
@@ -130,7 +134,7 @@ class ISTANet(UnfoldingNetwork):
         if prior_domain == "block":
             self.reach = 0
         elif block_size is not None:
-            # Each stage sees a little beyond a block, and ΦᵀΦ couples all of that block.
+            # A stage reads some pixels of the next block, and ΦᵀΦ couples all its pixels.
             self.reach = stages * blocks_beyond(self.priors[0], block_size)
         self.symmetry_weight = symmetry_weight
 
@@ -164,7 +168,7 @@ class ISTANet(UnfoldingNetwork):
 
 @MODELS.register("ista_net_plus")
 class ISTANetPlus(ISTANet):
-    """ISTA-Net⁺: as ISTA-Net, with the transform on features, and its result added to r.
+    """ISTA-Net⁺: ISTA-Net with the transform applied to features, and its result added to r.
 
     Arguments, shapes, source and differences are those of `ISTANet`.
     """
@@ -189,36 +193,36 @@ PUBLISHED_NAMES = {
 def from_published(
     state: Mapping[str, Tensor], matrix: Tensor | None = None, start: Tensor | None = None
 ) -> Published:
-    """Translate the authors' weights of either network.
+    """Translate the authors' weights of ISTA-Net or ISTA-Net⁺.
 
     Args:
-        matrix: Φ ``(m, 1089)``, the ``phi`` of their ``phi_0_*_1089.mat``.
-        start: Q ``(1089, m)``, the ``Qinit`` of their ``Initialization_Matrix_*.mat``.
+        matrix: Φ ``(m, 1089)``, the array ``phi`` of their ``phi_0_*_1089.mat``.
+        start: Q ``(1089, m)``, the array ``Qinit`` of their ``Initialization_Matrix_*.mat``.
 
     Raises:
-        ValueError: Φ or Q is missing or of another shape, or the file is of another network.
+        ValueError: Φ or Q is missing or has another shape, or the file belongs to another network.
     """
     state = strip_prefix(state)
     require_tensors("ISTA-Net", state, "fcs.0.lambda_step", "fcs.0.conv1_forward")
     if matrix is None or start is None:
         raise ValueError(
-            "ISTA-Net's files hold neither Φ nor the regression start; give --matrix phi_0_*.mat "
-            "and --init Initialization_Matrix_*.mat of the same ratio"
+            "the weights files of ISTA-Net contain neither Φ nor the regression start; give "
+            "--matrix phi_0_*.mat and --init Initialization_Matrix_*.mat of the same ratio"
         )
     if start.shape != matrix.T.shape:
         raise ValueError(
             f"the start has shape {tuple(start.shape)}, but Φ {tuple(matrix.shape)} needs "
-            f"{tuple(matrix.T.shape)}; give the two files of one ratio"
+            f"{tuple(matrix.T.shape)}; give two files of the same ratio"
         )
     own = translate(state) | {"start.matrix": start}
     return Published({"stages": count_stages(state)}, matrix, own)
 
 
 def from_published_mri(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Translate the authors' weights for MRI to options of the network and its state.
+    """Translate the authors' weights for MRI to the options and the state of the network.
 
     Raises:
-        ValueError: the file is of another network.
+        ValueError: the file belongs to another network.
     """
     state = strip_prefix(state)
     require_tensors("ISTA-Net", state, "fcs.0.lambda_step", "fcs.0.conv1_forward")
@@ -228,12 +232,12 @@ def from_published_mri(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dic
 
 
 def translate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The authors' tensors by our names."""
+    """The authors' tensors with our names."""
     own = {}
     for key, tensor in state.items():
         match = re.fullmatch(r"fcs\.(\d+)\.(\w+)", key)
         if match is None or match[2] not in PUBLISHED_NAMES:
-            raise ValueError(f"this is no ISTA-Net file: its tensor {key} is unknown")
+            raise ValueError(f"this is not a weights file of ISTA-Net: its tensor {key} is unknown")
         scalar = match[2] in ("lambda_step", "soft_thr")
         own[PUBLISHED_NAMES[match[2]].format(k=match[1])] = tensor.reshape(()) if scalar else tensor
     return own

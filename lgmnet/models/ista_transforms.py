@@ -1,4 +1,4 @@
-"""Orthonormal transforms Ψ of images, and the thresholding of their coefficients."""
+"""Orthonormal transforms Ψ of images, and thresholding of their coefficients."""
 
 import math
 
@@ -26,8 +26,8 @@ SCALING_FILTERS = {
 class BlockDCT(nn.Module):
     """Two-dimensional DCT-II of every ``side x side`` block.
 
-    A transform turns an image ``(batch, 1, H, W)``, sides in multiples of ``multiple``, into bands
-    ``(batch, ...)`` of four axes and back. The first band (DC here) is never thresholded.
+    A transform converts an image ``(batch, 1, H, W)`` to bands ``(batch, ...)`` of four axes, and
+    back. H and W are multiples of ``multiple``. The first band (here DC) is never thresholded.
     """
 
     matrix: Tensor
@@ -49,7 +49,7 @@ class BlockDCT(nn.Module):
 
 
 def dct_matrix(side: int) -> Tensor:
-    """The orthonormal DCT-II, ``(side, side)``, in float64: frequencies in rows."""
+    """The matrix of the orthonormal DCT-II, ``(side, side)``, float64; rows are frequencies."""
     frequency = torch.arange(side, dtype=torch.float64)[:, None]
     position = torch.arange(side, dtype=torch.float64) + 0.5
     rows = math.sqrt(2 / side) * torch.cos(math.pi / side * frequency * position)
@@ -62,7 +62,7 @@ class Wavelet(nn.Module):
 
     Args:
         name: ``haar`` or ``db4``.
-        levels: how often the coarse band is split again.
+        levels: how many times the coarse band is split.
     """
 
     filters: Tensor
@@ -109,7 +109,7 @@ class Wavelet(nn.Module):
         return wide
 
     def periodic(self, side: int, device: torch.device) -> Tensor:
-        """Indices of ``side`` pixels and those that the filters reach beyond them."""
+        """Indices of ``side`` pixels, and of the further pixels that the filters read."""
         return torch.arange(side + self.filters.shape[-1] - 2, device=device) % side
 
 
@@ -118,10 +118,11 @@ class SparsePrior(nn.Module):
 
     Args:
         transform: Ψ.
-        shifts: cycle spinning; the mean over so many shifts of Ψ along each axis.
+        shifts: shifts of Ψ along each axis; the result is the mean over the shifts (cycle
+            spinning).
 
-    The mean of proximal mappings is the proximal mapping of another convex function, and so is
-    the mapping of an image that zeros complete to the multiples Ψ needs: ISTA converges.
+    A mean of proximal mappings is the proximal mapping of another convex function. The same is
+    true after zero padding. So ISTA converges.
     """
 
     def __init__(self, transform: BlockDCT | Wavelet, shifts: int = 1) -> None:
@@ -136,7 +137,7 @@ class SparsePrior(nn.Module):
     def forward(self, image: Tensor, threshold: Tensor) -> Tensor:
         """Shapes: image ``(batch, c, H, W)``, threshold ``(batch, 1, 1, 1)``.
 
-        Of several channels the magnitude of their coefficients is thresholded.
+        With several channels, the magnitude of their coefficients is thresholded.
         """
         count, height, width = image.shape[1:]
         whole = self.complete(image)
@@ -150,13 +151,13 @@ class SparsePrior(nn.Module):
 
     @in_full_precision
     def largest(self, image: Tensor) -> Tensor:
-        """Per image the largest magnitude that would be thresholded, ``(batch, 1, 1, 1)``."""
+        """Largest magnitude of the thresholded coefficients per image, ``(batch, 1, 1, 1)``."""
         _, *details = self.transform.analysis(self.complete(image))
         sizes = [magnitude(detail, image.shape[1]) for detail in details]
         return torch.stack([size.amax((1, 2, 3), keepdim=True) for size in sizes]).amax(0)
 
     def complete(self, image: Tensor) -> Tensor:
-        """Every channel an image of its own, and zeros up to the multiples that Ψ needs."""
+        """Make every channel a separate image, and pad with zeros to the multiples of Ψ."""
         image = rearrange(image, "b c h w -> (b c) 1 h w")
         height, width = image.shape[2:]
         multiple = self.transform.multiple
@@ -164,12 +165,12 @@ class SparsePrior(nn.Module):
 
 
 def magnitude(band: Tensor, channels: int) -> Tensor:
-    """Of coefficients ``(b·channels, ...)``, over the channels: ``(b, ...)``."""
+    """Magnitude over the channels: ``(b·channels, ...)`` -> ``(b, ...)``."""
     return band.abs() if channels == 1 else band.unflatten(0, (-1, channels)).norm(dim=1)
 
 
 def shrink(band: Tensor, threshold: Tensor, channels: int) -> Tensor:
-    """Coefficients ``(b·channels, ...)`` with their `magnitude` lowered by the threshold."""
+    """Soft thresholding of the `magnitude` of coefficients ``(b·channels, ...)``."""
     if channels == 1:
         return soft_threshold(band, threshold)
     size = magnitude(band, channels)

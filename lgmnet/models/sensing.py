@@ -13,11 +13,11 @@ from lgmnet.operators.noise import add_noise
 class SensingModel(nn.Module):
     """image -> y -> reconstruction.
 
-    One module, so that a learned Φ trains, synchronises and saves with the network.
+    This is one module, so a learned Φ is trained, synchronised and saved with the network.
 
     Args:
         operator: Φ.
-        network: what rebuilds the image.
+        network: reconstructs the image.
         noise_std: standard deviation of the measurement noise, in the unit of y.
     """
 
@@ -35,7 +35,7 @@ class SensingModel(nn.Module):
         return math.lcm(self.operator.multiple, self.network.multiple)
 
     def measured_by(self, operator: LinearOperator) -> "SensingModel":
-        """This model with another operator, of another ratio or mask; the network is shared."""
+        """This model with another operator (another ratio or mask) and the same network."""
         return SensingModel(operator, self.network, self.noise_std).train(self.training)
 
     def measure(
@@ -45,10 +45,10 @@ class SensingModel(nn.Module):
 
         Args:
             name: name of the image, which fixes the noise; see `add_noise`.
-            operator: in place of the own one.
+            operator: used instead of the operator of this model.
 
         Raises:
-            ValueError: the image does not fit the operator, or not the network.
+            ValueError: the operator or the network does not support the size of the image.
         """
         operator = self.operator if operator is None else operator
         operator.check_image(image, self.network.multiple)
@@ -56,14 +56,14 @@ class SensingModel(nn.Module):
 
     @torch.no_grad()
     def reconstruct(self, measurement: Tensor) -> Tensor:
-        """The image ``(batch, channels, H, W)`` rebuilt from y, not clipped, without a gradient."""
+        """Reconstruct the image ``(batch, channels, H, W)`` from y: not clipped, no gradient."""
         return self.network(measurement, self.operator).image
 
     def forward(self, image: Tensor, operator: LinearOperator | None = None) -> Reconstruction:
-        """Measure and rebuild: what training needs.
+        """Measure and reconstruct, with gradients, for training.
 
         Args:
-            operator: in place of the own one, see `SamplingConfig.draw`.
+            operator: used instead of the operator of this model, see `SamplingConfig.draw`.
         """
         operator = self.operator if operator is None else operator
         return self.network(self.measure(image, operator=operator), operator)

@@ -10,14 +10,14 @@ from lgmnet.operators.base import in_full_precision
 from lgmnet.unfolding.checks import require_positive
 from lgmnet.unfolding.momentum import nesterov_momentum
 
-# Largest eigenvalue of DᵀD, for D of `differences`: at most this.
+# Upper bound for the eigenvalues of DᵀD, with D = `differences`.
 LIPSCHITZ = 8
 
 
 def differences(image: Tensor) -> Tensor:
-    """D: to the pixel below and to the right, ``(b, c, H, W)`` -> ``(b, 2, c, H, W)``.
+    """D: differences to the lower and the right pixel, ``(b, c, H, W)`` -> ``(b, 2, c, H, W)``.
 
-    At the last row and column they are zero, so the image goes on beyond its border unchanged.
+    They are zero at the last row and column (Neumann boundary).
     """
     down = F.pad(image.diff(dim=2), (0, 0, 0, 1))
     right = F.pad(image.diff(dim=3), (0, 1))
@@ -32,18 +32,18 @@ def differences_transposed(pairs: Tensor) -> Tensor:
 
 
 def magnitude(pairs: Tensor) -> Tensor:
-    """Length of the differences at every pixel, of all channels together, ``(b, 1, 1, H, W)``."""
+    """Norm of the differences of all channels at every pixel, ``(b, 1, 1, H, W)``."""
     return pairs.square().sum((1, 2), keepdim=True).sqrt()
 
 
 class TotalVariation(nn.Module):
-    """The proximal mapping of θ TV(x), the sum over the pixels of the length of the differences.
+    """The proximal mapping of θ TV(x), with TV the sum over the pixels of the norm of D x.
 
-    A fixed number of accelerated projected gradient steps on the dual problem. The two channels
-    of a complex image have one length. Borders are those of `differences` (Neumann).
+    It uses a fixed number of accelerated projected gradient steps on the dual problem. The norm
+    includes both channels of a complex image. The boundary is that of `differences` (Neumann).
 
     Args:
-        iterations: on the dual problem, from zero.
+        iterations: steps on the dual problem, which start at zero.
 
     Source:
         A. Beck and M. Teboulle, "Fast gradient-based algorithms for constrained total variation
@@ -68,11 +68,11 @@ class TotalVariation(nn.Module):
 
     @in_full_precision
     def largest(self, image: Tensor) -> Tensor:
-        """Per image the largest length of the differences, ``(batch, 1, 1, 1)``."""
+        """Largest norm of the differences per image, ``(batch, 1, 1, 1)``."""
         return magnitude(differences(image)).amax((1, 2, 3, 4))[:, None, None, None]
 
 
 def within(pairs: Tensor, bound: Tensor) -> Tensor:
-    """The closest differences no longer than the bound at any pixel."""
+    """Projection of the differences onto a norm of at most ``bound`` at every pixel."""
     shrink = bound / magnitude(pairs).clamp_min(torch.finfo(pairs.dtype).tiny)
     return pairs * shrink.clamp(max=1)

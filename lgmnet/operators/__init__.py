@@ -1,4 +1,4 @@
-"""What is measured: linear operators, their settings, their matrices and their noise."""
+"""Measurement: linear operators, their settings, matrices, masks and noise."""
 
 from lgmnet.operators.base import LinearOperator
 from lgmnet.operators.block_sampling import BlockSampling

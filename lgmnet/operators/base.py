@@ -1,4 +1,4 @@
-"""The contract of everything that measures: Φ and its transpose."""
+"""The interface of all operators: Φ and its transpose."""
 
 import functools
 import hashlib
@@ -55,11 +55,11 @@ class LinearOperator(nn.Module, ABC):
 
     Shapes:
         image:        ``(batch, channels, H, W)``; H and W are multiples of ``multiple``, or
-            exactly ``size`` where that is given.
-        measurement:  whatever ``measurement_shape`` says.
+            exactly ``size`` if it is not None.
+        measurement:  ``(batch, *measurement_shape)``.
 
-    Every method computes in float32 or better, also under autocast, and returns the type it
-    was given: a Φx rounded to bfloat16 costs image quality and saves nothing.
+    Every method computes in float32 or better, also under autocast, and returns the type of its
+    input. Rounding Φx to bfloat16 would cost image quality and save nothing.
     """
 
     channels: int = 1
@@ -67,7 +67,7 @@ class LinearOperator(nn.Module, ABC):
     multiple: int = 1
     """Height and width of an image must be multiples of this, in pixels."""
     size: tuple[int, int] | None = None
-    """Height and width of an image, in pixels; None if several fit."""
+    """Height and width of an image, in pixels; None if the operator supports several sizes."""
 
     @property
     def support(self) -> Tensor | None:
@@ -75,18 +75,18 @@ class LinearOperator(nn.Module, ABC):
         return None
 
     def sizes(self) -> dict[str, int]:
-        """Numbers that the constructor of a network may ask for, by name."""
+        """Arguments for the constructor of a network, by name."""
         return {"image_channels": self.channels}
 
     def picture(self) -> Tensor | None:
-        """Φ to look at, ``(H, W)`` in [0, 1] on the CPU; None where there is nothing to see."""
+        """Φ as a picture, ``(H, W)`` in [0, 1] on the CPU; None if there is no picture."""
         return None
 
     def check_image(self, image: Tensor, multiple: int = 1) -> None:
-        """Raise ValueError unless an image fits.
+        """Raise ValueError unless the operator can measure the image.
 
         Args:
-            multiple: of which height and width must be multiples too, in pixels.
+            multiple: height and width must also be multiples of this, in pixels.
         """
         if image.ndim != 4 or image.shape[1] != self.channels:
             hint = ": one luma channel; see lgmnet.data.color for colour images"
@@ -124,8 +124,8 @@ class LinearOperator(nn.Module, ABC):
     def solve(self, image: Tensor, weight: Tensor | float, back_projection: Tensor) -> Tensor:
         """(ΦᵀΦ + weight·I)⁻¹ (back_projection + weight·image), with back_projection = Φᵀy.
 
-        The minimiser of ½‖Φx − y‖² + ½ weight ‖x − image‖²; ``weight`` is positive. Here by
-        conjugate gradients; an operator with a closed form has its own.
+        This is the minimiser of ½‖Φx − y‖² + ½ weight ‖x − image‖²; ``weight`` is positive. The
+        default method is conjugate gradients. An operator with a closed form overrides it.
         """
         target = back_projection + weight * image
         return conjugate_gradients(
@@ -134,9 +134,9 @@ class LinearOperator(nn.Module, ABC):
 
     @in_full_precision
     def project(self, image: Tensor, measurement: Tensor) -> Tensor:
-        """The image closest to ``image`` among those that Φ measures as ``measurement``.
+        """The closest image to ``image`` that satisfies Φx = y, with y = ``measurement``.
 
-        Here by conjugate gradients on ΦΦᵀ.
+        The default method is conjugate gradients on ΦΦᵀ.
         """
         residual = measurement - self(image)
         dual = conjugate_gradients(
@@ -145,16 +145,17 @@ class LinearOperator(nn.Module, ABC):
         return image + self.adjoint(dual)
 
     def fingerprint(self) -> str:
-        """Two operators with the same fingerprint measure alike: of the class and its tensors."""
+        """A hash of the class and its tensors. Operators with equal hashes have the same Φ."""
         digest = hashlib.sha256(repr(self).encode())
         for name, tensor in self.state_dict().items():
             digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
     def lipschitz(self) -> float:
-        """Largest eigenvalue of ΦᵀΦ: gradient steps up to 1/lipschitz descend.
+        """Largest eigenvalue of ΦᵀΦ.
 
-        Here by power iteration on one small image. It may be too small by some per cent.
+        Gradient steps with a step size up to 1/lipschitz decrease the objective. The default
+        method is power iteration on one small image; its result may be too small by some per cent.
         """
         sides = self.size or (4 * self.multiple, 4 * self.multiple)
         start = torch.randn(1, self.channels, *sides, generator=torch.Generator().manual_seed(0))
@@ -162,13 +163,13 @@ class LinearOperator(nn.Module, ABC):
             return largest_eigenvalue(self.gram_of_images, start.to(self._like()))
 
     def _like(self) -> Tensor:
-        """A tensor of the operator: of its type, on its device."""
+        """A tensor with the type and device of the operator."""
         tensors = (*self.parameters(), *self.buffers())
         return next((t for t in tensors if t.is_floating_point()), torch.zeros(()))
 
     @in_full_precision
     def gram(self, features: Tensor, scale: int = 1) -> Tensor:
-        """ΦᵀΦ of every feature channel, each taken as an image.
+        """ΦᵀΦ of every feature channel, each treated as an image.
 
         Shapes:
             features: ``(batch, C·scale², H/scale, W/scale)``: the channels of one image or of
@@ -182,5 +183,8 @@ class LinearOperator(nn.Module, ABC):
         return F.pixel_unshuffle(channels, scale) if scale > 1 else channels
 
     def gram_of_images(self, images: Tensor) -> Tensor:
-        """ΦᵀΦ of images ``(batch, channels, H, W)``. An operator may know a shorter way."""
+        """ΦᵀΦ of images ``(batch, channels, H, W)``.
+
+        An operator may override it with a faster method.
+        """
         return self.adjoint(self(images))

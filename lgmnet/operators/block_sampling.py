@@ -1,4 +1,4 @@
-"""Block compressive sensing: the same small Φ on every block of an image."""
+"""Block compressive sensing: every block of an image is measured with the same small Φ."""
 
 import torch
 import torch.nn.functional as F
@@ -12,9 +12,9 @@ from lgmnet.operators.matrices import fingerprint
 class BlockSampling(LinearOperator):
     """Measure every ``B x B`` block of an image with the same matrix Φ.
 
-    Φ has shape ``(m, B²)``, its columns in row-major pixel order. Blocks become the rows of one
-    matrix, so an image of any size in whole blocks is measured by one matrix product. A product
-    keeps full precision on a GPU; a convolution would not, as PyTorch allows TF32 there.
+    Φ has shape ``(m, B²)``; its columns are in row-major pixel order. The blocks become the rows of
+    one matrix, so one matrix product measures an image of any size in whole blocks. On a GPU a
+    matrix product keeps full precision; a convolution would not, because PyTorch allows TF32 there.
 
     Shapes:
         image:        ``(batch, 1, H, W)``, luma in [0, 1]; H and W are multiples of B.
@@ -23,11 +23,11 @@ class BlockSampling(LinearOperator):
     Args:
         matrix: Φ, ``(m, B²)``.
         block_size: side B of a block, in pixels.
-        learned: whether Φ is trained with the network or stays as it is.
+        learned: whether Φ is trained with the network; else it is fixed.
 
     Raises:
-        ValueError: the matrix does not fit the block, or an image or a measurement does not
-            fit the operator.
+        ValueError: the matrix does not fit the block size, or an image or measurement has a wrong
+            shape.
 
     Source:
         L. Gan, "Block compressed sensing of natural images", DSP 2007.
@@ -35,10 +35,10 @@ class BlockSampling(LinearOperator):
 
     matrix: Tensor
     gathers: bool = True
-    """Whether Φ multiplies gathered blocks; if not, it is a strided convolution, as published."""
+    """Apply Φ as a product with gathered blocks; else as a strided convolution, as published."""
     reduced_gram: bool = False
-    """Apply ΦᵀΦ to bf16 features as bf16 products, whose sums are float32. The result is bf16 in
-    any case. Images keep full precision."""
+    """Apply ΦᵀΦ to bf16 features by bf16 products with float32 sums. The result is always bf16.
+    Images keep full precision."""
 
     def __init__(self, matrix: Tensor, block_size: int = 32, learned: bool = True) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class BlockSampling(LinearOperator):
 
     @property
     def measurements(self) -> int:
-        """Numbers measured per block, m."""
+        """Measurements per block, m."""
         return self.matrix.shape[0]
 
     @property
@@ -67,7 +67,7 @@ class BlockSampling(LinearOperator):
         }
 
     def picture(self) -> Tensor:
-        """See `LinearOperator.picture`: the first 64 rows of Φ as a grid of blocks, each scaled."""
+        """See `LinearOperator.picture`: a grid of the first 64 rows of Φ, each scaled to [0, 1]."""
         rows = self.matrix.detach()[:64].float().cpu()
         side = int(len(rows) ** 0.5)
         rows = rows[: side * side]
@@ -109,9 +109,9 @@ class BlockSampling(LinearOperator):
             )
 
     def gram(self, features: Tensor, scale: int = 1) -> Tensor:
-        """See `LinearOperator.gram`: blocks gathered to rows, then two matrix products.
+        """See `LinearOperator.gram`: gathers blocks to rows and computes two matrix products.
 
-        Equal to Φᵀ(Φ·) to rounding, and faster than convolutions.
+        The result equals Φᵀ(Φ·) up to rounding, and is faster than convolutions.
         """
         side, rest = divmod(self.block_size, scale)
         if rest or not self.gathers:
@@ -127,10 +127,10 @@ class BlockSampling(LinearOperator):
 
     @in_full_precision
     def solve(self, image: Tensor, weight: Tensor | float, back_projection: Tensor) -> Tensor:
-        """See `LinearOperator.solve`; by the matrix inversion lemma, one m x m system per Φ.
+        """See `LinearOperator.solve`: one m x m system, by the matrix inversion lemma.
 
-        The system is positive definite, so nothing is checked and no GPU is waited for. If a
-        trained weight falls to zero in float32, the result is NaN: the run stops and says so.
+        The system is positive definite, so there is no check that would wait for the GPU. If a
+        trained weight becomes zero in float32, the result is NaN, and the run stops with an error.
         """
         if not isinstance(weight, Tensor) and not weight > 0:
             raise ValueError(f"the weight of a quadratic step is {weight}, expected > 0")
@@ -145,12 +145,12 @@ class BlockSampling(LinearOperator):
         factor, failed = self._factor(0.0)
         if failed.device.type != "meta" and failed:
             raise ValueError(
-                "the rows of Φ are linearly dependent; no image fits every measurement"
+                "the rows of Φ are linearly dependent, so Φx = y has no solution for some y"
             )
         return image + self.adjoint(_solve_blocks(factor, measurement - self(image)))
 
     def _factor(self, weight: Tensor | float) -> tuple[Tensor, Tensor]:
-        """Cholesky factor of ΦΦᵀ + weight·I, and whether there is none."""
+        """Cholesky factor of ΦΦᵀ + weight·I, and whether the factorisation failed."""
         gram = self.matrix @ self.matrix.T
         one = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
         factor, failed = torch.linalg.cholesky_ex(gram + weight * one)
@@ -185,7 +185,7 @@ def make_blocks(measurement: Tensor, matrix: Tensor, side: int) -> Tensor:
 
 
 def _solve_blocks(factor: Tensor, measurement: Tensor) -> Tensor:
-    """(LLᵀ)⁻¹ of every block's measurement, for the factor L."""
+    """(LLᵀ)⁻¹ applied to the measurement of every block, with the factor L."""
     columns = rearrange(measurement, "n m h w -> m (n h w)")
     height, width = measurement.shape[2:]
     solution = torch.cholesky_solve(columns, factor)
@@ -193,10 +193,10 @@ def _solve_blocks(factor: Tensor, measurement: Tensor) -> Tensor:
 
 
 def gram_of_blocks(features: Tensor, matrix: Tensor, side: int, scale: int) -> Tensor:
-    """ΦᵀΦ of features whose blocks are ``side x side`` at ``scale``, in their memory format.
+    """ΦᵀΦ of features with blocks of ``side x side`` at ``scale``; keeps their memory format.
 
-    Φ's columns are permuted to the order of the gathered pixels, so features are never shuffled
-    to full resolution.
+    The columns of Φ are permuted to the order of the gathered pixels. So features need no pixel
+    shuffle to full resolution.
     """
     phi = rearrange(matrix, "m (p i q j) -> m (i j p q)", p=side, i=scale, j=scale)
     result = torch.empty_like(features)
@@ -209,7 +209,7 @@ def gram_of_blocks(features: Tensor, matrix: Tensor, side: int, scale: int) -> T
 def by_block(features: Tensor, side: int, scale: int) -> Tensor:
     """A view of features whose last four axes are the pixels of one block of one channel."""
     sides = {"i": scale, "j": scale, "p": side, "q": side}
-    if features.stride(1) == 1:  # channels_last; written so, the gradient is in that format, too
+    if features.stride(1) == 1:  # channels_last; in this form the gradient has that format too
         last = rearrange(features, "n c h w -> n h w c")
         return rearrange(last, "n (h p) (w q) (c i j) -> n h w c i j p q", **sides)
     return rearrange(features, "n (c i j) (h p) (w q) -> n h w c i j p q", **sides)
@@ -234,7 +234,7 @@ def check_matrix(matrix: Tensor, block_size: int) -> None:
 
 
 def check_features(features: Tensor, scale: int, side: int) -> None:
-    """Raise unless features ``(batch, C·scale², h, w)`` are in whole blocks of ``side``."""
+    """Raise ValueError unless features ``(batch, C·scale², h, w)`` have whole ``side`` blocks."""
     _, channels, height, width = features.shape
     if channels % scale**2 or height % side or width % side:
         raise ValueError(

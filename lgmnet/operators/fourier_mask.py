@@ -1,4 +1,4 @@
-"""Magnetic resonance imaging with one coil: some frequencies of the whole image."""
+"""Magnetic resonance imaging with one coil: measures some frequencies of the whole image."""
 
 import copy
 import hashlib
@@ -9,7 +9,7 @@ from torch import Tensor
 from lgmnet.operators import masks
 from lgmnet.operators.base import LinearOperator, in_full_precision
 
-# In place of a zero that `FourierMask.solve_filtered` would divide by (Yang et al., NIPS 2016).
+# Divisor in place of zero in `FourierMask.solve_filtered` (Yang et al., NIPS 2016).
 SMALL = 1e-6
 
 
@@ -17,23 +17,23 @@ class FourierMask(LinearOperator):
     """Measure the frequencies of an image where a mask is 1.
 
     Φ = M F with the orthonormal two-dimensional Fourier transform F, ``norm="ortho"`` in PyTorch,
-    and the mask M. Many authors leave F without a factor: their y is √(H W) times this one.
+    and the mask M. Many authors use F without this factor: their y is √(H W) times ours.
 
     Shapes:
         image:        ``(batch, 1, H, W)``, real; or ``(batch, 2, H, W)``, real and imaginary part.
         measurement:  ``(batch, 2, H, W)``, real and imaginary part in the unit of the image. It is
-            zero where the mask is, and the zero frequency is at ``[0, 0]``.
+            zero where the mask is zero. The zero frequency is at ``[0, 0]``.
 
     Args:
-        mask: ``(H, W)`` of 0 and 1, which fixes the size of an image; or several, ``(K, H, W)``, of
-            which the first one measures and `choose` takes another one.
+        mask: ``(H, W)`` of 0 and 1, the size of the images; or several masks ``(K, H, W)``. The
+            operator uses the first mask; `choose` selects another one.
         channels: 1 for real images, 2 for complex ones.
-        centred: the zero frequency of ``mask`` is at ``[H // 2, W // 2]`` and not at ``[0, 0]``. It
-            says nothing of the measurement, which is uncentred in any case.
+        centred: the zero frequency of ``mask`` is at ``[H // 2, W // 2]`` and not at ``[0, 0]``.
+            The measurement is always uncentred.
 
     Raises:
-        ValueError: the mask is no mask (see `masks.checked`), or an image or a measurement does
-            not fit the operator.
+        ValueError: the mask is not valid (see `masks.checked`), or an image or measurement has a
+            wrong shape.
 
     Source:
         M. Lustig, D. Donoho and J. Pauly, "Sparse MRI", MRM 2007.
@@ -53,11 +53,11 @@ class FourierMask(LinearOperator):
 
     @property
     def mask(self) -> Tensor:
-        """Where the Fourier transform is measured, boolean ``(H, W)``, uncentred."""
+        """True at the measured frequencies, boolean ``(H, W)``, uncentred."""
         return self.masks[self.chosen]
 
     def choose(self, number: int) -> "FourierMask":
-        """The operator of another one of the masks. The masks are shared."""
+        """The operator with mask ``number``. Both operators share the tensor of masks."""
         other = copy.copy(self)
         other.chosen = range(len(self.masks))[number]
         return other
@@ -80,7 +80,7 @@ class FourierMask(LinearOperator):
 
     @in_full_precision
     def adjoint(self, measurement: Tensor) -> Tensor:
-        """See `LinearOperator.adjoint`: the zero-filled image; of a real one, the real part."""
+        """See `LinearOperator.adjoint`: the zero-filled image; for real images, its real part."""
         self._check_measurement(measurement)
         return split(inverse(join(measurement * self.mask)), self.channels)
 
@@ -100,12 +100,12 @@ class FourierMask(LinearOperator):
     def solve_filtered(self, target: Tensor, filters: Tensor, weights: Tensor) -> Tensor:
         """(ΦᵀΦ + Σ ρ_l H_lᵀH_l)⁻¹ target; H_l is circular convolution with filter l.
 
-        One division per frequency. Where neither Φ nor a filter sees a frequency, it is divided
-        by 1e-6.
+        One division per frequency. The divisor is 1e-6 at a frequency where Φ and all filters are
+        zero.
 
         Args:
             target: ``(batch, channels, H, W)``.
-            filters: ``(L, h, w)``, real; where their origin lies makes no difference.
+            filters: ``(L, h, w)``, real. The position of their origin has no influence.
             weights: ρ ``(L,)``.
         """
         spectra = torch.fft.fft2(filters.to(target.dtype), s=self.size)
@@ -118,18 +118,19 @@ class FourierMask(LinearOperator):
     def project(self, image: Tensor, measurement: Tensor) -> Tensor:
         """See `LinearOperator.project`.
 
-        A real image has conjugate values at k and −k. If both are measured and differ by noise, no
-        real image fits; then the result is the closest among those with the smallest ‖Φx − y‖.
+        The Fourier transform of a real image has conjugate values at k and −k. If both are measured
+        and differ by noise, no real image satisfies Φx = y. Then the result is the closest of the
+        real images with the smallest ‖Φx − y‖.
         """
         eigenvalues = self.eigenvalues().to(image.dtype)
         pseudo_inverse = torch.where(eigenvalues > 0, 1 / eigenvalues, 0)
         return image + self._filter(self.adjoint(measurement - self(image)), pseudo_inverse)
 
     def eigenvalues(self) -> Tensor:
-        """Of ΦᵀΦ, ``(H, W)``: what it multiplies every frequency of an image with.
+        """Eigenvalues of ΦᵀΦ, ``(H, W)``: its factor for every frequency of an image.
 
-        In a real image k and −k share one value up to conjugation, so the eigenvalue is the mean of
-        the mask at both: 0, ½ or 1.
+        For real images the values at k and −k are conjugate, so the eigenvalue is the mean of the
+        mask at both: 0, ½ or 1.
         """
         mask = self.mask.float()
         if self.channels == 2:
@@ -140,7 +141,7 @@ class FourierMask(LinearOperator):
     def _filter(self, images: Tensor, factors: Tensor) -> Tensor:
         """Multiply every frequency of the images by a real factor ``(H, W)``.
 
-        For real images the factors at k and −k agree, so half of the frequencies suffice.
+        For real images the factors at k and −k are equal, so half of the frequencies are enough.
         """
         self.check_image(images)
         if self.channels == 2:
@@ -174,7 +175,7 @@ class FourierMask(LinearOperator):
 
 
 def transform(image: Tensor) -> Tensor:
-    """The orthonormal Fourier transform of the last two axes; the zero frequency is first."""
+    """The orthonormal Fourier transform of the last two axes, with the zero frequency first."""
     return torch.fft.fft2(image, norm="ortho")
 
 
@@ -184,12 +185,15 @@ def inverse(spectrum: Tensor) -> Tensor:
 
 
 def join(channels: Tensor) -> Tensor:
-    """``(batch, 2, H, W)`` of parts to complex ``(batch, H, W)``; one channel stays real."""
+    """Real and imaginary part ``(batch, 2, H, W)`` to complex ``(batch, H, W)``.
+
+    One channel stays real.
+    """
     if channels.shape[1] == 1:
         return channels[:, 0]
     return torch.complex(channels[:, 0], channels[:, 1])
 
 
 def split(image: Tensor, channels: int = 2) -> Tensor:
-    """Complex ``(batch, H, W)`` to its parts, ``(batch, channels, H, W)``: the real one first."""
+    """Complex ``(batch, H, W)`` to ``(batch, channels, H, W)``: real part, then imaginary part."""
     return torch.stack((image.real, image.imag)[:channels], dim=1)

@@ -1,26 +1,27 @@
-"""What any operator can do with Φ and Φᵀ alone: solve, and find the norm of Φ."""
+"""Iterative methods that need only Φ and Φᵀ: conjugate gradients and power iteration."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-# Residuals are reduced to so many times the rounding of their type.
+# Conjugate gradients stop at a relative residual of this many rounding errors.
 ROUNDINGS = 10
 
 
 def conjugate_gradients(
     apply: Callable[[Tensor], Tensor], target: Tensor, start: Tensor, iterations: int = 200
 ) -> Tensor:
-    """The solution of ``apply(x) = target``, each element of the batch by itself.
+    """The solution of ``apply(x) = target``, separately for each element of the batch.
 
-    Gradients pass through all iterations. It ends when every residual is a few roundings of its
-    target, or after so many iterations.
+    Gradients pass through all iterations.
 
     Args:
         apply: a symmetric map that is positive definite, or semidefinite with ``target`` in its
             range.
         start: the first estimate.
+        iterations: largest number of iterations. They end earlier if the residual of every element
+            is at most 10 rounding errors (`ROUNDINGS`) of its target.
 
     Source:
         M. Hestenes and E. Stiefel, J. Research NBS 49(6), 1952.
@@ -43,7 +44,10 @@ def conjugate_gradients(
 def largest_eigenvalue(
     apply: Callable[[Tensor], Tensor], start: Tensor, iterations: int = 100
 ) -> float:
-    """Of a symmetric positive map, by power iteration from ``start``; never above the true one."""
+    """Largest eigenvalue of a symmetric positive map, by power iteration from ``start``.
+
+    The result is never larger than the true value.
+    """
     x, value = start, 0.0
     for _ in range(iterations):
         x = x / x.norm()
@@ -59,5 +63,5 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def ratio(above: Tensor, below: Tensor) -> Tensor:
-    """above / below, and 0 where both are 0: there the solution is found."""
+    """above / below; 0 where ``below`` is 0, because the solution is then reached."""
     return torch.where(below == 0, torch.zeros_like(above), above / below.where(below != 0, 1))

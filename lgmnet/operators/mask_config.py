@@ -1,4 +1,4 @@
-"""Sampling of frequencies as settings: masks from files, or one that is drawn."""
+"""Settings of Fourier masks: masks from files, or one random mask."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,35 +18,38 @@ from lgmnet.operators.sampling import OPERATORS, SamplingConfig, Source
 @OPERATORS.register("fourier_mask")
 @dataclass(frozen=True, kw_only=True)
 class FourierMaskConfig(SamplingConfig):
-    """Some frequencies of the whole image are measured; see `FourierMask`.
+    """Settings of `FourierMask`, which measures some frequencies of the whole image.
 
     The conditions are the names of the masks.
     """
 
     mask: str | tuple[str, ...]
-    """A file (.mat, .npy, .npz, .safetensors), by path or below the folder of the data, or several
-    files for one network; or pseudo_radial, cartesian, variable_density: a mask that is drawn."""
+    """A mask file (.mat, .npy, .npz, .safetensors), by path or below the data folder; or several
+    files for one network; or a kind of random mask: pseudo_radial, cartesian, variable_density."""
     centred: bool = False
-    """The zero frequency of the files is in the middle, not at [0, 0]."""
+    """The zero frequency of the mask files is in the middle, not at [0, 0]."""
     complex: bool = False
     """Images are complex: two channels, real and imaginary part."""
     size: tuple[int, ...] = (256, 256)
-    """Height and width of a mask that is drawn, in pixels."""
+    """Height and width of a random mask, in pixels."""
     fraction: float = 0.2
-    """Measured frequencies per frequency, of a mask that is drawn."""
+    """Sampling ratio of a random mask: measured frequencies divided by all frequencies."""
     centre_fraction: float = 0.08
-    """Of cartesian: the rows around the zero frequency, per row."""
+    """For cartesian: share of the rows that is measured around the zero frequency."""
     mask_seed: int = 0
-    """Of a mask that is drawn."""
+    """Seed of a random mask."""
 
     compared: ClassVar[tuple[str, ...]] = ("mask", "complex")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(bool(self.files), "sampling.mask is empty; name a file, or a mask to draw")
+        require(bool(self.files), "sampling.mask is empty; name a file, or a kind of random mask")
         require(len(self.size) == 2, f"sampling.size is {list(self.size)}, expected [H, W]")
         twice = next((n for n in self.conditions if self.conditions.count(n) > 1), None)
-        require(twice is None, f"sampling.mask names '{twice}' twice; conditions need own names")
+        require(
+            twice is None,
+            f"sampling.mask has two files with the name '{twice}'; give each mask another name",
+        )
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -67,15 +70,15 @@ class FourierMaskConfig(SamplingConfig):
 
     @property
     def label(self) -> str:
-        """The name of the mask; of several the first and the last one."""
+        """The name of the mask; for several masks, the first and the last name."""
         first, *others = self.conditions
         return f"{first}-{others[-1]}" if others else first
 
     def make(self, source: Source) -> FourierMask:
-        """The operator; its first mask measures.
+        """The operator, with the first mask.
 
         Raises:
-            ConfigError: no such file, or it holds no mask, or the masks differ in size.
+            ConfigError: a file is missing or does not contain a mask, or the masks differ in size.
         """
         found = source.tensor("masks", lambda: self._read(source))
         number = len(self.conditions)

@@ -1,10 +1,10 @@
-"""Which frequencies are measured: masks from a file, or drawn with a seed.
+"""Masks of measured frequencies, from a file or random with a seed.
 
 A mask is a boolean ``(H, W)``, True where the Fourier transform is measured. It is uncentred: the
-zero frequency is at ``[0, 0]``, as `torch.fft.fft2` has it. A figure usually shows it centred, with
-the zero frequency at ``[H // 2, W // 2]``; `numpy.fft.ifftshift` makes it uncentred.
+zero frequency is at ``[0, 0]``, as in `torch.fft.fft2`. Figures usually show masks centred, with
+the zero frequency at ``[H // 2, W // 2]``; `numpy.fft.ifftshift` makes a mask uncentred.
 
-The masks that are drawn have the ratio that their function states, and the zero frequency.
+Random masks always contain the zero frequency. Each function states their sampling ratio.
 """
 
 import math
@@ -16,24 +16,25 @@ from torch import Tensor
 
 from lgmnet.arrays import read_array
 
-# What `drawn` draws.
+# Kinds of random masks, see `drawn`.
 KINDS = ("pseudo_radial", "cartesian", "variable_density")
 
 
 def sampling_ratio(mask: Tensor) -> float:
-    """Measured frequencies per frequency."""
+    """Measured frequencies divided by all frequencies."""
     return float(mask.double().mean())
 
 
 def checked(mask: Tensor, centred: bool = False, size: tuple[int, int] | None = None) -> Tensor:
     """The mask as booleans and uncentred.
 
-    That a centred mask was given is seen only where it lacks the frequency at ``[0, 0]``.
+    A centred mask that is given as uncentred is detected only if it lacks the frequency at
+    ``[0, 0]``.
 
     Args:
         mask: ``(H, W)`` of 0 and 1.
         centred: the zero frequency of ``mask`` is at ``[H // 2, W // 2]``.
-        size: the height and width that it must have.
+        size: expected height and width; None for any size.
 
     Raises:
         ValueError: the mask has another shape, other values or no zero frequency.
@@ -60,9 +61,9 @@ def checked(mask: Tensor, centred: bool = False, size: tuple[int, int] | None = 
 
 
 def load_mask(path: Path, centred: bool = False, size: tuple[int, int] | None = None) -> Tensor:
-    """The mask ``(H, W)`` of a file: .npy, .npz, .mat or .safetensors.
+    """Read a mask ``(H, W)`` from a file: .npy, .npz, .mat or .safetensors.
 
-    A file with several arrays must name one of them ``mask`` or ``mask_matrix``.
+    If the file has several arrays, the mask must have the name ``mask`` or ``mask_matrix``.
 
     Args:
         centred, size: see `checked`.
@@ -77,14 +78,14 @@ def load_mask(path: Path, centred: bool = False, size: tuple[int, int] | None = 
 
 
 def pseudo_radial(size: tuple[int, int], lines: int, seed: int = 0) -> Tensor:
-    """Lines through the zero frequency at equal angles; the seed turns all of them together.
+    """Lines through the zero frequency at equal angles. The seed rotates all lines together.
 
-    A line has one frequency per row, or per column where it is flat. It ends at the border of the
-    centred mask. Ratio: close to ``lines / side`` while the lines are few; less as they share more
-    frequencies. The mask is symmetric: k is measured if −k is.
+    A steep line has one frequency per row, a flat line one per column. Lines end at the border of
+    the centred mask. The ratio is close to ``lines / side`` for few lines, and smaller for many
+    lines, which share frequencies. The mask is symmetric: k is measured if −k is.
     """
     if lines < 1:
-        raise ValueError(f"{lines} lines were asked for, expected at least 1")
+        raise ValueError(f"lines is {lines}, expected at least 1")
     turn = torch.rand(1, generator=_random(seed), dtype=torch.float64)
     angles = (torch.arange(lines) + turn) * (math.pi / lines)
     directions = torch.stack([angles.sin(), angles.cos()])
@@ -101,10 +102,10 @@ def pseudo_radial(size: tuple[int, int], lines: int, seed: int = 0) -> Tensor:
 def cartesian(
     size: tuple[int, int], fraction: float, centre_fraction: float = 0.08, seed: int = 0
 ) -> Tensor:
-    """Whole rows of frequencies: all in the centre, and others drawn with equal probability.
+    """Whole rows of frequencies: all rows in the centre, and other rows with equal probability.
 
-    Ratio: ``round(fraction · H) / H``, of which ``round(centre_fraction · H)`` rows, and at least
-    one, lie around the zero frequency.
+    The ratio is ``round(fraction · H) / H``. Of these rows, ``round(centre_fraction · H)`` (at
+    least one) are around the zero frequency.
     """
     height = size[0]
     _check_fraction(fraction)
@@ -126,21 +127,22 @@ def cartesian(
 def variable_density(
     size: tuple[int, int], fraction: float, power: float = 3.0, seed: int = 0
 ) -> Tensor:
-    """Single frequencies, drawn with a density that falls with the distance to frequency zero.
+    """Random single frequencies; their density decreases with the distance to frequency zero.
 
-    A frequency weighs (1 − r)^power, with r = 0 at frequency zero and r = 1 in the corners of the
-    centred mask. Ratio: ``round(fraction · H · W) / (H · W)``, and at least one frequency.
+    The weight of a frequency is (1 − r)^power, with r = 0 at frequency zero and r = 1 in the
+    corners of the centred mask. The ratio is ``round(fraction · H · W) / (H · W)``, at least one
+    frequency.
 
     Source:
-        The density: M. Lustig, D. Donoho and J. Pauly, "Sparse MRI", MRM 2007. The draw without
-        repetition: P. Efraimidis and P. Spirakis, IPL 2006.
+        Density: M. Lustig, D. Donoho and J. Pauly, "Sparse MRI", MRM 2007. Weighted sampling
+        without replacement: P. Efraimidis and P. Spirakis, IPL 2006.
     """
     _check_fraction(fraction)
     rows, columns = (torch.fft.fftfreq(side, dtype=torch.float64) for side in size)
     distance = (2 * (rows[:, None] ** 2 + columns**2)).sqrt().clamp(max=1)
     weight = (1 - distance) ** power
     chance = torch.rand(size, generator=_random(seed), dtype=torch.float64)
-    key = chance.log() / weight  # the largest keys are a draw by weight
+    key = chance.log() / weight  # the largest keys are a weighted sample
     key[0, 0] = torch.inf
     count = max(1, round(fraction * key.numel()))
     mask = torch.zeros(key.numel(), dtype=torch.bool)
@@ -149,10 +151,10 @@ def variable_density(
 
 
 def drawn(kind: str, size: tuple[int, int], fraction: float, centre: float, seed: int) -> Tensor:
-    """A mask of one of the `KINDS` that measures about a fraction of the frequencies.
+    """A random mask of one of the `KINDS`, with about the sampling ratio ``fraction``.
 
     Args:
-        centre: of ``cartesian``, the fraction that lies around the zero frequency.
+        centre: for ``cartesian``, the fraction of rows around the zero frequency.
     """
     if kind == "cartesian":
         return cartesian(size, fraction, centre, seed)

@@ -1,4 +1,4 @@
-"""Where a sampling matrix Φ comes from: random, learned from blocks, or a file."""
+"""Create a sampling matrix Φ: random, from training blocks, or from a file."""
 
 import hashlib
 import math
@@ -11,28 +11,29 @@ from torch import Tensor
 
 from lgmnet.arrays import read_array
 
-# Rows of the 33 x 33 matrices published with ISTA-Net: neither floor nor round of 1089·ratio.
+# Ratio -> rows of the matrices for 33 x 33 blocks that were published with ISTA-Net. The rows are
+# neither floor nor round of 1089·ratio.
 TABLE33 = {
     0.01: 10, 0.04: 43, 0.1: 109, 0.2: 218, 0.25: 272, 0.3: 327, 0.4: 436, 0.5: 545,
 }  # fmt: skip
 
 
 def measurement_count(ratio: float, block_size: int, rounding: str = "ceil") -> int:
-    """Numbers measured per block, m.
+    """Measurements per block, m.
 
     Args:
         ratio: measurements per pixel, 0 < ratio <= 1.
         rounding: ``ceil`` (LGM-Net, DGU-Net), ``floor`` (CPP-Net, OCTUF), ``round``, or
-            ``table33``, the published matrices of 33 x 33 blocks.
+            ``table33`` (the published matrices for 33 x 33 blocks).
     """
     pixels = block_size**2
-    # Products such as 1024 * 0.55 miss the integer by 1e-13; ceil must not see that.
+    # A product such as 1024 * 0.55 differs from the integer by 1e-13, which ceil must ignore.
     exact = round(ratio * pixels, 9)
     if rounding == "table33":
         if block_size != 33 or ratio not in TABLE33:
             raise ValueError(
-                f"rounding 'table33' holds block size 33 and ratios {sorted(TABLE33)}, not "
-                f"block size {block_size} and ratio {ratio}; use ceil, floor or round"
+                f"rounding 'table33' needs block size 33 and one of the ratios {sorted(TABLE33)}, "
+                f"not block size {block_size} and ratio {ratio}; use ceil, floor or round"
             )
         return TABLE33[ratio]
     rules: dict[str, Callable[[float], int]] = {
@@ -46,7 +47,7 @@ def measurement_count(ratio: float, block_size: int, rounding: str = "ceil") -> 
 
 
 def xavier(m: int, pixels: int, generator: torch.Generator | None = None) -> Tensor:
-    """Normal entries of variance 2 / (m + pixels): the published start of LGM-Net's Φ."""
+    """Normal entries of variance 2 / (m + pixels): the published initial Φ of LGM-Net."""
     return torch.randn(m, pixels, generator=generator) * math.sqrt(2 / (m + pixels))
 
 
@@ -56,12 +57,12 @@ def gaussian(m: int, pixels: int, generator: torch.Generator | None = None) -> T
 
 
 def small_gaussian(m: int, pixels: int, generator: torch.Generator | None = None) -> Tensor:
-    """Normal entries of standard deviation 0.01: the published start of AMPA-Net's Φ."""
+    """Normal entries of standard deviation 0.01: the published initial Φ of AMPA-Net."""
     return torch.randn(m, pixels, generator=generator) * 0.01
 
 
 def orthonormal(m: int, pixels: int, generator: torch.Generator | None = None) -> Tensor:
-    """A Gaussian matrix with its rows made orthonormal, ΦΦᵀ = I."""
+    """A random matrix with orthonormal rows, ΦΦᵀ = I, from a Gaussian matrix."""
     columns = torch.randn(pixels, m, generator=generator, dtype=torch.float64)
     return torch.linalg.qr(columns).Q.T.float().contiguous()
 
@@ -69,8 +70,7 @@ def orthonormal(m: int, pixels: int, generator: torch.Generator | None = None) -
 def pca(blocks: Tensor, m: int) -> Tensor:
     """The m leading principal directions of training blocks, strongest first; ΦΦᵀ = I.
 
-    The blocks are not centred: the strongest direction is close to the mean, and Φ has to
-    measure it.
+    The blocks are not centred. The strongest direction is close to the mean, which Φ must measure.
 
     Shapes:
         blocks: ``(count, pixels)``, luma in [0, 1].
@@ -79,26 +79,26 @@ def pca(blocks: Tensor, m: int) -> Tensor:
 
 
 def nested(learned: Sequence[Tensor], blocks: Tensor, m: int) -> Tensor:
-    """One Φ for many ratios, out of those that were learned for some; ΦΦᵀ = I.
+    """One Φ for many ratios, made from the learned Φ of some ratios; ΦΦᵀ = I.
 
-    All rows together measure what `pca` measures, and of the learned Φ only what lies within that.
-    The first rows measure what the learned Φ with the fewest rows does. Those up to the number of
-    rows of the next one are directions that it measures and the rows before do not; what finds no
-    room among them comes with the last rows. Every such group is ordered, strongest first.
+    All rows together span the subspace of `pca`; each learned Φ is projected onto it. The first
+    rows span the rows of the smallest learned Φ. The next rows, up to the number of rows of the
+    next Φ, add directions of that Φ. Directions that do not fit come among the last rows. Each
+    group is ordered, strongest first.
 
     Shapes:
         learned: ``(rows, pixels)`` each.
         blocks: ``(count, pixels)``, luma in [0, 1].
 
     Raises:
-        ValueError: a learned Φ does not fit the blocks, or has as many rows as another, or m
-            and more.
+        ValueError: a learned Φ does not fit the blocks, two have the same number of rows, or one
+            has m rows or more.
     """
     counts = [len(matrix) for matrix in learned]
     if any(matrix.shape[1] != blocks.shape[1] for matrix in learned):
         raise ValueError(
             f"blocks have {blocks.shape[1]} pixels, but the matrices have "
-            f"{', '.join(str(matrix.shape[1]) for matrix in learned)} columns; nest those of one "
+            f"{', '.join(str(matrix.shape[1]) for matrix in learned)} columns; use matrices of one "
             "block size"
         )
     if len(set(counts)) < len(counts) or max(counts, default=0) >= m:
@@ -111,7 +111,7 @@ def nested(learned: Sequence[Tensor], blocks: Tensor, m: int) -> Tensor:
     spans = [matrix.double() @ directions.T for matrix in sorted(learned, key=len)]
     for span in [*spans, torch.eye(m, dtype=torch.float64)]:
         rows = torch.linalg.qr(span.T).Q.T
-        # The directions of this span that the basis does not have.
+        # The directions of this span that are not in the basis yet.
         new = torch.linalg.svd(basis @ rows.T).Vh[len(basis) :] @ rows
         order = torch.linalg.eigh((new * strength) @ new.T).eigenvectors
         basis = torch.cat([basis, order.flip(1).T @ new])
@@ -131,15 +131,15 @@ def _principal(blocks: Tensor, m: int) -> tuple[Tensor, Tensor]:
 
 
 def fingerprint(matrix: Tensor) -> str:
-    """SHA-256 of Φ as float32: operators of one block size measure alike when these agree."""
+    """SHA-256 of Φ as float32. Operators of one block size with equal hashes have the same Φ."""
     array = matrix.detach().float().cpu().contiguous().numpy()
     return hashlib.sha256(array.tobytes()).hexdigest()
 
 
 def load_matrix(path: Path) -> Tensor:
-    """Φ, ``(m, pixels)`` in float32, from .npy, .npz, .mat or .safetensors.
+    """Read Φ, ``(m, pixels)`` in float32, from .npy, .npz, .mat or .safetensors.
 
-    A file with several arrays must name one of them ``phi``, ``Phi``, ``matrix`` or ``Qinit``
+    If the file has several arrays, Φ must have the name ``phi``, ``Phi``, ``matrix`` or ``Qinit``
     (the linear start of ISTA-Net, ``(pixels, m)``).
     """
     names = ("phi", "Phi", "matrix", "Qinit")
@@ -150,5 +150,5 @@ def load_matrix(path: Path) -> Tensor:
             "a real matrix (m, pixels)"
         )
     if not np.isfinite(matrix).all():
-        raise ValueError(f"'{name}' in {path} has entries that are not finite")
+        raise ValueError(f"'{name}' in {path} contains NaN or infinity; use a finite matrix")
     return torch.from_numpy(matrix.astype(np.float32))

@@ -1,4 +1,4 @@
-"""Noise of a measurement, kept apart from the operator: Φ stays linear."""
+"""Measurement noise, separate from the operator, so that Φ stays linear."""
 
 import hashlib
 
@@ -13,8 +13,8 @@ def add_noise(
 
     Args:
         std: standard deviation of n, in the unit of y. Zero returns ``measurement`` itself.
-        name: name of the image. With it the noise is the same in every run, on every device;
-            without it the global random state is used, as in training.
+        name: name of the image. With a name the noise is the same in every run and on every
+            device. Without it the global random state is used, as in training.
         support: where y is measured, see `LinearOperator.support`. There is no noise elsewhere.
     """
     if not std >= 0:

@@ -1,4 +1,4 @@
-"""Block sampling as settings: one ratio, or every ratio of a range by the first rows of one Φ."""
+"""Settings of block sampling: one ratio, or a range of ratios with the first rows of one Φ."""
 
 import math
 from dataclasses import dataclass
@@ -26,32 +26,32 @@ STARTS = {
 
 
 def ratio_label(ratio: float) -> str:
-    """A ratio as a condition: ``r0.10``, ``r0.125``; two digits where they say it, else all."""
+    """A ratio as a condition, with at least two digits: ``r0.10``, ``r0.125``."""
     return f"r{ratio:.2f}" if float(f"{ratio:.2f}") == ratio else f"r{float(ratio)!r}"
 
 
 def condition_of(ratio: float | None, condition: str | None) -> str | None:
-    """The condition that a command names in one of two ways: ``--ratio 0.05``, ``--at r0.05``."""
+    """The condition of a command, from ``--ratio 0.05`` or ``--at r0.05``."""
     return condition if ratio is None else ratio_label(ratio)
 
 
 @OPERATORS.register("block_sampling")
 @dataclass(frozen=True, kw_only=True)
 class BlockSamplingConfig(SamplingConfig):
-    """Every block of an image is measured with one Φ; see `BlockSampling`."""
+    """Settings of `BlockSampling`, which measures every block of an image with one Φ."""
 
     ratio: float | tuple[float, ...]
-    """Measurements per pixel, m / B². Every run states it; there is no default. Two numbers, the
-    smallest and the largest, train one network for every ratio between them."""
+    """Sampling ratio m / B², measurements per pixel. It has no default. Two numbers are the
+    smallest and the largest ratio of one network for a range."""
     block_size: int = 32
     """Side B of a block, in pixels."""
     rounding: str = "ceil"
-    """From ratio · B² to m: ceil, floor, round, or table33 (published 33 x 33 matrices)."""
+    """Rounding of ratio · B² to m: ceil, floor, round, or table33 (published 33 x 33 matrices)."""
     phi: str = "learned"
     """``learned`` with the network, or ``fixed``."""
     phi_init: str = "xavier"
-    """xavier, gaussian, small_gaussian, orthonormal, pca (of training blocks), or the path of a
-    file."""
+    """Initial Φ: xavier, gaussian, small_gaussian, orthonormal, pca (of training blocks), or the
+    path of a file."""
 
     compared: ClassVar[tuple[str, ...]] = ("block_size", "phi", "phi_init")
 
@@ -68,7 +68,8 @@ class BlockSamplingConfig(SamplingConfig):
         )
         require(
             not (self.is_range and self.rounding == "table33"),
-            "sampling.rounding 'table33' knows eight ratios, not a range; use ceil, floor or round",
+            "sampling.rounding 'table33' supports eight ratios, not a range; use ceil, floor or "
+            "round",
         )
         require(self.block_size >= 1, f"sampling.block_size is {self.block_size}, expected >= 1")
         require_choice("sampling.rounding", self.rounding, ("ceil", "floor", "round", "table33"))
@@ -76,7 +77,7 @@ class BlockSamplingConfig(SamplingConfig):
 
     @property
     def is_range(self) -> bool:
-        """Whether the network serves all ratios between two."""
+        """Whether this is a range of ratios."""
         return isinstance(self.ratio, tuple)
 
     @property
@@ -90,12 +91,15 @@ class BlockSamplingConfig(SamplingConfig):
 
     @property
     def limits(self) -> tuple[float, ...]:
-        """Smallest and largest ratio; the same number twice without a range."""
+        """Smallest and largest ratio; equal if this is a single ratio."""
         return self.ratio if isinstance(self.ratio, tuple) else (self.ratio, self.ratio)
 
     @property
     def scored_ratios(self) -> tuple[float, ...]:
-        """Where a network is validated and tested: at its ratio, or at the published of a range."""
+        """The ratios for validation and test.
+
+        This is the single ratio, or the published ratios within the range.
+        """
         low, high = self.limits
         published = tuple(r for r in PUBLISHED_RATIOS if low <= r <= high)
         return (published or (low, high)) if self.is_range else (low,)
@@ -117,12 +121,12 @@ class BlockSamplingConfig(SamplingConfig):
 
     @property
     def label(self) -> str:
-        """The ratio in names of folders: ``r0.10``, ``r0.01-0.50``."""
+        """The ratio as a part of folder names: ``r0.10``, ``r0.01-0.50``."""
         low, high = self.limits
         return f"{ratio_label(low)}-{ratio_label(high)[1:]}" if self.is_range else ratio_label(low)
 
     def ratio_of(self, condition: str) -> float:
-        """The ratio that a condition names."""
+        """The ratio of a condition such as ``r0.10``."""
         try:
             return float(condition.removeprefix("r"))
         except ValueError:
@@ -152,10 +156,10 @@ class BlockSamplingConfig(SamplingConfig):
         return ratio_label(rows / self.block_size**2 if self.is_range else self.limits[0])
 
     def measurements(self, ratio: float | None = None) -> int:
-        """Rows of Φ, m, at a ratio; the largest of a range unless one is given.
+        """Rows of Φ, m, at a ratio; by default, at the largest ratio.
 
         Raises:
-            ConfigError: the rounding rule has no such ratio, or the network does not serve it.
+            ConfigError: the ratio is not in the range, or the rounding rule does not support it.
         """
         low, high = (self._count(limit) for limit in self.limits)
         if ratio is None:
@@ -163,8 +167,8 @@ class BlockSamplingConfig(SamplingConfig):
         if not (0 < ratio <= 1 and low <= (rows := self._count(ratio)) <= high):
             served = " to ".join(f"{limit:g}" for limit in dict.fromkeys(self.limits))
             raise ConfigError(
-                f"the ratio {ratio:g} was asked for, but this network was made for {served}; a "
-                "network for another ratio is another training"
+                f"the ratio is {ratio:g}, but this network was made for {served}; train another "
+                "network for this ratio"
             )
         return rows
 
@@ -178,14 +182,14 @@ class BlockSamplingConfig(SamplingConfig):
         """The operator of the largest ratio.
 
         Raises:
-            ConfigError: a setting, the file of Φ or the saved Φ does not fit.
+            ConfigError: a setting, the file of Φ or the saved Φ is wrong.
         """
         matrix = source.tensor("matrix", lambda: self.initial_matrix(source))
         expected = self.measurements(), self.block_size**2
         require(
             tuple(matrix.shape) == expected,
             f"Φ has shape {tuple(matrix.shape)}, but ratio {self.ratio}, rounding "
-            f"'{self.rounding}' and block size {self.block_size} make {expected}",
+            f"'{self.rounding}' and block size {self.block_size} need {expected}",
         )
         try:
             return BlockSampling(matrix, self.block_size, self.phi == "learned")
@@ -193,7 +197,10 @@ class BlockSamplingConfig(SamplingConfig):
             raise ConfigError(str(error)) from None
 
     def initial_matrix(self, source: Source) -> Tensor:
-        """Φ ``(m, B²)`` as ``phi_init`` says; for ``pca`` zeros where there are no images."""
+        """The initial Φ ``(m, B²)`` of ``phi_init``.
+
+        Without images ``pca`` gives zeros, which are replaced when weights are loaded.
+        """
         m, pixels = self.measurements(), self.block_size**2
         if self.phi_init == "pca":
             blocks = source.blocks(self.block_size)
@@ -217,21 +224,21 @@ class BlockSamplingConfig(SamplingConfig):
             ratio = len(matrix) / self.block_size**2
             raise ConfigError(
                 f"{path} measures {len(matrix)} numbers per block (ratio {ratio:.4f}), but "
-                f"sampling.ratio {self.ratio} with rounding '{self.rounding}' asks for {m}; "
+                f"sampling.ratio {self.ratio} with rounding '{self.rounding}' needs {m}; "
                 "change the ratio, the rounding or the file"
             )
         return matrix
 
     def at(self, operator: LinearOperator, condition: str) -> LinearOperator:
-        """The first rows of Φ; Φ itself without a range."""
+        """The operator with the first rows of Φ for this ratio; ``operator`` for a single ratio."""
         rows = self.measurements(self.ratio_of(condition))
         assert isinstance(operator, BlockSampling)
         return operator.first(rows) if self.is_range else operator
 
     def draw(self, operator: LinearOperator, random: np.random.Generator) -> LinearOperator:
-        """The first rows of Φ, their number uniform in its logarithm.
+        """The operator with the first rows of Φ. The logarithm of their number is uniform.
 
-        PSNR grows with the logarithm of the ratio: from 1 to 4 % is worth as much as from 10 to
+        PSNR grows with the logarithm of the ratio: from 1 to 4 % it gains as many dB as from 10 to
         40 %.
         """
         if not self.is_range:

@@ -1,7 +1,7 @@
-"""How images are measured, as settings: each operator has a class of them beside it.
+"""Settings of the measurement. Each operator has a class with its settings.
 
-The class is registered under the name that ``sampling.operator`` takes, and its fields are the
-other keys of ``sampling:``.
+The class is registered under the value of ``sampling.operator``. Its fields are the other keys of
+``sampling:``.
 """
 
 from abc import ABC, abstractmethod
@@ -19,36 +19,36 @@ from lgmnet.registry import Registry
 
 
 class Source(Protocol):
-    """What operators are made from. Whoever builds a model gives it; see `lgmnet.build.Source`."""
+    """Tensors, files and images for an operator. See `lgmnet.build.Source`."""
 
     @property
     def seed(self) -> int:
-        """Of whatever is drawn."""
+        """Seed of random tensors."""
 
     def tensor(self, name: str, make: Callable[[], Tensor]) -> Tensor:
-        """The tensor of this name that was saved with the weights; without weights ``make()``."""
+        """The tensor of this name from the weights; without weights, ``make()``."""
 
     def find(self, name: str) -> Path:
-        """The file of a setting, by path or below the folder of the data."""
+        """The path of a file that a setting names, by path or below the data folder."""
 
     def blocks(self, side: int) -> Tensor | None:
-        """Training blocks ``(count, side²)`` in [0, 1]; None where no images are at hand."""
+        """Training blocks ``(count, side²)`` in [0, 1]; None if there are no images."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig(ABC):
     """How an image is measured: ``y = Φx + n``.
 
-    A condition is what one network is scored at: one ratio of a range, one of several masks. It is
-    a short text, such as ``r0.05``.
+    A condition is one way to measure among those of a network: one ratio of a range, or one of
+    several masks. It is a short text, such as ``r0.05``.
     """
 
     noise_std: float = 0.0
-    """Standard deviation of n, in the unit of y (images are in [0, 1]). A learned Φ may grow, and
-    with it the signal: compare networks under noise with a fixed Φ."""
+    """Standard deviation of n, in the unit of y (images are in [0, 1]). A learned Φ may grow, which
+    increases the signal. To compare networks with noise, use a fixed Φ."""
 
     compared: ClassVar[tuple[str, ...]] = ()
-    """The settings that decide whether two scores may be compared."""
+    """The settings that decide whether two scores can be compared."""
 
     def __post_init__(self) -> None:
         require(self.noise_std >= 0, f"sampling.noise_std is {self.noise_std}, expected >= 0")
@@ -58,26 +58,26 @@ class SamplingConfig(ABC):
         """The operator, for all conditions.
 
         Raises:
-            ConfigError: a setting, a file or a saved tensor does not fit.
+            ConfigError: a setting, a file or a saved tensor is wrong.
         """
 
     @property
     @abstractmethod
     def label(self) -> str:
-        """In names of folders."""
+        """The settings as a part of folder names."""
 
     @property
     @abstractmethod
     def conditions(self) -> tuple[str, ...]:
-        """What a network is validated and tested at."""
+        """The conditions for validation and test."""
 
     def sizes(self) -> dict[str, int]:
-        """`LinearOperator.sizes`, known before the operator is made."""
+        """The values of `LinearOperator.sizes`, without making the operator."""
         return {"image_channels": 1}
 
     @property
     def smallest(self) -> int:
-        """Images with a shorter side are left out, in pixels."""
+        """Smallest side of an image, in pixels. Smaller images are left out."""
         return 1
 
     @property
@@ -91,7 +91,7 @@ class SamplingConfig(ABC):
         return False
 
     def condition(self, text: str) -> str:
-        """A condition as it is written in names of folders.
+        """A condition in the form of folder names.
 
         Raises:
             ConfigError: there is no such condition.
@@ -100,7 +100,7 @@ class SamplingConfig(ABC):
         return text
 
     def at(self, operator: LinearOperator, condition: str) -> LinearOperator:
-        """What measures at a condition. It shares its tensors with ``operator``.
+        """The operator of a condition. It shares its tensors with ``operator``.
 
         Raises:
             ConfigError: there is no such condition.
@@ -109,7 +109,7 @@ class SamplingConfig(ABC):
         return operator
 
     def draw(self, operator: LinearOperator, random: np.random.Generator) -> LinearOperator:
-        """What one training step measures with, see `at`."""
+        """The operator of one training step; see `at`."""
         return operator
 
     def describe(self, condition: str) -> dict[str, Any]:
@@ -118,7 +118,7 @@ class SamplingConfig(ABC):
 
     @property
     def measured(self) -> str:
-        """All conditions in a few words."""
+        """All conditions as a short text."""
         return self.label
 
     def title(self, condition: str) -> str:

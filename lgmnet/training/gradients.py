@@ -1,4 +1,4 @@
-"""Gradients of one batch: in parts, in the precision and the memory that there is."""
+"""Gradients of one batch: in parts, in the chosen precision and within the available memory."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,7 +16,8 @@ from lgmnet.speed.memory import out_of_memory, release_memory
 from lgmnet.speed.precision import autocast, convolutions
 from lgmnet.training.reduced import ReducedWeights
 
-# Several processes rehearse so many first steps: from the second on the optimizer has its memory.
+# Number of first steps that several processes rehearse. From the second step on, the optimizer has
+# its memory.
 REHEARSALS = 2
 
 # The loss, its terms and the gradient norm of one step, by name; scalars on the device.
@@ -25,11 +26,12 @@ Terms = dict[str, Tensor]
 
 @dataclass
 class Gradients:
-    """Gradients of batches, computed in as many parts as the memory asks for.
+    """Gradients of batches, computed in as many parts as the memory requires.
 
-    When memory runs out, the parts of a batch are halved; the batch stays whole, so the step is the
-    same. Several processes must agree on that before one of them waits for the others, so they
-    rehearse their first steps without exchanging gradients; running out later ends the run.
+    If memory runs out, the parts of a batch are halved. The batch stays complete, so the step is
+    the same. Several processes must agree on the parts before one of them waits for the others. So
+    they first run their first steps without exchanging gradients. If memory runs out later, the run
+    ends.
     """
 
     wrapped: nn.Module
@@ -41,14 +43,14 @@ class Gradients:
     rehearsals: int = REHEARSALS
 
     def __call__(self, batch: Tensor, operator: LinearOperator, step: int) -> Terms:
-        """The loss, its terms, and the gradients of ``(b, 1, size, size)`` uint8 crops.
+        """Compute the gradients of crops ``(b, c, size, size)``; the loss and its terms.
 
         Args:
-            operator: what the step measures with; it shares its tensors with the model's.
+            operator: operator of the step. It shares its tensors with the model's operator.
 
         Raises:
-            ConfigError: a single crop does not fit into memory, or the batch does not and may not
-                be computed in parts.
+            ConfigError: a single crop does not fit into memory; or the batch does not fit, and
+                parts are not possible.
         """
         if self.here.processes == 1:
             return self._until_it_fits(batch, operator, step)
@@ -70,7 +72,7 @@ class Gradients:
             self._halve(len(batch), step)
 
     def _attempt(self, batch: Tensor, operator: LinearOperator, step: int) -> Terms | None:
-        """Gradients of this process alone; None when memory ran out."""
+        """Gradients of this process only; None if memory ran out."""
         runtime.seed_step(self.settings.seed, step, self.here)
         try:
             return backward(
@@ -82,7 +84,7 @@ class Gradients:
             if not (self.settings.compile and runtime.compilation_failed(error)):
                 raise
             reason = str(error).strip().splitlines()[0]
-        self.note(step, f"training.compile failed, going on without: {reason}")
+        self.note(step, f"training.compile failed, the run continues without it: {reason}")
         self.settings = replace(self.settings, compile=False, cuda_graphs=False)
         runtime.undo_compilation(self.model.network)
         self.model.zero_grad(set_to_none=True)
@@ -93,7 +95,7 @@ class Gradients:
         parts = self.settings.accumulate
         if parts >= share:
             raise ConfigError(
-                "the memory does not hold a single crop; lower data.crop_size, or set "
+                "a single crop does not fit into memory; lower data.crop_size, or set "
                 "training.recompute=true and training.precision=bf16"
             )
         if self.settings.cuda_graphs:
@@ -122,12 +124,12 @@ def backward(
     here: Runtime,
     reduced: ReducedWeights | None = None,
 ) -> Terms:
-    """Gradients of one batch ``(b, 1, size, size)`` uint8, in parts; the loss and its terms.
+    """Compute the gradients of one batch ``(b, c, size, size)``, in parts; the loss and its terms.
 
     Args:
-        wrapped: the model, or what exchanges its gradients with other processes.
-        operator: what the step measures with.
-        reduced: computes in place of both.
+        wrapped: the model, or its wrapper that exchanges gradients with other processes.
+        operator: operator of the step.
+        reduced: computes instead of ``wrapped`` and ``model``.
     """
     if reduced is not None:
         reduced.load()
@@ -160,5 +162,5 @@ def backward(
 
 
 def measured_share(operator: LinearOperator, whole: LinearOperator) -> float:
-    """Of the rows of Φ, the share that a training step measures with."""
+    """Share of the rows of Φ that the current training step uses."""
     return operator.sizes().get("measurements", 1) / whole.sizes().get("measurements", 1)

@@ -1,4 +1,4 @@
-"""What moves a model: its gradients, the optimiser, and the average of its weights."""
+"""One training step: gradients, optimizer, and the average of the weights."""
 
 import math
 from collections.abc import Callable
@@ -24,15 +24,15 @@ from lgmnet.training.reduced import ReducedWeights
 OPERATOR_STREAM = 5
 
 
-# Steps that L-BFGS remembers, as that of Deep ADMM-Net's authors.
+# Steps in the history of L-BFGS, as in the code of Deep ADMM-Net.
 LBFGS_HISTORY = 5
 
 
 class Learner:
-    """A model on its device, and all that a training step needs beside a batch.
+    """A model on its device, with everything that a training step needs except the batch.
 
-    ``note`` hears of what a step does by itself, with its number; ``computing`` is the module that
-    computes the steps.
+    ``note`` is called with the number of a step and a message, if a step changes its settings.
+    ``computing`` is the module that computes the steps.
     """
 
     def __init__(self, model: SensingModel, config: Config, here: Runtime) -> None:
@@ -43,7 +43,7 @@ class Learner:
         # Both have the memory format of the prepared model.
         self.average = WeightAverage(model, settings.ema) if settings.ema else None
         self.optimizer = make_optimizer(model, settings)
-        self._parameters = list(model.parameters())  # collecting them anew takes a millisecond
+        self._parameters = list(model.parameters())  # collecting them again takes a millisecond
         # A compiled network casts its weights in its own kernels; several processes exchange
         # gradients in float32.
         alone = here.processes == 1 and not settings.compile
@@ -54,16 +54,16 @@ class Learner:
         self.computing: nn.Module = reduced.model if reduced else wrapped
 
     def derive(self, batch: Tensor, step: int) -> Terms:
-        """The gradients of a batch ``(b, 1, size, size)`` of uint8 crops; the loss and its terms.
+        """Compute the gradients of a batch ``(b, c, size, size)`` of crops; the loss and its terms.
 
         Args:
-            step: number of steps done before.
+            step: number of previous steps.
         """
         settings = self.config.training
         self.optimizer.zero_grad(set_to_none=True)
         searches = isinstance(self.optimizer, torch.optim.LBFGS)
-        # A function of seed and step: a resumed run and every process draw the same. A line search
-        # compares losses, so there every step has the same noise and the same operator.
+        # A function of seed and step, so a resumed run and every process draw the same operator. A
+        # line search compares losses, so all its steps have the same noise and operator.
         number = 0 if searches else step
         random = generator(settings.seed, number, OPERATOR_STREAM)
         operator = self.config.sampling.draw(self.model.operator, random)
@@ -73,7 +73,7 @@ class Learner:
         return terms
 
     def move(self, step: int, rate: float) -> Tensor:
-        """Clip the gradients and step along them; their norm before clipping."""
+        """Clip the gradients and make a step; returns the norm before clipping."""
         settings = self.config.training
         norm = nn.utils.clip_grad_norm_(self._parameters, settings.clip or math.inf)
         for group in self.optimizer.param_groups:
@@ -87,11 +87,11 @@ class Learner:
         return norm
 
     def _line_search(self, first: Terms, derive: Callable[[], Terms]) -> Callable[[], float]:
-        """What a line search calls: the loss at the weights as they are, and its gradients.
+        """The function that a line search calls: the loss and its gradients at the current weights.
 
         Args:
-            first: the answer to the first call, whose gradients are there already.
-            derive: what computes the others.
+            first: the result of the first call; its gradients are already computed.
+            derive: computes the results of the other calls.
         """
         known = [first]
 
@@ -104,7 +104,7 @@ class Learner:
         return evaluate
 
     def state_dict(self) -> dict[str, Any]:
-        """What `saver.restore` needs beside the place in the run."""
+        """The state for `saver.restore`, without the progress of the run."""
         return {
             "model": self.model.state_dict(),
             "average": self.average.state_dict() if self.average else None,
@@ -113,7 +113,7 @@ class Learner:
 
 
 def make_optimizer(model: nn.Module, settings: TrainingConfig) -> torch.optim.Optimizer:
-    """Groups of their own have Φ, if its rate differs, and kernels, if Muon moves them."""
+    """Create the optimizer. Φ has its own group if its rate differs, and so have Muon's kernels."""
     if settings.optimizer == "lbfgs":
         return torch.optim.LBFGS(
             model.parameters(),
@@ -146,9 +146,9 @@ def prepare(model: SensingModel, settings: TrainingConfig, here: Runtime) -> nn.
         runtime.recompute_stages(model.network)
     if settings.compile:
         mode = "reduce-overhead" if settings.cuda_graphs else "default"
-        # Every batch has one size; halved by want of memory, the next has another one, for good.
+        # All batches have one size. After a split for lack of memory, all have the smaller size.
         model.network.compile(mode=mode, dynamic=False)
-        # einops keeps a list of types. One that it first sees in a graph would void that graph.
+        # einops keeps a list of types. A new type inside a graph would make the graph invalid.
         rearrange(nn.Parameter(torch.zeros(1)), "one -> one")
     if here.processes == 1:
         return model
@@ -157,7 +157,7 @@ def prepare(model: SensingModel, settings: TrainingConfig, here: Runtime) -> nn.
     return DistributedDataParallel(
         model,
         device_ids=[here.device] if here.device.type == "cuda" else None,
-        broadcast_buffers=False,  # training changes none: once is enough
+        broadcast_buffers=False,  # training does not change buffers, so once is enough
         gradient_as_bucket_view=True,
         # No static_graph: it counts the backward passes of parts that are not exchanged, and then
         # sums wrong gradients (PyTorch 2.13).

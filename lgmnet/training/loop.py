@@ -29,7 +29,7 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
         0, or the number of the signal that ended the run early.
 
     Raises:
-        ConfigError, ImageError, CheckpointError: something the user can mend.
+        ConfigError, ImageError, CheckpointError: a mistake that the user can correct.
         NonFiniteLoss: the run diverged.
     """
     run = open_run(config, folder, here, resume)
@@ -74,7 +74,7 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
 
 
 class Clock:
-    """Seconds of a run. The first step compiles, and would take much of training.minutes."""
+    """Seconds of a run without the first step, which may compile for a long time."""
 
     def __init__(self, here: Runtime, elapsed: float) -> None:
         self._consensus, self._elapsed = Consensus(here, elapsed), elapsed
@@ -108,7 +108,7 @@ class RecentSteps:
         return self._count * self.settings.batch_size / (self._since - since)
 
     def means(self, step: int) -> dict[str, float]:
-        """Means of loss, terms and gradient norm since the last call; all are checked.
+        """Means of loss, terms and gradient norm since the last call. All losses are checked.
 
         Reading a loss waits for the device, so steps are checked together. All processes see the
         mean of their losses, so they stop together.

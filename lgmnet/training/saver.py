@@ -1,4 +1,4 @@
-"""What a run writes while it trains: validation scores, weights, and the state to resume from."""
+"""Files of a run in training: validation scores, weights, and the state to resume from."""
 
 import hashlib
 import json
@@ -39,7 +39,7 @@ class Stopped(Exception):
 
 @dataclass
 class Saver:
-    """Validates and writes files for the main process; the others only take part in decisions."""
+    """Validates and writes files in the main process. The others only take part in decisions."""
 
     folder: Path
     config: Config
@@ -58,7 +58,7 @@ class Saver:
 
     @property
     def judged(self) -> SensingModel:
-        """The weights that are validated: the average, where there is one."""
+        """The validated weights: the average, if there is one."""
         average = self.learner.average
         return self.learner.model if average is None else average.model  # type: ignore[return-value]
 
@@ -67,7 +67,7 @@ class Saver:
         return self.folder / "last.pt"
 
     def resume(self, at: Position, state: Mapping[str, Any]) -> None:
-        """Go on from a saved state; what was best on other images is not best on these."""
+        """Continue from a saved state. With other validation images the best starts again."""
         changed = states.changed_settings(state, self.config)
         self.log.resumed(at.step, changed + states.changed_code(state, self.log.provenance))
         self.kept = at.step
@@ -88,9 +88,9 @@ class Saver:
             best.replace(self.folder / "best_before.safetensors")
 
     def validate_and_save(self, at: Position) -> None:
-        """Score, keep the weights if they are the best so far, and save the state.
+        """Validate, keep the weights if they are the best so far, and save the state.
 
-        When a signal comes while images are scored, the state says that this is still to be done.
+        If a signal comes during validation, the state records that the validation is not done.
         """
         self.require_finite(at)
         if self.here.is_main:
@@ -100,7 +100,7 @@ class Saver:
         self.save_state(at)
 
     def finish(self, at: Position) -> None:
-        """Last validation, and the final weights beside the best; ``last`` is written last."""
+        """Make the last validation and write the final weights. ``last`` is the last file."""
         if at.validated != at.step:
             self.validate_and_save(at)
         if not self.here.is_main or at.validated != at.step:
@@ -132,7 +132,7 @@ class Saver:
 
     @contextmanager
     def rescue(self, at: Position) -> Iterator[None]:
-        """When what is inside fails, save the steps before it, if good and not saved yet."""
+        """If the block fails, save the state of the steps before, unless it is bad or saved."""
         try:
             yield
         except Exception:
@@ -145,7 +145,7 @@ class Saver:
             raise
 
     def require_finite(self, at: Position) -> None:
-        """Raise NonFiniteLoss rather than write weights over better ones that hold no numbers."""
+        """Raise NonFiniteLoss instead of replacing good weights by weights with NaN or infinity."""
         ruined = saved.first_not_finite(self.learner.state_dict())
         if ruined:
             raise NonFiniteLoss(
@@ -153,7 +153,7 @@ class Saver:
             )
 
     def advice(self, step: int) -> str:
-        """What is left when ``step`` is the first that went wrong, and what to do."""
+        """Which files are good if ``step`` is the first bad step, and what to do."""
         change = "lower training.rate or set training.clip"
         if self.kept < 0:
             return f"no state was saved yet: {change}, and start again"
@@ -173,7 +173,7 @@ class Saver:
             self._save_weights("best", self.judged, at, score)
 
     def _validate(self, at: Position) -> Score | None:
-        """The mean over the images, and over the conditions of a network that serves several."""
+        """The mean score over the images and over all conditions; None without images."""
         images = self.data.validation
         if images is None:
             return None
@@ -223,7 +223,7 @@ class Saver:
 
 
 def restore(state: Mapping[str, Any], learner: Learner) -> Position:
-    """Put a saved state back; returns where the run stood."""
+    """Restore a saved state; returns the progress of the run."""
     model, average, optimizer = learner.model, learner.average, learner.optimizer
     tensor_files.load_state(model, state["model"], "the saved state")
     if average is not None:
@@ -237,7 +237,7 @@ def restore(state: Mapping[str, Any], learner: Learner) -> Position:
         optimizer.load_state_dict(state["optimizer"])
     except ValueError:
         raise files.CheckpointError(
-            "the saved state groups the parameters otherwise; resume with the training.optimizer "
+            "the saved state groups the parameters differently; resume with the training.optimizer "
             "and training.phi_rate of the run folder's config.yaml"
         ) from None
     follow_layout(optimizer)
@@ -249,9 +249,9 @@ def restore(state: Mapping[str, Any], learner: Learner) -> Position:
 
 
 def follow_layout(optimizer: torch.optim.Optimizer) -> None:
-    """Lay out what an optimizer keeps of each parameter in memory like the parameter.
+    """Give the optimizer state of each parameter the memory format of the parameter.
 
-    Fused optimizers go through both in the order of memory, and do not compare their strides.
+    Fused optimizers read both in memory order and do not compare their strides.
     """
     for parameter, kept in optimizer.state.items():
         for name, value in kept.items():
@@ -270,7 +270,7 @@ def training_sha256(images: TrainingImages) -> str:
 
 
 def validation_sha256(data: TrainingData, config: Config) -> str:
-    """Of the names and pixels of the validation images: what "best" is judged by."""
+    """Hash of names and pixels of the validation images, on which "best" is chosen."""
     digest, images = hashlib.sha256(), data.validation
     for k in range(min(config.data.validation_images, len(images.names)) if images else 0):
         assert images is not None

@@ -1,4 +1,4 @@
-"""All that a run is made of, before its first step: checked, built, and where it was stopped."""
+"""Set up a run before its first step: check the config, build the model, read the state."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from lgmnet.weights.adapters import adopt_backbone
 
 @dataclass
 class Run:
-    """A run at one of its steps. ``state`` is what it goes on from, None at its beginning."""
+    """A run at one of its steps. ``state`` is the state to resume from; None for a new run."""
 
     config: Config
     folder: Path
@@ -40,10 +40,10 @@ class Run:
 
 
 def open_run(config: Config, folder: Path, here: Runtime, resume: bool) -> Run:
-    """Make a run ready for its next step; the main process prepares its folder.
+    """Prepare a run for its next step. The main process prepares its folder.
 
     Raises:
-        ConfigError, ImageError, CheckpointError: something the user can mend.
+        ConfigError, ImageError, CheckpointError: a mistake that the user can correct.
     """
     check_run(config, here)
     state = states.load_training_state(folder / "last.pt", config) if resume else None
@@ -55,7 +55,7 @@ def open_run(config: Config, folder: Path, here: Runtime, resume: bool) -> Run:
             f"A longer one needs more training.epochs or training.minutes; python test.py {folder} "
             "scores this one"
         )
-    torch.manual_seed(settings.seed)  # the start of the network; steps are seeded one by one
+    torch.manual_seed(settings.seed)  # for the initial network; every step is seeded separately
     data = open_data(config)
     learner = Learner(first_model(config, data, state), config, here)
     check_fit(learner.model.operator, data.train, config.data)
@@ -64,7 +64,7 @@ def open_run(config: Config, folder: Path, here: Runtime, resume: bool) -> Run:
     if here.is_main:
         write_text(folder / "config.yaml", config.as_yaml())
         remove_leftovers(folder)
-        if not state:  # what stopped before its first state left a log without one
+        if not state:  # a run that stopped before its first state may have left a log
             (folder / "log.jsonl").unlink(missing_ok=True)
     return Run(config, folder, state, data, learner, at, crops, batches)
 
@@ -72,7 +72,7 @@ def open_run(config: Config, folder: Path, here: Runtime, resume: bool) -> Run:
 def first_model(
     config: Config, data: TrainingData, state: Mapping[str, Any] | None
 ) -> SensingModel:
-    """The model that a run begins or goes on with; `restore` gives it the values of a state."""
+    """The initial model of a run. In a resumed run `restore` gives it the values of the state."""
     if state:
         return build_model(config, saved_operator(state["model"]))
     model = start_model(config, data.train)
@@ -85,6 +85,6 @@ def first_model(
 
 
 def is_finished(folder: Path, state: Mapping[str, Any], settings: TrainingConfig) -> bool:
-    """Whether a run has made all its steps, and written the final weights of the last one."""
+    """Whether a run has made all its steps and written the weights of its last step."""
     over = progress(Position(state["step"], state["elapsed"]), settings) >= 1
     return over and states.finished_step(folder) == state["step"]

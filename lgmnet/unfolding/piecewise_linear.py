@@ -11,7 +11,7 @@ def knots(count: int) -> Tensor:
     """``count`` equally spaced points from -1 to 1.
 
     Raises:
-        ValueError: fewer than two.
+        ValueError: ``count`` is less than 2.
     """
     if count < 2:
         raise ValueError(f"knots is {count}, expected at least 2")
@@ -19,18 +19,18 @@ def knots(count: int) -> Tensor:
 
 
 class PiecewiseLinear(nn.Module):
-    """A function of its own for every channel, linear between its values at the `knots`.
+    """A learned function for every channel, linear between its values at the `knots`.
 
-    Below the first and above the last knot it goes on with a slope of its own.
+    It has one slope below the first knot and one above the last knot.
 
     Args:
         channels: C.
-        start: ``(count,)`` values at the knots before training, the same for every channel.
-        end_slope: slope beyond the knots; before training if it is learned.
-        learned_ends: learn the two slopes beyond the knots.
+        start: ``(count,)`` initial values at the knots, the same for every channel.
+        end_slope: the two outer slopes; the initial value if they are learned.
+        learned_ends: learn the two outer slopes.
 
     Shapes:
-        ``(batch, C, H, W)`` in and out, any unit; between the knots in [-1, 1].
+        ``(batch, C, H, W)`` in and out, in any unit; the knots are in [-1, 1].
 
     Source:
         Y. Yang et al., "Deep ADMM-Net for compressive sensing MRI", NIPS 2016, whose slope is 1.
@@ -59,11 +59,11 @@ class PiecewiseLinear(nn.Module):
         return rearrange(result, "c (b h w) -> b c h w", b=batch, h=height)
 
     def interpolate(self, rows: Tensor) -> Tensor:
-        """Between the knots ``(C, n)`` -> ``(C, n)``; beyond them, the value at the last one."""
+        """The function between the knots, ``(C, n)`` -> ``(C, n)``; constant outside."""
         last = self.values.shape[1] - 1
         position = ((rows + 1) * (last / 2)).clamp(0, last)
         left = position.detach().floor().clamp(max=last - 1)
-        index = left.nan_to_num(0).long()  # a NaN stays one, by the position
+        index = left.nan_to_num(0).long()  # the result of a NaN is NaN, because of the position
         low, high = self.values.gather(1, index), self.values.gather(1, index + 1)
         return low + (high - low) * (position - left)
 

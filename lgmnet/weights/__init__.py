@@ -1,1 +1,1 @@
-"""Weights as files: found, read, checked, written."""
+"""Weights files: find, read, check and write them."""

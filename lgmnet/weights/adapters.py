@@ -1,7 +1,7 @@
 """Backbones and adapters of LoRun as files.
 
-An adapters file holds what one ratio or task adds to a backbone: the adapters, ρ and λ of every
-stage, and Φ. It names its backbone by a hash, and fits no other.
+An adapters file contains the additions to a backbone for one ratio or task: the adapters, ρ and λ
+of every stage, and Φ. It contains the hash of its backbone and fits only this backbone.
 """
 
 import dataclasses
@@ -30,15 +30,15 @@ from lgmnet.weights.tensor_files import (
 FORMAT = "lgmnet-adapters/1"
 BACKBONE = "network.backbone."
 MERGE = ("on_the_fly", "per_stage")
-# What a weights file says by itself.
+# Metadata that every weights file writes itself.
 OWN = ("format", "config", "phi_sha256", "backbone_sha256")
 
 
 def adopt_backbone(model: SensingModel, name: str | Path) -> None:
-    """Give a new LoRun the denoiser, ρ and λ of trained weights, and their Φ if it has its shape.
+    """Copy the denoiser, ρ and λ of trained weights to a new LoRun; also Φ, if the shape is equal.
 
     Raises:
-        CheckpointError: there are no such weights, or their denoiser is another.
+        CheckpointError: there are no such weights, or they have another denoiser.
     """
     trained = find_weights(name).load()
     try:
@@ -49,7 +49,7 @@ def adopt_backbone(model: SensingModel, name: str | Path) -> None:
 
 
 def save_adapters(path: Path, weights: Weights) -> None:
-    """Write the adapters of trained weights to a file of their own."""
+    """Write the adapters of trained weights to a separate file."""
     model = weights.load()
     state = {k: v for k, v in model.state_dict().items() if not k.startswith(BACKBONE)}
     metadata = {
@@ -62,17 +62,17 @@ def save_adapters(path: Path, weights: Weights) -> None:
 
 
 class Adapted:
-    """Weights made of a backbone and an adapters file; what `Weights` is for a single file.
+    """Weights from a backbone and an adapters file, with the interface of `Weights`.
 
     Args:
-        backbone: weights with the backbone: of the first phase, or of any LoRun that adapts it.
-        path: the adapters.
-        merge: ``on_the_fly`` computes the weights of a stage when it is its turn, in the memory of
-            one denoiser; ``per_stage`` once for all stages, as fast and as large as
-            a network with one denoiser per stage.
+        backbone: weights with the backbone, from the first phase or from any LoRun that adapts it.
+        path: the adapters file.
+        merge: ``on_the_fly`` computes the weights of a stage when the stage runs, and needs the
+            memory of one denoiser. ``per_stage`` computes the weights of all stages once; then
+            speed and memory are those of a network with one denoiser per stage.
 
     Raises:
-        CheckpointError: the file holds no adapters, or those of another backbone.
+        CheckpointError: the file is not an adapters file, or belongs to another backbone.
     """
 
     def __init__(self, backbone: Loadable, path: Path, merge: str = "on_the_fly") -> None:
@@ -86,7 +86,7 @@ class Adapted:
         if _backbone_hash(self._backbone) != self.metadata.get("backbone_sha256"):
             raise CheckpointError(
                 f"{path} was trained on another backbone than that of {backbone.name}; adapters "
-                "fit only the backbone of their own run"
+                "fit only the backbone of their run"
             )
 
     def load(self, condition: str | None = None) -> SensingModel:
@@ -102,7 +102,7 @@ class Adapted:
         return at_condition(model.eval(), self.config.sampling, condition)
 
     def save(self, path: Path) -> None:
-        """Write a weights file that needs neither of the two."""
+        """Write one weights file that contains both."""
         config = self.config
         if self._merge:
             options = {**config.model.options, "sharing": "independent"}
@@ -121,12 +121,12 @@ def load_adapted(
 
 def _lorun(model: SensingModel) -> LoRun:
     if not isinstance(model.network, LoRun):
-        raise CheckpointError(f"{type(model.network).__name__} has no backbone; LoRun has")
+        raise CheckpointError(f"{type(model.network).__name__} has no backbone; use a LoRun")
     return model.network
 
 
 def _backbone_hash(model: SensingModel) -> str:
     backbone = _lorun(model).backbone
     if backbone is None:
-        raise CheckpointError("these weights have one denoiser per stage, and no backbone")
+        raise CheckpointError("these weights have one denoiser per stage, but no backbone")
     return module_fingerprint(backbone)

@@ -1,6 +1,6 @@
-"""A model as one file for programs without this package: torch.export's .pt2, or ONNX.
+"""Export a model to one file for programs without this package: torch.export's .pt2, or ONNX.
 
-Each file is read back and compared with the model before it is written.
+The exported model is loaded again and compared with the model before the file is written.
 """
 
 import copy
@@ -15,7 +15,7 @@ from torch.export import Dim, ExportedProgram
 from lgmnet.models import SensingModel
 from lgmnet.weights.files import write_atomically
 
-# Largest difference from the model, for images of the size of one.
+# Largest difference from the model, relative to the largest pixel (at least 1).
 TOLERANCE = 1e-5
 
 Run = Callable[[Tensor], Tensor]
@@ -26,13 +26,13 @@ class ExportError(ValueError):
 
 
 class Rebuild(nn.Module):
-    """Image ``(batch, channels, H, W)`` from y; or from the image, which is measured first."""
+    """Image ``(batch, channels, H, W)`` from y, or from an image that is measured first."""
 
     def __init__(self, model: SensingModel, from_image: bool) -> None:
         super().__init__()
         self.model = model
         self.from_image = from_image
-        # Height and width of what is given are multiples of this.
+        # Height and width of the input are multiples of this.
         self.step = model.multiple // (1 if from_image else model.operator.multiple)
 
     def forward(self, given: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ class Rebuild(nn.Module):
         return self.model.network(measurement, operator).image
 
     def example(self, batch: int, rows: int, columns: int) -> Tensor:
-        """What is given for random images of ``rows x columns`` times the smallest."""
+        """An input for random images of ``rows x columns`` times the smallest size."""
         side, operator = self.model.multiple, self.model.operator
         height, width = operator.size or (rows * side, columns * side)
         image = torch.rand(batch, operator.channels, height, width)
@@ -50,17 +50,18 @@ class Rebuild(nn.Module):
 
 @torch.no_grad()
 def export_model(model: SensingModel, path: Path, from_image: bool = False) -> None:
-    """Write what rebuilds an image from y: ``.pt2`` for PyTorch, or ``.onnx``.
+    """Export the reconstruction of an image from y: ``.pt2`` for PyTorch, or ``.onnx``.
 
-    Batch, height and width stay free, in whole blocks; where an image is given, at least two
-    blocks each way. It is on the CPU and in float32, and measures without noise.
+    Any batch size, height and width in whole blocks are possible; an image as input must have at
+    least two blocks in each direction. The exported model runs on the CPU in float32, and measures
+    without noise.
 
     Args:
-        from_image: measure too: image -> image, for a demonstration.
+        from_image: also export the measurement: image -> image, for a demonstration.
 
     Raises:
-        ExportError: no such format, a network that PyTorch cannot export, ONNX is not
-            installed, or what was exported gives other numbers.
+        ExportError: the format is unknown, PyTorch cannot export the network, ONNX is not
+            installed, or the exported model gives other results.
     """
     formats = {".pt2": program_bytes, ".onnx": onnx_bytes}
     if path.suffix not in formats:
@@ -72,7 +73,7 @@ def export_model(model: SensingModel, path: Path, from_image: bool = False) -> N
 
 
 def trace(rebuild: Rebuild) -> ExportedProgram:
-    """The operations of a model, for any number of images, and of blocks where sizes differ."""
+    """The operations of a model, for any number of images and, if sizes can vary, of blocks."""
     sides = {2: rebuild.step * Dim("rows"), 3: rebuild.step * Dim("columns")}
     sizes = ({0: Dim("batch"), **({} if rebuild.model.operator.size else sides)},)
     try:
@@ -87,7 +88,7 @@ def trace(rebuild: Rebuild) -> ExportedProgram:
 
 
 def program_bytes(program: ExportedProgram) -> tuple[bytes, Run]:
-    """A .pt2 file, and what it does when it is loaded."""
+    """The content of a .pt2 file, and the function that it loads as."""
     file = io.BytesIO()
     torch.export.save(program, file)
     content = file.getvalue()
@@ -95,7 +96,7 @@ def program_bytes(program: ExportedProgram) -> tuple[bytes, Run]:
 
 
 def onnx_bytes(program: ExportedProgram) -> tuple[bytes, Run]:
-    """An .onnx file, and what onnxruntime makes of it."""
+    """The content of an .onnx file, and its function in onnxruntime."""
     try:
         import onnxruntime
         import onnxscript  # noqa: F401
@@ -112,13 +113,13 @@ def onnx_bytes(program: ExportedProgram) -> tuple[bytes, Run]:
 
 
 def compare(rebuild: Rebuild, run: Run) -> None:
-    """Raise ExportError unless ``run`` gives the numbers of the model, at another size."""
+    """Raise ExportError unless ``run`` gives the same result as the model, at another size."""
     given = rebuild.example(1, 3, 2)
     expected = rebuild(given)
     difference = float((run(given) - expected).abs().max())
     largest = TOLERANCE * max(1.0, float(expected.abs().max()))
     if not difference <= largest:
         raise ExportError(
-            f"what was exported differs by {difference:.1e} from the model (at most {largest:.1e} "
+            f"the exported model differs by {difference:.1e} from the model (at most {largest:.1e} "
             "is expected); nothing was written"
         )

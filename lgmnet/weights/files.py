@@ -1,4 +1,4 @@
-"""Files of weights and states: written whole, their errors, their list of hashes."""
+"""Weights and state files: complete writing, errors, and the list of hashes."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +7,7 @@ from safetensors import SafetensorError
 
 from lgmnet.files import free_space, write_whole
 
-# Beside the folders of shipped weights: their hashes, as sha256sum writes them.
+# The file with the hashes of shipped weights, in the format of sha256sum, beside their folders.
 SUMS = "SHA256SUMS"
 
 
@@ -16,7 +16,7 @@ class CheckpointError(ValueError):
 
 
 def read_sums(path: Path) -> dict[str, str]:
-    """SHA-256 of each file that a list of ``<hash>  <folder>/<file>`` names; nothing without it."""
+    """File -> SHA-256, from a list of ``<hash>  <folder>/<file>``; empty if there is no list."""
     if not path.is_file():
         return {}
     lines = path.read_text(encoding="utf-8").splitlines()
@@ -24,10 +24,10 @@ def read_sums(path: Path) -> dict[str, str]:
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a temporary file, then give it its name: never half a file.
+    """`write_whole` with errors as CheckpointError.
 
     Raises:
-        CheckpointError: it cannot be written; what was at ``path`` is still there.
+        CheckpointError: the file cannot be written; an old file at ``path`` is unchanged.
     """
     try:
         write_whole(path, write)

@@ -1,4 +1,4 @@
-"""Tensors in the weights files of others: pickles, and MATLAB 7.3."""
+"""Read tensors from weights files of other authors: pickles and MATLAB 7.3."""
 
 import zipfile
 from pathlib import Path
@@ -12,13 +12,14 @@ from lgmnet.weights.files import CheckpointError
 
 
 def load_foreign(path: Path) -> dict[str, Tensor]:
-    """Tensors of somebody else's file, read without running anything it contains.
+    """Read the tensors of another author's file. No code in the file is executed.
 
-    They may lie one level down, beside other things, as in ``{"params": …}`` of BasicSR and
-    ``{"state_dict": …, "epoch": …}`` of Lightning. A .mat is read by `load_matlab_layers`.
+    The tensors may be one level down, beside other entries, as in ``{"params": …}`` of BasicSR and
+    ``{"state_dict": …, "epoch": …}`` of Lightning. `load_matlab_layers` reads .mat files.
 
     Raises:
-        CheckpointError: no file, damaged, or no single dict of tensors in it.
+        CheckpointError: the file is missing or damaged, or does not contain exactly one dict of
+            tensors.
     """
     if not path.is_file():
         raise CheckpointError(f"there is no file {path}")
@@ -30,7 +31,7 @@ def load_foreign(path: Path) -> dict[str, Tensor]:
     except Exception as error:
         raise CheckpointError(
             f"{path} cannot be read as tensors only ({type(error).__name__}); it is damaged, or a "
-            "pickle that would run code, which is never loaded here"
+            "pickle that would execute code, which is never loaded here"
         ) from None
     if _is_state(content):
         return _own_values(content, path)
@@ -39,8 +40,8 @@ def load_foreign(path: Path) -> dict[str, Tensor]:
     if len(found) == 1:
         return _own_values(entries[found[0]], path)
     holds = ", ".join(map(str, entries)) or type(content).__name__
-    several = f"; it has {len(found)} of them, save the one you mean by itself" if found else ""
-    raise CheckpointError(f"{path} holds {holds}, expected a dict of tensors{several}")
+    several = f"; it has {len(found)} of them, save one as a separate file" if found else ""
+    raise CheckpointError(f"{path} contains {holds}, expected a dict of tensors{several}")
 
 
 def require_stored(path: Path) -> None:
@@ -68,10 +69,10 @@ def _own_values(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
 
 
 def load_matlab_layers(path: Path) -> dict[str, Tensor]:
-    """The weights in the cell array ``net.layers`` of a MATLAB 7.3 file.
+    """Read the weights in the cell array ``net.layers`` of a MATLAB 7.3 file.
 
-    Their names are ``{index}.{type}.{number}`` of the layer and of its weights, counted from 0.
-    The axes are those that MATLAB shows.
+    Their names are ``{index}.{type}.{number}``: index and type of the layer, and number of the
+    weights in the layer, both counted from 0. The axes are in the order of MATLAB.
 
     Raises:
         CheckpointError: h5py is missing, or the file is damaged or has no such array.
@@ -101,7 +102,7 @@ def load_matlab_layers(path: Path) -> dict[str, Tensor]:
 
 
 def _text(characters: Any) -> str:
-    """A MATLAB string, which is stored as numbers."""
+    """The text of a MATLAB string, which is stored as numbers."""
     return "".join(map(chr, characters[()].ravel()))
 
 

@@ -1,8 +1,8 @@
-"""Weights on the Hugging Face hub. No other module knows the hub."""
+"""Download weights from the Hugging Face hub. Only this module uses the hub."""
 
 from pathlib import Path
 
-# What a folder of weights may hold. Other files of a repository are not fetched.
+# Files of a folder of weights. Other files of a repository are not downloaded.
 FILES = ["*.safetensors", "*.yaml", "*.json", "*.jsonl", "*.csv", "README.md"]
 PREFIX = "hf:"
 
@@ -12,12 +12,13 @@ class HubError(ValueError):
 
 
 def pull(name: str) -> Path:
-    """The local copy of ``owner/name`` or ``owner/name@revision``, fetched unless it is there.
+    """The local copy of ``owner/name`` or ``owner/name@revision``; downloads it if needed.
 
-    Nothing that is fetched is run: weights are safetensors, configs are YAML.
+    No downloaded code is executed: weights are safetensors, configs are YAML.
 
     Raises:
-        HubError: no huggingface_hub here, no such repository, or no connection.
+        HubError: huggingface_hub is not installed, the repository does not exist, or there is no
+            connection.
     """
     try:
         from huggingface_hub import snapshot_download
@@ -30,9 +31,9 @@ def pull(name: str) -> Path:
         return Path(
             snapshot_download(repo_id=repository, revision=revision or None, allow_patterns=FILES)
         )
-    except (OSError, ValueError) as error:  # its own errors are all one of the two
+    except (OSError, ValueError) as error:  # the base classes of the hub's errors
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
         raise HubError(
-            f"cannot fetch {repository} ({type(error).__name__}: {reason}); check the name, the "
-            "connection, and for private repositories hf auth login"
+            f"cannot download {repository} ({type(error).__name__}: {reason}); check the name and "
+            "the connection; for a private repository run hf auth login"
         ) from None

@@ -1,4 +1,4 @@
-"""What can be loaded and scored: weights, adapters, or a config that needs none."""
+"""Things that can be loaded and scored: weights, adapters, or a config without weights."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -9,7 +9,7 @@ from lgmnet.models import SensingModel
 
 
 class Loadable(Protocol):
-    """A model by name, and what is known of it."""
+    """A model with its name, config and metadata."""
 
     name: str
     config: Config
@@ -21,18 +21,19 @@ class Loadable(Protocol):
         """The model in float32, on the CPU, in evaluation mode.
 
         Args:
-            condition: that it measures at, for a network that serves several.
+            condition: condition of the measurement, for a network with several conditions.
         """
 
 
 def settings_of(weights: Loadable) -> dict[str, Any]:
-    """What decides whether scores may be compared: network, and where it was trained Φ and data.
+    """The settings that decide whether scores can be compared.
 
-    ``options`` are those that are not the defaults.
+    They are the network and, for trained weights, Φ and the data. ``options`` are the options that
+    differ from the defaults.
     """
     config = weights.config
     found = {"network": config.model.name, "options": chosen_options(config)}
-    if "step" not in weights.metadata:  # imported or not trained: the config does not say how
+    if "step" not in weights.metadata:  # imported or not trained: the config has no such settings
         return found
     sampling = {name: plain(getattr(config.sampling, name)) for name in config.sampling.compared}
     return {

@@ -1,4 +1,4 @@
-"""Weights that authors published for a Fourier mask, in our terms."""
+"""Translate published weights of the original authors for a Fourier mask."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ from lgmnet.weights.tensor_files import load_state
 
 
 class PublishedForMask(NamedTuple):
-    """Options and state of a network, and the channels of the images it was trained on."""
+    """Options and state of a network, and the channels of its training images."""
 
     options: dict[str, Any]
     state: dict[str, Tensor]
@@ -35,27 +35,28 @@ TRANSLATORS: dict[str, tuple[Translator, int]] = {
 
 
 def load_published(network: str, path: Path, mask: Tensor) -> PublishedForMask:
-    """Translate an authors' file of weights for MRI. The files do not hold the mask.
+    """Translate an authors' weights file for MRI. The file does not contain the mask.
 
     Args:
         network: one of `TRANSLATORS`.
-        path: a .pkl, .pth or .mat of the authors.
-        mask: ``(H, W)``, uncentred, that the weights were trained for; a network of any size of
-            image works at any mask, but well only at this one.
+        path: a .pkl, .pth or .mat file of the authors.
+        mask: ``(H, W)``, uncentred: the mask of the training. The network runs with any mask, but
+            reconstructs well only with this one.
 
     Raises:
-        OtherNetwork: the file is of another network.
-        ValueError: no file, damaged, incomplete, no translator, or no mask; the message says which.
+        OtherNetwork: the file belongs to another network.
+        ValueError: the file is missing, damaged or incomplete, the network has no translator, or
+            the mask is not valid. The message says which.
     """
     require_choice("network with weights for a mask", network, TRANSLATORS)
     translate, channels = TRANSLATORS[network]
-    FourierMask(mask, channels)  # refuses what is no mask
+    FourierMask(mask, channels)  # raises an error if the mask is not valid
     tensors = load_foreign(path)
     try:
         options, state = translate(tensors)
     except (LookupError, RuntimeError, TypeError) as error:
         raise CheckpointError(
-            f"{path} is no complete {network} file ({type(error).__name__}: {error})"
+            f"{path} is not a complete {network} file ({type(error).__name__}: {error})"
         ) from None
-    load_state(MODELS.create(network, **options), state, str(path))  # refuses what does not fit
+    load_state(MODELS.create(network, **options), state, str(path))  # checks names and shapes
     return PublishedForMask(options, state, channels)

@@ -1,7 +1,7 @@
-"""Weights as safetensors files that describe themselves: found, loaded, written.
+"""Self-describing weights files in safetensors format: find, load and write them.
 
-A weights file holds the model's tensors and, as metadata, the full config, what it was trained
-on, its metrics and the hash of Φ: nothing else is needed to use it.
+A weights file contains the tensors of the model. Its metadata contain the full config, the training
+data, metrics and the hash of Φ, so it can be used without other files.
 """
 
 import copy
@@ -36,20 +36,20 @@ from lgmnet.weights.tensor_files import (
 )
 from lgmnet.weights.untrained import Untrained
 
-# The folder of the first phase of a LoRun.
+# Folder of the first phase of a LoRun.
 BACKBONE = "backbone"
-# In a folder of weights, the first of these that exists is loaded.
+# The first existing file of these is loaded from a folder of weights.
 WEIGHT_FILES = ("model.safetensors", "best.safetensors", "ema.safetensors", "last.safetensors")
 
 
 class Weights:
-    """A weights file: where it is, the config of its model, and its other metadata."""
+    """A weights file: its path, the config of its model, and its other metadata."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.metadata = read_metadata(path)
         self.config: Config = read_config(self.metadata, path)
-        # The folder's name for the usual file names, else the file's.
+        # The name of the folder for the usual file names, else the name of the file.
         folder = path.absolute().parent
         self.name = folder.name if path.name in WEIGHT_FILES else path.stem
         if self.name == BACKBONE:  # every run of a LoRun has one
@@ -59,29 +59,29 @@ class Weights:
         """The model in float32, on the CPU, in evaluation mode.
 
         Args:
-            condition: that it measures at, for a network that serves several, such as ``r0.05``;
-                the largest ratio, or the first mask, by default.
+            condition: condition of the measurement, such as ``r0.05``, for a network with several
+                conditions. The default is the largest ratio, or the first mask.
         """
         verify(self.path)
-        self.shadow()  # refused before memory is taken
+        self.shadow()  # raises an error before memory is allocated
         state = read_tensors(self.path)
         model = build_model(self.config, saved_operator(state))
         load_state(model, state, str(self.path))
         return at_condition(model.eval(), self.config.sampling, condition)
 
     def shadow(self) -> SensingModel:
-        """The model without values, on the meta device, where the file is what its config says.
+        """The model without values, on the meta device, after a check of the tensors of the file.
 
         Raises:
-            CheckpointError: it is not.
+            CheckpointError: the tensors do not agree with the config.
         """
         return check_shapes(self.config, read_shapes(self.path), self.path)
 
     def number(self, key: str) -> float:
-        """A number of the metadata, such as ``step``; 0 where there is none.
+        """A number of the metadata, such as ``step``; 0 if it is missing.
 
         Raises:
-            CheckpointError: it is no number, or negative.
+            CheckpointError: it is not a number, or it is negative.
         """
         text = self.metadata.get(key, "0")
         try:
@@ -89,7 +89,7 @@ class Weights:
         except ValueError:
             value = math.nan
         if not 0 <= value < math.inf:
-            raise CheckpointError(f"{self.path} says that {key} is '{text}', expected a number")
+            raise CheckpointError(f"{key} in {self.path} is '{text}', expected a number >= 0")
         return value
 
 
@@ -98,19 +98,21 @@ def load(
 ) -> SensingModel:
     """A model with its weights, by name (``"lgm_net_tiny_r0.10"``), folder, file, or ``hf:`` name.
 
-    Algorithms without trained values are given by their config, such as configs/fista.yaml.
+    An algorithm without trained values is loaded from its config, such as configs/fista.yaml.
 
     Args:
-        ratio: of the measurement, for a network that serves a range; the largest by default.
-        condition: in general what it measures at, such as the name of a mask; see `Weights.load`.
+        ratio: sampling ratio, for a network for a range; by default the largest.
+        condition: condition of the measurement, such as the name of a mask; see `Weights.load`.
 
     Returns:
-        The model in evaluation mode, on the CPU: ``measure``, ``reconstruct``, or call it.
+        The model in evaluation mode, on the CPU. Use its methods ``measure`` and ``reconstruct``,
+        or call it.
 
     Raises:
-        CheckpointError: there are no such weights, they are damaged, or shipped and altered.
-        ConfigError: the network was not made for this ratio or condition.
-        HubError: weights on the hub cannot be fetched.
+        CheckpointError: there are no such weights, they are damaged, or shipped weights were
+            changed.
+        ConfigError: the network does not support this ratio or condition.
+        HubError: weights on the hub cannot be downloaded.
     """
     return find_weights(name).load(condition_of(ratio, condition))
 
@@ -118,17 +120,17 @@ def load(
 def find_weights(name: str | Path, overrides: Sequence[str] = ()) -> Weights | Untrained:
     """Weights by file, by folder, or by name below ``checkpoints/``; or a config, see `Untrained`.
 
-    ``hf:owner/name`` are weights on the Hugging Face hub, which are fetched.
+    ``hf:owner/name`` downloads weights from the Hugging Face hub.
 
     Args:
-        overrides: ``section.key=value`` for a config; weights carry their own.
+        overrides: ``section.key=value``, only for a config. Weights contain their config.
     """
     if Path(name).suffix in (".yaml", ".yml") and not Path(name).is_dir():
         return Untrained(Path(name), overrides)
     if overrides:
         raise CheckpointError(
-            f"'{overrides[0]}' cannot change the weights '{name}', which carry their config; only "
-            "a config without trained values, such as configs/fista.yaml, can be changed"
+            f"'{overrides[0]}' cannot change the weights '{name}', which contain their config; "
+            "only a config without trained values, such as configs/fista.yaml, can be changed"
         )
     if str(name).startswith(hub.PREFIX):
         weights = find_weights(hub.pull(str(name)))
@@ -155,7 +157,7 @@ def find_weights(name: str | Path, overrides: Sequence[str] = ()) -> Weights | U
     )
     looked = ", ".join(str(c) for c in candidates)
     raise CheckpointError(
-        f"there are no weights '{name}' (looked at {looked}); shipped are: "
+        f"there are no weights '{name}' (looked at {looked}); shipped weights: "
         f"{', '.join(known) or 'none'}"
     )
 
@@ -170,15 +172,15 @@ def save_weights(
     """Write a self-describing weights file, atomically.
 
     Args:
-        metadata: further entries, such as training data, step and metrics.
-        precision: type of the stored tensors; loading gives float32 again.
+        metadata: more entries, such as training data, step and metrics.
+        precision: type of the stored tensors. Loading converts them to float32.
 
     Raises:
         CheckpointError: the file cannot be written, or a value is NaN or infinite.
     """
     state = {k: stored(v, precision) for k, v in model.state_dict().items()}
     if ruined := first_not_finite(state):
-        raise CheckpointError(f"{path} was not written: {ruined} holds NaN or infinity")
+        raise CheckpointError(f"{path} was not written: {ruined} contains NaN or infinity")
     full = {
         "format": FORMAT,
         "config": json.dumps(config.as_dict()),
@@ -190,23 +192,23 @@ def save_weights(
 
 
 def stored(tensor: Tensor, precision: torch.dtype) -> Tensor:
-    """A tensor as it is written; what holds no real numbers, such as a mask, stays as it is."""
+    """A tensor in the form of the file; a tensor without real numbers, such as a mask, is kept."""
     kept = tensor.detach().cpu().contiguous()
     return kept.to(precision) if kept.is_floating_point() else kept
 
 
 def stored_fingerprint(operator: LinearOperator, state: Mapping[str, Tensor]) -> str:
-    """Of the operator that a written state gives again: its numbers are rounded."""
+    """Fingerprint of the operator after loading: the stored numbers are rounded."""
     rounded = copy.deepcopy(operator).cpu()
     rounded.load_state_dict({k: state[OPERATOR + k] for k in operator.state_dict()})
     return rounded.fingerprint()
 
 
 def verify(path: Path) -> None:
-    """Compare shipped weights with their hash; others, such as those of a run, have none.
+    """Compare shipped weights with their hash. Other weights, such as those of a run, have no hash.
 
     Raises:
-        CheckpointError: the file is not the shipped one.
+        CheckpointError: the file is not the shipped file.
     """
     folder = path.absolute().parent
     root = folder.parent
@@ -214,19 +216,19 @@ def verify(path: Path) -> None:
     if expected and (found := sha256(path)) != expected:
         raise CheckpointError(
             f"{path} has SHA-256 {found}, but {root / SUMS} says {expected}: it is damaged or was "
-            f"exchanged. Restore it (git checkout -- {path}); if you exchanged it yourself, remove "
+            f"replaced. Restore it (git checkout -- {path}); if you replaced it yourself, remove "
             "that line, score it, and run python scripts/make_tables.py"
         )
 
 
 def adopt_weights(model: SensingModel, name: str | Path, phi: bool = True) -> None:
-    """Start a new model like trained weights, perhaps of another ratio.
+    """Copy trained weights, perhaps of another ratio, to a new model.
 
     Args:
-        phi: take their Φ too, where it has the same shape.
+        phi: also copy their Φ, if it has the same shape.
 
     Raises:
-        CheckpointError: there are no such weights, or they are of another network.
+        CheckpointError: there are no such weights, or they belong to another network.
     """
     trained = find_weights(name).load()
     ours = {f"operator.{key}": value for key, value in model.operator.state_dict().items()}
@@ -237,7 +239,7 @@ def adopt_weights(model: SensingModel, name: str | Path, phi: bool = True) -> No
 
 
 def adopt_matrix(model: SensingModel, trained: SensingModel) -> None:
-    """Take the Φ of a trained model where it has the same shape; else keep the own."""
+    """Copy the Φ of a trained model if it has the same shape; else keep the model's Φ."""
     ours, theirs = model.operator.state_dict(), trained.operator.state_dict()
     shapes = [{k: v.shape for k, v in state.items()} for state in (ours, theirs)]
     if shapes[0] == shapes[1]:
@@ -245,7 +247,7 @@ def adopt_matrix(model: SensingModel, trained: SensingModel) -> None:
 
 
 def first_not_finite(value: Any, name: str = "") -> str:
-    """The name of the first tensor below ``value`` that holds NaN or infinity; else empty."""
+    """Name of the first tensor in ``value`` with NaN or infinity; empty if there is none."""
     if isinstance(value, Tensor):
         return "" if value.isfinite().all() else name
     entries = value.items() if isinstance(value, Mapping) else ()

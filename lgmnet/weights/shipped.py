@@ -1,4 +1,4 @@
-"""The weights that come with the project, and their key numbers."""
+"""The weights that are part of the project, and their key numbers."""
 
 import json
 from dataclasses import dataclass
@@ -17,29 +17,29 @@ from lgmnet.weights.saved import Weights
 
 @dataclass(frozen=True)
 class Shipped:
-    """Shipped weights: what they are, what they were trained on, and what they reach.
+    """Shipped weights: network, training data and scores.
 
-    Printed, it is one line; ``lgmnet.load(shipped.name)`` loads them.
+    ``print`` writes one line. ``lgmnet.load(shipped.name)`` loads the weights.
     """
 
     name: str
     network: str
     ratio: float | tuple[float, ...] | None
-    """Measurements per pixel of block sampling; smallest and largest where the network serves a
-    range. None for another operator, whose ``conditions`` the config names."""
+    """Sampling ratio of block sampling, or the smallest and the largest ratio of a network for a
+    range. None for another operator; the config contains its conditions."""
     parameters: int
     """Trained values of the network, without Φ."""
     phi_entries: int
-    """Numbers that Φ, learned or fixed, is stored as."""
+    """Number of stored values of Φ, learned or fixed."""
     training_data: str
     images: int
     """Training images."""
     crops: int
     """Crops seen in training."""
     minutes: float
-    """Of training, on what ``log.jsonl`` names."""
+    """Training time, on the device in ``log.jsonl``."""
     results: tuple[dict[str, Any], ...]
-    """The contents of metrics.json, one for each condition that was scored."""
+    """The contents of the metrics.json files, one for each scored condition."""
     weights: Weights
 
     @property
@@ -83,7 +83,7 @@ def available() -> list[Shipped]:
 
 
 def describe(path: Path) -> Shipped:
-    """What the weights file ``path`` and the ``metrics.json`` files in its folder say."""
+    """Describe the weights file ``path`` with the ``metrics.json`` files in its folder."""
     weights = Weights(path)
     config, sampling = weights.config, weights.config.sampling
     model = weights.shadow()
@@ -105,7 +105,7 @@ def describe(path: Path) -> Shipped:
 
 
 def _read_scores(path: Path) -> dict[str, Any]:
-    """A metrics.json of one ratio."""
+    """Read a metrics.json of one condition."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         known = (

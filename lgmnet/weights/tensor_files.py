@@ -1,7 +1,7 @@
-"""What is in a safetensors file, compared with what it says of itself.
+"""Compare the content of a safetensors file with its metadata.
 
-A file may come from anybody: its metadata are read as text, and what they declare is held against
-the names and shapes of its tensors before memory is taken.
+A file may come from an untrusted source. Its metadata are read as text. They are compared with the
+names and shapes of the tensors before memory is allocated.
 """
 
 import hashlib
@@ -21,15 +21,15 @@ from lgmnet.weights.files import CheckpointError
 FORMAT = "lgmnet/1"
 # Key of the metadata: hash of the rest of the file. Safetensors have none, and older files lack it.
 CONTENT = "content_sha256"
-# More modules and tensors than this for each tensor of its file, no network has; most have three.
+# Largest number of modules and tensors per tensor of a file. Most networks have three.
 PARTS_PER_TENSOR = 10
 
 
 def read_metadata(path: Path, expected: str = FORMAT) -> dict[str, str]:
-    """What a file says of itself.
+    """The metadata of a weights file.
 
     Raises:
-        CheckpointError: it is not there, damaged, or not of the expected format.
+        CheckpointError: the file is missing, damaged, or has another format.
     """
     if not path.is_file():
         raise CheckpointError(f"there is no file {path}")
@@ -41,9 +41,9 @@ def read_metadata(path: Path, expected: str = FORMAT) -> dict[str, str]:
     found = metadata.get("format")
     if found != expected or "config" not in metadata:
         raise CheckpointError(
-            f"{path} is no weights file of lgmnet (format {found}, expected {expected}); import "
-            "published weights with scripts/import_weights.py, and name adapters with --adapters "
-            "beside their backbone"
+            f"{path} is not a weights file of lgmnet (format {found}, expected {expected}); import "
+            "published weights with scripts/import_weights.py, and give adapters with --adapters "
+            "in addition to their backbone"
         )
     return metadata
 
@@ -52,7 +52,7 @@ def read_config(metadata: Mapping[str, str], path: Path) -> Config:
     """The config in the metadata of a file.
 
     Raises:
-        CheckpointError: it is none.
+        CheckpointError: the config is not valid.
     """
     try:
         tree = json.loads(metadata["config"])
@@ -107,7 +107,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     for key, tensor in tensors.items():
         is_mask = tensor.dtype == torch.bool and key.startswith(OPERATOR)
         if not (tensor.is_floating_point() or is_mask):
-            raise CheckpointError(f"{key} in {path} is of {tensor.dtype}, expected a real type")
+            raise CheckpointError(f"{key} in {path} has type {tensor.dtype}, expected a real type")
     check_content(path, metadata, tensors)
     for key, tensor in tensors.items():
         if not tensor.isfinite().all():
@@ -126,12 +126,12 @@ def read_shapes(path: Path) -> dict[str, Tensor]:
 
 
 def check_shapes(config: Config, shapes: Mapping[str, Tensor], path: Path) -> SensingModel:
-    """The model of a config without values, if a file with these tensors holds it.
+    """The model of a config without values, after a comparison with the tensors of its file.
 
-    Neither takes the memory nor the time that a config may ask for.
+    This needs little memory and time, even if the config describes a very large network.
 
     Raises:
-        CheckpointError: Φ is not that of the ratio, or names or shapes differ.
+        CheckpointError: Φ does not fit the ratio, or names or shapes differ.
     """
     try:
         model = shadow_model(config, shapes, PARTS_PER_TENSOR * (len(shapes) + 10))
@@ -144,10 +144,10 @@ def check_shapes(config: Config, shapes: Mapping[str, Tensor], path: Path) -> Se
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load tensors that fit exactly, or say which does not.
+    """Load all tensors of a model.
 
     Raises:
-        CheckpointError: names or shapes differ.
+        CheckpointError: names or shapes differ; the message names the tensor.
     """
     check_tensors(model, state, source)
     model.load_state_dict(dict(state))
@@ -168,6 +168,6 @@ def check_tensors(model: nn.Module, state: Mapping[str, Tensor], source: str) ->
     extra = sorted(set(state) - set(own))
     if extra:
         raise CheckpointError(
-            f"{source} holds {len(extra)} tensors that the model does not have, such as "
+            f"{source} contains {len(extra)} tensors that the model does not have, such as "
             f"{extra[0]}; the weights belong to another network"
         )

@@ -1,4 +1,4 @@
-"""A config in place of weights, for algorithms that have nothing to train."""
+"""A config instead of weights, for algorithms without trained values."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,14 +10,14 @@ from lgmnet.models import SensingModel
 
 
 class Untrained:
-    """What `Weights` is for a trained network: its config makes everything, Φ included.
+    """A model without trained values, with the interface of `Weights`. Its config also defines Φ.
 
     Args:
         path: a YAML file such as configs/fista.yaml.
-        overrides: as ``section.key=value``.
+        overrides: changes of the config, ``section.key=value``.
 
     Raises:
-        ConfigError: a setting is wrong, or something has to be trained.
+        ConfigError: a setting is wrong, or the model has trained values.
     """
 
     def __init__(self, path: Path, overrides: Sequence[str] = ()) -> None:
@@ -29,7 +29,7 @@ class Untrained:
                 "orthonormal, gaussian, xavier or a file"
             )
         self.name = f"{path.stem}_{sampling.label}"
-        # The seed that train.py would use: networks trained with this Φ measure alike.
+        # The seed of train.py, so networks trained with this config have the same initial Φ.
         self._model = build_model(self.config, Source(seed=self.config.training.seed)).eval()
         trained = complexity.parameters(self._model)
         if trained:
