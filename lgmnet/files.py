@@ -43,7 +43,9 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     try:
         with naming(path, temporary):
             temporary.touch(exist_ok=False)  # others may read it as the user's umask says
+            mode = temporary.stat().st_mode
             write(temporary)
+            temporary.chmod(mode)  # safetensors exchanges the file for one of its own
             _flush(temporary)
             os.replace(temporary, path)
     finally:

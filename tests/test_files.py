@@ -4,6 +4,8 @@ import errno
 import os
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from lgmnet import files
 from lgmnet.files import remove_leftovers, sha256, write_text, write_whole
@@ -14,9 +16,11 @@ def test_others_may_read_a_file_as_the_umask_says(tmp_path, mask, mode):
     before = os.umask(mask)
     try:
         write_text(tmp_path / "new" / "a.txt", "α")
+        write_whole(tmp_path / "w", lambda path: save_file({"x": torch.zeros(1)}, path))
     finally:
         os.umask(before)
-    assert (tmp_path / "new" / "a.txt").stat().st_mode & 0o777 == mode
+    for path in (tmp_path / "new" / "a.txt", tmp_path / "w"):
+        assert path.stat().st_mode & 0o777 == mode
     # printf α | sha256sum
     assert sha256(tmp_path / "new" / "a.txt").startswith("3e32da9648c78fee")
 
