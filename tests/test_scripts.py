@@ -269,12 +269,16 @@ def test_interrupting_a_run_saves_it(tmp_path, image_folder):
         cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True,
     )  # fmt: skip
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     log = run / "log.jsonl"
-    while not (log.exists() and '"train"' in log.read_text()) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: the loader process gets it too
-    out, err = process.communicate(timeout=60)
+    try:
+        while not (log.exists() and '"train"' in log.read_text()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: the loader process gets it too
+        out, err = process.communicate(timeout=60)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 128 + signal.SIGINT, err
     assert "--resume" in out
     assert "Traceback" not in err
