@@ -10,8 +10,15 @@ import numpy as np
 import pytest
 
 from lgmnet.config import ConfigError
+from lgmnet.data import packed
 from lgmnet.data.datasets import FileImages, open_test_set, open_training_images
-from lgmnet.data.images import ImageError, list_images, scan, write_image
+from lgmnet.data.images import (
+    ImageError,
+    list_images,
+    read_training_pixels,
+    scan,
+    write_image,
+)
 from lgmnet.data.packed import pack
 from lgmnet.training.images import open_data
 from tests.conftest import PROJECT, smooth_image, tiny_config
@@ -54,12 +61,17 @@ def test_copies_of_listed_validation_images_are_not_trained_on(image_folder, tmp
         assert list(data.rejected.values()) == ["copy.png is a copy of a validation image"]
 
 
-def test_a_copy_is_found_in_a_store_of_another_decoder(image_folder, held, tmp_path):
+def test_a_copy_is_found_in_a_store_of_another_decoder(image_folder, held, tmp_path, monkeypatch):
     """Versions of a decoder differ by a level here and there."""
-    pack(image_folder, tmp_path / "x.luma")
-    content = bytearray((tmp_path / "x.luma").read_bytes())
-    content[100:6000:3] = bytes(min(255, value + 1) for value in content[100:6000:3])
-    (tmp_path / "x.luma").write_bytes(content)
+
+    def decode(path, color):
+        pixels = np.array(read_training_pixels(path, color))
+        pixels[::3] = np.clip(pixels[::3].astype(int) + 1, 0, 255)
+        return pixels
+
+    with monkeypatch.context() as patch:
+        patch.setattr(packed, "read_training_pixels", decode)
+        pack(image_folder, tmp_path / "x.luma")
 
     _, rejected = open_training_images([str(tmp_path / "x.luma")], [], 32, list_images(held))
 

@@ -284,9 +284,13 @@ def test_a_closed_terminal_and_the_warning_of_a_queue_save_the_run(
         return original(*arguments)
 
     train(config, tmp_path / "whole", CPU)
-    with monkeypatch.context() as patch:
-        patch.setattr(gradients, "backward", warned)
-        assert train(config, tmp_path / "run", CPU) == number
+    before = signal.signal(number, signal.SIG_DFL)  # under nohup SIGHUP is ignored
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(gradients, "backward", warned)
+            assert train(config, tmp_path / "run", CPU) == number
+    finally:
+        signal.signal(number, before)
     assert torch.load(tmp_path / "run" / "last.pt")["step"] == 3
     train(config, tmp_path / "run", CPU, resume=True)
     whole, run = final(tmp_path / "whole"), final(tmp_path / "run")

@@ -147,7 +147,7 @@ def test_source_and_workers_do_not_change_the_result(image_folder, tmp_path):
 
 def test_crops_not_in_whole_blocks_name_the_next_size(image_folder):
     config = tiny_config(image_folder, data={"crop_size": 72})
-    with pytest.raises(ConfigError, match=r"data\.crop_size 72 .* use 96"):
+    with pytest.raises(ConfigError, match=r"data\.crop_size 72 .* next one is 96"):
         train(config, image_folder / "run", CPU)
 
 
@@ -434,7 +434,7 @@ def test_resume_with_another_network_is_refused(image_folder, tmp_path, monkeypa
 
 
 def test_crops_must_be_in_whole_blocks(image_folder, tmp_path):
-    with pytest.raises(ConfigError, match="use 64"):
+    with pytest.raises(ConfigError, match="next one is 64"):
         train(tiny_config(image_folder, data={"crop_size": 40}), tmp_path / "run", CPU)
 
 
