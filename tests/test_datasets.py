@@ -15,7 +15,7 @@ from lgmnet.data.datasets import FileImages, open_test_set, open_training_images
 from lgmnet.data.images import (
     ImageError,
     list_images,
-    read_training_pixels,
+    read_training_luma,
     scan,
     write_image,
 )
@@ -64,13 +64,13 @@ def test_copies_of_listed_validation_images_are_not_trained_on(image_folder, tmp
 def test_a_copy_is_found_in_a_store_of_another_decoder(image_folder, held, tmp_path, monkeypatch):
     """Versions of a decoder differ by a level here and there."""
 
-    def decode(path, color):
-        pixels = np.array(read_training_pixels(path, color))
+    def decode(path):
+        pixels = np.array(read_training_luma(path))
         pixels[::3] = np.clip(pixels[::3].astype(int) + 1, 0, 255)
         return pixels
 
     with monkeypatch.context() as patch:
-        patch.setattr(packed, "read_training_pixels", decode)
+        patch.setattr(packed, "read_training_luma", decode)
         pack(image_folder, tmp_path / "x.luma")
 
     _, rejected = open_training_images([str(tmp_path / "x.luma")], [], 32, list_images(held))
