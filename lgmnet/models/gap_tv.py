@@ -40,7 +40,7 @@ class GAPTV(UnfoldingNetwork):
 
     def __init__(
         self,
-        iterations: int = 60,
+        iterations: int = 100,
         weight: float = 0.1,
         dual_iterations: int = 5,
         accelerated: bool = True,
