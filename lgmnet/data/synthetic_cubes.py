@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from lgmnet.data import builtin
+from lgmnet.data.images import read_pixels
 from lgmnet.data.values import unit_array
 
 WHITE = 65535
@@ -89,7 +90,7 @@ def _write(
     path: Path, photo: Path, size: tuple[int, int], bands: int, seed: tuple[int, int]
 ) -> Path:
     random = np.random.default_rng(seed)
-    cube = cube_of(_crop(_read(photo), size, random), bands, random)
+    cube = cube_of(_crop(unit_array(read_pixels(photo)), size, random), bands, random)
     np.savez_compressed(
         path,
         cube=np.rint(cube * WHITE).astype(np.uint16),
@@ -97,13 +98,6 @@ def _write(
         origin=f"synthetic spectra (seed {seed}) over scikit-image's {photo.name}",
     )
     return path
-
-
-def _read(photo: Path) -> np.ndarray:
-    pixels = cv2.imread(str(photo), cv2.IMREAD_UNCHANGED)
-    if pixels is None:
-        raise ValueError(f"{photo} cannot be read as an image; install scikit-image again")
-    return unit_array(pixels[..., :3] if pixels.ndim == 3 else pixels)
 
 
 def _crop(photo: np.ndarray, size: tuple[int, int], random: np.random.Generator) -> np.ndarray:
