@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from scipy.io import savemat
+from scipy.io import loadmat, savemat
 
 import lgmnet
 from lgmnet.build import Source, build_model
@@ -299,3 +299,20 @@ def test_lorun_learns_on_bands_and_is_scored(cubes, tmp_path, monkeypatch):
     command("scripts/measure.py", cubes / "synthetic_000.npz", "--output", y, "--weights", run)
     command("scripts/reconstruct.py", y, "--output", rebuilt, "--weights", run)
     assert np.load(rebuilt).shape == (32, 32, 4)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("scene", [1, 5])
+def test_a_real_camera_shifts_as_the_operator_does(scene, reference):
+    """Red light dominates both scenes, so the structure of the mask is in y where band 26 lies."""
+    folder = reference.parent / "cassi/real"
+    mask = torch.from_numpy(loadmat(folder / "tsa_real_mask660.mat")["mask"])
+    y = torch.from_numpy(loadmat(folder / f"tsa_real_scene{scene}.mat")["meas_real"])[None, None]
+    smooth = torch.nn.functional.avg_pool2d(y, 9, 1, 4, count_include_pad=False)
+    structure = (y - smooth) / (smooth + 0.02)
+    strength = [
+        CodedAperture(each, 28, 2).adjoint(structure).mean((0, 2, 3))
+        for each in (mask, mask.flip(0), mask.flip(1))
+    ]
+    assert int(strength[0].argmax()) == 26
+    assert all(float(strength[0].max()) > 5 * float(other.max()) for other in strength[1:])
