@@ -15,7 +15,7 @@ from lgmnet.training.checks import check_run
 from tests.conftest import smooth_image
 
 FOLDER = Path(__file__).parents[1] / "configs"
-NO_NETWORK = ("base.yaml", "budget.yaml", "mri.yaml")
+NO_NETWORK = ("base.yaml", "budget.yaml", "cassi.yaml", "mri.yaml")
 EXPERIMENTS = FOLDER / "experiments"  # see test_experiment.py
 FILES = sorted(
     path
@@ -34,6 +34,7 @@ NARROW = {
     "ampa_net": ["model.stages=2"],
     "fista": ["model.iterations=2"],
     "fista_net": ["model.stages=3"],
+    "gap_tv": ["model.iterations=2"],
     "gin_amp_net_tip": ["model.stages=2"],
     "gin_fista_net": ["model.stages=3"],
     "gin_ista_net_plus": ["model.stages=2"],
@@ -48,8 +49,9 @@ NARROW = {
 
 def without_files(path):
     """Overrides in place of the masks of authors, which do not come with the project."""
-    drawn = ["sampling.mask=pseudo_radial", "sampling.size=[64,64]"]
-    return drawn if path.name.startswith("mri_") else []
+    masks = {"mri": "pseudo_radial", "cassi": "random"}
+    drawn = masks.get(path.name.partition("_")[0])
+    return [f"sampling.mask={drawn}", "sampling.size=[64,64]"] if drawn else []
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +73,8 @@ def test_a_config_builds_and_trains_one_step(path, images, monkeypatch):
     config = load_config(path)
     config = load_config(path, [*NARROW[config.model.name], *without_files(path)])
     model = start_model(config, images)
-    batch = torch.rand(1, 1, *(model.operator.size or 2 * [model.operator.multiple]))
+    sides = model.operator.size or 2 * [model.operator.multiple]
+    batch = torch.rand(1, model.operator.channels, *sides)
     settings = config.training
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     loss, _ = total_loss(
@@ -91,9 +94,9 @@ def test_a_config_builds_at_full_size(path):
     config = load_config(path, without_files(path))
     sizes = config.sampling.sizes()
     phi = torch.zeros(sizes.get("measurements", 1), sizes.get("block_size", 1) ** 2)
-    masks = torch.ones(1, 64, 64)
+    held = {"matrix": phi, "masks": torch.ones(1, 64, 64), "mask": torch.ones(64, 64)}
     with torch.device("meta"):
-        model = build_model(config, Source({"matrix": phi, "masks": masks}))
+        model = build_model(config, Source(held))
     if path.parent.name == "ablations":
         check_said_size(path, complexity.parameters(model.network))
 

@@ -14,6 +14,7 @@ from lgmnet.models.lorun import Stage
 from lgmnet.operators import BlockSampling, matrices
 from lgmnet.unfolding.low_rank import Adapters, LowRankUpdate
 
+SPECTRAL = {"image_channels": 28, "algorithm": "hqs", "noise_channel": "map"}
 SMALL = {"stages": 3, "denoiser": "transformer", "width": 8}
 
 
@@ -46,6 +47,9 @@ def sensing(network):
         ({"denoiser": "transformer", "gamma": 80}, 130_807, None, None),
         ({"denoiser": "dpfb", "sharing": "independent"}, 15_676_119, 15.96e6, 0.02),
         ({"denoiser": "dpfb", "exclude": ("upsample",)}, 5_297_878, 5.23e6, 0.02),
+        # Spectral imaging: 28 bands and a noise map.
+        (SPECTRAL | {"sharing": "independent"}, 4_799_502, 4.80e6, 0.001),
+        (SPECTRAL, 1_438_793, 1.43e6, 0.01),
     ],
 )
 def test_parameter_counts(options, parameters, published, tolerance):
@@ -207,6 +211,7 @@ def test_a_backbone_brings_its_steps(sharing, stages):
         ({"width": 16}, "the backbone has width = 16, but model.width is 8"),
         ({"noise_channel": "map"}, "noise_channel = map"),
         ({"algorithm": "hqs"}, "algorithm = hqs"),
+        ({"image_channels": 28}, "image_channels = 28, but model.image_channels is 1"),
         ({"sharing": "independent"}, "one denoiser per stage and no backbone"),
     ],
 )

@@ -27,6 +27,7 @@ SMALL = {
     "back_projection": {},
     "fista": {"iterations": 5, "shifts": 2},
     "fista_net": {"stages": 3, "channels": 8},
+    "gap_tv": {"iterations": 5},
     "gin_amp_net_tip": {"stages": 2, "channels": 8},
     "gin_fista_net": {"stages": 3, "channels": 8},
     "gin_ista_net_plus": {"stages": 2, "channels": 8},
@@ -150,7 +151,7 @@ def test_stages_are_modules_of_the_network(model):
 WITHOUT_BLOCKS = {"start": "back_projection", "prior_domain": "image"}
 SERVE_A_MASK = {
     "admm_csnet": {}, "admm_net": {}, "fista": {}, "fista_net": WITHOUT_BLOCKS,
-    "gin_fista_net": WITHOUT_BLOCKS, "gin_ista_net_plus": WITHOUT_BLOCKS, "ista": {},
+    "gin_fista_net": WITHOUT_BLOCKS, "gin_ista_net_plus": WITHOUT_BLOCKS, "ista": {}, "gap_tv": {},
     "ista_net": WITHOUT_BLOCKS, "ista_net_plus": WITHOUT_BLOCKS, "lgm_net": {}, "lorun": {},
     "prl": {},
 }  # fmt: skip

@@ -9,7 +9,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lgmnet import operators
 from lgmnet.models import LGMNet, SensingModel
 from lgmnet.models.fista_net import AlistaAdjoint
-from lgmnet.operators import BlockSampling, FourierMask, LinearOperator, masks, matrices
+from lgmnet.operators import (
+    BlockSampling,
+    CodedAperture,
+    FourierMask,
+    LinearOperator,
+    masks,
+    matrices,
+)
 from lgmnet.operators.base import in_full_precision
 from lgmnet.operators.noise import add_noise
 from lgmnet.unfolding.starts import LinearStart
@@ -26,6 +33,12 @@ CASES = {
     "mask complex odd": (
         FourierMask,
         {"mask": masks.variable_density((9, 5), 0.4), "channels": 2},
+    ),
+    "aperture": (CodedAperture, {"mask": torch.rand(8, 12), "bands": 4}),
+    "aperture odd": (CodedAperture, {"mask": torch.rand(7, 5), "bands": 3, "step": 1}),
+    "aperture of 0 and 1": (
+        CodedAperture,
+        {"mask": masks.variable_density((8, 6), 0.3), "bands": 4, "step": 3},
     ),
 }
 

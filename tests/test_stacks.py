@@ -195,3 +195,18 @@ def test_the_shared_stacks_are_read():
     cube = reference_data() / "cassi/indian_pines_28bands.npz"
     assert inspect(cube) == (145, 145, 28, np.float32)
     assert 0.9 < read_pixels(cube).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "white"), [("img", None), ("img_expand", 65536), ("HSI", None), ("cube", 4000)]
+)
+def test_spectral_cubes_in_the_layouts_of_kaist_and_cave(tmp_path, name, white):
+    """A cube beside other arrays. CAVE's ``img_expand`` is on 0..65536, also as floats."""
+    unit = values("float64", (20, 30, 28))
+    cube = unit if white is None else np.rint(unit * white)
+    scale = {"scale": white} if name == "cube" else {}
+    path = write(tmp_path / "scene01.mat", **{name: cube, "wavelength": np.arange(28)}, **scale)
+    pixels = read_pixels(path)
+    assert pixels.shape == (20, 30, 28)
+    assert pixels.dtype == np.float32
+    np.testing.assert_allclose(pixels, unit, atol=1e-7 if white is None else 0.6 / white)

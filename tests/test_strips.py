@@ -13,7 +13,7 @@ from lgmnet.speed.strips import InStrips, Strips, measure_sizes, parse_size, reb
 from tests.conftest import assert_same_image
 from tests.test_models import SMALL, small_model
 
-WHOLE_IMAGE = ("admm_net", "fista", "ista", "lorun", "prl")
+WHOLE_IMAGE = ("admm_net", "fista", "gap_tv", "ista", "lorun", "prl")
 
 
 def lgm_net(block_size=32, **options):

@@ -20,7 +20,12 @@ from lgmnet.arrays import read_arrays
 from lgmnet.data.values import check_range
 
 ENDINGS = frozenset((".npy", ".npz", ".mat"))
-NAMES = ("image", "images", "cube", "counts", "x")
+NAMES = ("image", "images", "cube", "counts", "x", "img", "img_expand", "HSI")
+"""The last three: spectral cubes of KAIST and CAVE as the code of TSA-Net and MST reads them."""
+
+KNOWN_WHITE = {"img_expand": 65536}
+"""Of arrays whose name says it; that code divides CAVE's ``img_expand`` by this."""
+
 CHANNELS = 64
 """A longer last axis is a width."""
 
@@ -150,8 +155,11 @@ def _load(path: Path, size: int, modified_ns: int) -> Stack:
         arrays = read_arrays(path, mapped=True)
     except Exception as error:  # each reader has other error types for a damaged file
         raise ValueError(f"{path} cannot be read as an array ({error})") from None
-    array = _as_images(_chosen(arrays, path), path)
+    name = _chosen(arrays, path)
+    array = _as_images(arrays[name], path)
     scale = arrays.get("scale")
+    if scale is None and name in KNOWN_WHITE:
+        scale = np.array(KNOWN_WHITE[name])
     if scale is None and array.dtype.kind in "iu" and array.dtype not in (np.uint8, np.uint16):
         raise ValueError(
             f"{path} contains integers ({array.dtype}) with unknown white; store them as uint8 or "
@@ -160,15 +168,15 @@ def _load(path: Path, size: int, modified_ns: int) -> Stack:
     return Stack(array, None if scale is None else _white(scale, len(array), path))
 
 
-def _chosen(arrays: dict[str, np.ndarray], path: Path) -> np.ndarray:
-    """The array of images of the file."""
+def _chosen(arrays: dict[str, np.ndarray], path: Path) -> str:
+    """The name of the array of images among those of the file."""
     numeric = {k: a for k, a in arrays.items() if a.dtype.kind in "buifc" and k != "scale"}
     named = [name for name in NAMES if name in numeric]
     found = named[:1] or list(numeric)
     if len(found) != 1:
         held = ", ".join(sorted(numeric)) or "no array of numbers"
         raise ValueError(f"{path} contains {held}; name the images one of {', '.join(NAMES)}")
-    return numeric[found[0]]
+    return found[0]
 
 
 def _as_images(array: np.ndarray, path: Path) -> np.ndarray:

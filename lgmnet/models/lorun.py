@@ -34,7 +34,7 @@ SMALLEST_VARIANCE = 1e-6
 
 
 class Stage(nn.Module):
-    """One stage on images ``(batch, 1, H, W)``: a data step with ρ or μ, then a denoiser.
+    """One stage on images ``(batch, c, H, W)``: a data step with ρ or μ, then a denoiser.
 
     The noise to be removed has variance ρλ (PGD) or λ/μ (HQS). If the denoiser does not use the
     variance, there is no λ.
@@ -42,7 +42,7 @@ class Stage(nn.Module):
     Args:
         algorithm: see `ALGORITHMS`.
         tells_variance: whether the denoiser needs the variance.
-        noise_map: whether it gets the noise level √variance as a second channel.
+        noise_map: whether it gets the noise level √variance as another channel.
         denoiser: of this stage only; without it, pass the shared denoiser to `forward`.
         adapters: the changes of this stage to the weights of the shared denoiser.
     """
@@ -76,7 +76,7 @@ class Stage(nn.Module):
         variance = 0.0 if self.regularisation is None else self.variance(self.regularisation)
         if self.noise_map:
             level = torch.as_tensor(variance).clamp_min(SMALLEST_VARIANCE).sqrt()
-            image = torch.cat([image, level.expand_as(image)], dim=1)
+            image = torch.cat([image, level.expand_as(image[:, :1])], dim=1)
         if self.adapters is None:
             return denoiser(image, variance)
         return self.adapters(denoiser, image, variance)
@@ -116,12 +116,13 @@ class LoRun(UnfoldingNetwork):
             too.
         denoiser: ``unet``, ``transformer`` or ``dpfb``, the dual-path block of CPP-Net.
         width: channels of the denoiser at full resolution; 0 selects its default.
-        noise_channel: ``map`` gives the noise level to the denoiser as a second channel.
+        noise_channel: ``map`` gives the noise level to the denoiser as another channel.
         gamma: rank of the adapters, as a percentage of the full rank.
         exclude, excluded_mode, train_bias, train_norm: see `Adapters`.
+        image_channels: c, from the operator. The denoiser sees all channels together.
 
     Shapes:
-        measurement ``(batch, m, H/B, W/B)`` -> image ``(batch, 1, H, W)``.
+        measurement as the operator has it -> image ``(batch, c, H, W)``.
 
     Paper:     LoRun, low-rank adapted unfolding. The authors' code is not public.
     Differences from the original: the paper does not state how ρ and λ enter the denoiser,
@@ -146,6 +147,7 @@ class LoRun(UnfoldingNetwork):
         excluded_mode: str = "per_stage_full",
         train_bias: bool = False,
         train_norm: bool = False,
+        image_channels: int = 1,
     ) -> None:
         super().__init__()
         require_choice("sharing", sharing, SHARING)
@@ -158,10 +160,12 @@ class LoRun(UnfoldingNetwork):
 
         def new_denoiser() -> nn.Module:
             sizes = {"width": width} if width else {}
-            return DENOISERS[denoiser](inputs=2 if noise_map else 1, **sizes)
+            inputs = image_channels + noise_map
+            return DENOISERS[denoiser](inputs=inputs, outputs=image_channels, **sizes)
 
         self.sharing = sharing
         self.design = {
+            "image_channels": image_channels,
             "algorithm": algorithm,
             "denoiser": denoiser,
             "width": width,

@@ -56,8 +56,17 @@ class SensingModel(nn.Module):
 
     @torch.no_grad()
     def reconstruct(self, measurement: Tensor) -> Tensor:
-        """Reconstruct the image ``(batch, channels, H, W)`` from y: not clipped, no gradient."""
-        return self.network(measurement, self.operator).image
+        """The image ``(batch, channels, H, W)`` rebuilt from y, not clipped, without a gradient."""
+        return self.rebuild(measurement, self.operator).image
+
+    def rebuild(self, measurement: Tensor, operator: LinearOperator) -> Reconstruction:
+        """What the network makes of y, on the canvas of the operator and cut to its image size."""
+        canvas = operator.on_canvas()
+        found = self.network(measurement, canvas)
+        if operator.size is None or canvas is operator:
+            return found
+        height, width = operator.size
+        return found._replace(image=found.image[..., :height, :width])
 
     def forward(self, image: Tensor, operator: LinearOperator | None = None) -> Reconstruction:
         """Measure and reconstruct, with gradients, for training.
@@ -66,4 +75,4 @@ class SensingModel(nn.Module):
             operator: used instead of the operator of this model, see `SamplingConfig.draw`.
         """
         operator = self.operator if operator is None else operator
-        return self.network(self.measure(image, operator=operator), operator)
+        return self.rebuild(self.measure(image, operator=operator), operator)

@@ -2,6 +2,7 @@
 
 from lgmnet.operators.base import LinearOperator
 from lgmnet.operators.block_sampling import BlockSampling
+from lgmnet.operators.coded_aperture import CodedAperture, CodedApertureConfig
 from lgmnet.operators.fourier_mask import FourierMask
 from lgmnet.operators.mask_config import FourierMaskConfig
 from lgmnet.operators.ratios import BlockSamplingConfig
@@ -11,6 +12,8 @@ __all__ = [
     "OPERATORS",
     "BlockSampling",
     "BlockSamplingConfig",
+    "CodedAperture",
+    "CodedApertureConfig",
     "FourierMask",
     "FourierMaskConfig",
     "LinearOperator",

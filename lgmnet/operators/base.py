@@ -82,6 +82,13 @@ class LinearOperator(nn.Module, ABC):
         """Φ as a picture, ``(H, W)`` in [0, 1] on the CPU; None if there is no picture."""
         return None
 
+    def on_canvas(self) -> "LinearOperator":
+        """What a network works with: this operator, or one of the same y and larger images.
+
+        The image is the top left part of such a larger one.
+        """
+        return self
+
     def check_image(self, image: Tensor, multiple: int = 1) -> None:
         """Raise ValueError unless the operator can measure the image.
 

@@ -38,7 +38,7 @@ class Rebuild(nn.Module):
     def forward(self, given: Tensor) -> Tensor:
         operator = self.model.operator
         measurement = operator(given) if self.from_image else given
-        return self.model.network(measurement, operator).image
+        return self.model.rebuild(measurement, operator).image
 
     def example(self, batch: int, rows: int, columns: int) -> Tensor:
         """An input for random images of ``rows x columns`` times the smallest size."""
