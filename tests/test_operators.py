@@ -9,7 +9,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lgmnet import operators
 from lgmnet.models import LGMNet, SensingModel
 from lgmnet.models.fista_net import AlistaAdjoint
-from lgmnet.operators import BlockSampling, FourierMask, LinearOperator, masks, matrices
+from lgmnet.operators import (
+    BlockSampling,
+    FourierMask,
+    LinearOperator,
+    ParallelBeam,
+    masks,
+    matrices,
+)
 from lgmnet.operators.base import in_full_precision
 from lgmnet.operators.noise import add_noise
 from lgmnet.unfolding.starts import LinearStart
@@ -23,6 +30,8 @@ CASES = {
     "mask odd": (FourierMask, {"mask": masks.variable_density((9, 5), 0.4)}),
     "mask odd and even": (FourierMask, {"mask": masks.cartesian((7, 8), 0.5)}),
     "mask complex": (FourierMask, {"mask": masks.cartesian((8, 12), 0.5), "channels": 2}),
+    "beam odd": (ParallelBeam, {"side": 7, "angles": (0, 45, 90, 110)}),
+    "beam with few rays": (ParallelBeam, {"side": 8, "angles": (10, 100), "detectors": 8}),
     "mask complex odd": (
         FourierMask,
         {"mask": masks.variable_density((9, 5), 0.4), "channels": 2},

@@ -1,9 +1,11 @@
 """What is measured: linear operators, their settings, their matrices and their noise."""
 
 from lgmnet.operators.base import LinearOperator
+from lgmnet.operators.beam_config import ParallelBeamConfig
 from lgmnet.operators.block_sampling import BlockSampling
 from lgmnet.operators.fourier_mask import FourierMask
 from lgmnet.operators.mask_config import FourierMaskConfig
+from lgmnet.operators.parallel_beam import ParallelBeam
 from lgmnet.operators.ratios import BlockSamplingConfig
 from lgmnet.operators.sampling import OPERATORS, SamplingConfig
 
@@ -14,5 +16,7 @@ __all__ = [
     "FourierMask",
     "FourierMaskConfig",
     "LinearOperator",
+    "ParallelBeam",
+    "ParallelBeamConfig",
     "SamplingConfig",
 ]
