@@ -1,4 +1,4 @@
-"""PSNR, SSIM and NMSE, with range, border, luma and rounding written down.
+"""PSNR, SSIM, NMSE and RMSE, with range, border, luma and rounding written down.
 
 The rules decide a decibel, so they have names. All arithmetic is double precision on the scale
 0..255. SSIM is scikit-image's, except where a protocol pads it.
@@ -40,6 +40,8 @@ class Protocol:
     One channel is scored as it is."""
     nmse: bool = False
     """Also ‖x̂ − x‖ / ‖x‖, before magnitudes are taken or anything is clipped, and its mean."""
+    rmse: bool = False
+    """Also √mse, where white is 1. That of a set follows from its mse, as ``pooled`` does."""
     bands: bool = False
     """PSNR of each channel, then the mean, instead of the PSNR of all of them."""
     white: float = PEAK
@@ -67,6 +69,8 @@ PROTOCOLS = {
     "mri": Protocol(magnitude=True, nmse=True),
     # MST, DAUHST: spectral images, times 256 and rounded, though the peak is 255.
     "cassi": Protocol(clip=False, quantise="round", bands=True, white=256.0, padded_ssim=True),
+    # Tomography as FISTA-Net scores it: not clipped, one PSNR of all pixels of the set, and RMSE.
+    "ct": Protocol(clip=False, pooled=True, padded_ssim=True, rmse=True),
 }
 
 
@@ -83,6 +87,11 @@ class Score(NamedTuple):
     """How many values ``mse`` is the mean of; none are left of an image inside a border."""
     nmse: float = math.nan
     """‖x̂ − x‖ / ‖x‖ where the protocol asks for it; infinite for a black image."""
+
+    @property
+    def rmse(self) -> float:
+        """Root of the mean squared error, where white is 1."""
+        return math.sqrt(self.mse) / PEAK
 
     @property
     def has_psnr(self) -> bool:

@@ -144,6 +144,16 @@ class ParallelBeam(LinearOperator):
         return f"(batch, 1, {side}, {side}) -> (batch, 1, {views}, {self.detectors})"
 
 
+def require_beam(subject: str, operator: LinearOperator) -> ParallelBeam:
+    """The operator; ValueError if it is another one. ``subject`` begins the message."""
+    if isinstance(operator, ParallelBeam):
+        return operator
+    raise ValueError(
+        f"{subject} is filtered back projection, which needs sampling.operator=parallel_beam, but "
+        f"the operator is {type(operator).__name__}; use Φᵀy there"
+    )
+
+
 def covering(side: int) -> int:
     """The fewest detectors, one pixel apart, that cover the diagonal of an image."""
     return math.ceil(math.sqrt(2) * side)

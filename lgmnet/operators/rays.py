@@ -33,10 +33,7 @@ def profile(distance: np.ndarray, angle: float) -> np.ndarray:
     enters and leaves (R. Siddon, Medical Physics 12(2), 1985).
     """
     theta = np.deg2rad(angle)
-    long, short = (
-        max(abs(np.cos(theta)), abs(np.sin(theta))),
-        min(abs(np.cos(theta)), abs(np.sin(theta))),
-    )
+    short, long = sorted((abs(np.cos(theta)), abs(np.sin(theta))))
     slope = max(short, NARROWEST)
     return np.clip(((long + slope) / 2 - distance) / slope, 0, 1) / long
 
