@@ -26,7 +26,8 @@ def main() -> int:
     try:
         images = phantoms(arguments.count, arguments.side, arguments.seed)
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(arguments.output, images=images)
+        # With an axis for channels; else a width of at most 64 would be taken for one.
+        np.savez_compressed(arguments.output, images=images[..., None])
     except (ValueError, OSError) as error:
         print(f"make_phantoms.py: {error}", file=sys.stderr)
         return 1

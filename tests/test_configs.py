@@ -15,7 +15,7 @@ from lgmnet.training.checks import check_run
 from tests.conftest import smooth_image
 
 FOLDER = Path(__file__).parents[1] / "configs"
-NO_NETWORK = ("base.yaml", "budget.yaml", "mri.yaml")
+NO_NETWORK = ("base.yaml", "budget.yaml", "ct.yaml", "mri.yaml")
 EXPERIMENTS = FOLDER / "experiments"  # see test_experiment.py
 FILES = sorted(
     path
@@ -47,8 +47,13 @@ NARROW = {
 
 
 def without_files(path):
-    """Overrides in place of the masks of authors, which do not come with the project."""
+    """Overrides in place of the masks of authors, which do not come with the project.
+
+    A beam is small: a test needs no large one.
+    """
     drawn = ["sampling.mask=pseudo_radial", "sampling.size=[64,64]"]
+    if path.name.startswith("ct_"):
+        return ["sampling.side=32", "sampling.views=6"]
     return drawn if path.name.startswith("mri_") else []
 
 

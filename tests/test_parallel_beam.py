@@ -1,6 +1,7 @@
 """Computed tomography: the rays, filtered back projection, settings, weights without Φ."""
 
 import copy
+import json
 
 import numpy as np
 import pytest
@@ -10,9 +11,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lgmnet.build import Source, build_model
 from lgmnet.config import ConfigError, config_from_dict
+from lgmnet.data import stacks
+from lgmnet.data.phantoms import phantom, phantoms
+from lgmnet.models import MODELS
 from lgmnet.operators import ParallelBeam, rays
 from lgmnet.operators.parallel_beam import equal_angles, gaps
 from lgmnet.weights.saved import Weights, save_weights
+from tests.conftest import PROJECT
+from tests.test_scripts import run_main
 
 BEAM = {"operator": "parallel_beam", "side": 16, "views": 5}
 
@@ -202,3 +208,111 @@ def test_its_arithmetic_is_counted():
         with FlopCounterMode(display=False) as counter:
             each.gram(torch.zeros(3, 1, 16, 16, device=device))
         assert counter.get_total_flops() == 2 * 2 * 3 * entries
+
+
+# FISTA-Net as configs/ct_fista_net.yaml has it, but small.
+FILTERED = {"start": "fbp", "w_tilde": "fbp", "prior_domain": "image"}
+
+
+def fista_net(**options):
+    return MODELS.create("fista_net", stages=3, channels=8, **FILTERED | options)
+
+
+def test_back_projection_with_a_window_is_filtered():
+    model = build_model(beam_config()).eval()
+    measurement = torch.randn(1, 1, 5, 23)
+    for window in ("ramp", "hann"):
+        found = MODELS.create("back_projection", window=window)(measurement, model.operator).image
+        assert torch.equal(found, model.operator.fbp(measurement, window))
+    with pytest.raises(ValueError, match="window is 'none', expected one of ramp, hann"):
+        MODELS.create("back_projection", window="none")
+
+
+def test_fista_net_starts_with_and_steps_by_filtered_back_projection():
+    """Without its prior, one step from x⁰ is x⁰ − μ fbp(Φx⁰ − y)."""
+    operator = ParallelBeam(16, equal_angles(5))
+    measurement = operator(torch.rand(1, 1, 16, 16))
+    seen = []
+
+    def nothing(image, threshold):
+        seen.append(image)
+        return image, None, image
+
+    network = fista_net(nonneg=False).eval()
+    network.prior.forward = nothing
+    network(measurement, operator)
+    first = operator.fbp(measurement)
+    step = network.schedule(0)[0]
+    expected = first - step * operator.fbp(operator(first) - measurement)
+    torch.testing.assert_close(seen[0], expected)
+    assert not torch.allclose(seen[0], first)
+
+
+@pytest.mark.parametrize("options", [{}, {"start": "back_projection", "w_tilde": "phi"}])
+def test_fista_net_learns_on_a_beam(options):
+    operator = ParallelBeam(16, equal_angles(5))
+    network = fista_net(**options)
+    result = network(operator(4 * torch.rand(2, 1, 16, 16)), operator)
+    (result.image.square().mean() + sum(result.penalties.values())).backward()
+    assert all(p.grad is not None and p.grad.any() for p in network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (
+            {"name": "back_projection", "window": "ramp"},
+            "window 'ramp' is filtered back projection",
+        ),
+        ({"name": "fista_net"} | FILTERED | {"w_tilde": "phi"}, "start 'fbp' is filtered back"),
+        ({"name": "fista_net"} | FILTERED | {"start": "back_projection"}, "w_tilde 'fbp' is filt"),
+    ],
+)
+def test_filtered_back_projection_needs_a_beam(model, message):
+    sampling = {"operator": "fourier_mask", "mask": "pseudo_radial", "size": [16, 16]}
+    with pytest.raises(ConfigError, match=message + ".*the operator is FourierMask"):
+        build_model(config_from_dict({"model": model, "sampling": sampling}))
+
+
+def test_phantoms_depend_on_seed_and_number_alone():
+    images = phantoms(3, 32, seed=1)
+    assert images.dtype == np.float32
+    assert images.min() == 0
+    assert 0.2 < images.max() <= 1
+    np.testing.assert_array_equal(phantom(32, 1, 2), images[2])
+    assert not np.array_equal(phantom(32, 2, 2), images[2])
+    line = (np.arange(32) + 0.5) / 16 - 1
+    assert not images[:, line**2 + line[:, None] ** 2 > 1.1].any()
+    with pytest.raises(ValueError, match="count is 0 and side is 8, expected at least 1"):
+        phantoms(0, 8)
+
+
+def test_phantoms_of_any_side_are_read_again(tmp_path, monkeypatch):
+    """A last axis of at most 64 would be taken for channels."""
+    output = tmp_path / "new" / "p.npz"
+    arguments = ["--count", 2, "--side", 32, "--seed", 3, "--output", output]
+    assert run_main("scripts/make_phantoms.py", arguments, monkeypatch) == 0
+    images = [stacks.read(path) for path in stacks.members(output)]
+    np.testing.assert_array_equal(np.stack(images), phantoms(2, 32, 3))
+    assert (
+        run_main("scripts/make_phantoms.py", ["--count", 0, "--output", output], monkeypatch) == 1
+    )
+
+
+def test_a_network_is_trained_and_scored_with_rmse(tmp_path, monkeypatch):
+    """Phantoms 0 to 2 train; number 3 validates, and is scored at the end of the run."""
+    np.savez(tmp_path / "p.npz", images=phantoms(4, 32)[..., None])
+    data = [f"data.train={tmp_path}/p.npz[:3]", f"data.validation={tmp_path}/p.npz[3:]",
+            f"evaluation.datasets={tmp_path}/p.npz"]  # fmt: skip
+    small = ["sampling.side=32", "sampling.views=6", "data.crop_size=32", "model.stages=3",
+             "model.channels=4", "training.minutes=0", "training.epochs=1",
+             "training.steps_per_epoch=2"]  # fmt: skip
+    run, config = tmp_path / "run", PROJECT / "configs" / "ct_fista_net.yaml"
+    assert run_main("train.py", [config, *data, *small, "--output", run], monkeypatch) == 0
+    [found] = list(run.rglob("metrics.json"))
+    scores = json.loads(found.read_text())["datasets"]["p"]
+    assert scores["psnr"] == pytest.approx(-20 * np.log10(scores["rmse"]))
+    each = [values["rmse"] for values in scores["images"].values()]
+    assert scores["rmse"] == pytest.approx(np.sqrt(np.mean(np.square(each))))
+    table = found.with_suffix(".csv").read_text().splitlines()
+    assert table[0] == "dataset,image,psnr,ssim,rmse,seconds"

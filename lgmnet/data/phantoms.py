@@ -17,7 +17,7 @@ def phantom(side: int, seed: int, number: int) -> np.ndarray:
     random = np.random.default_rng((seed, number))
     fine = side * FINER
     line = (np.arange(fine) + 0.5) / fine * 2 - 1
-    body = ellipse(line, (0, 0), random.uniform(0.6, 0.95, 2), random.uniform(0, np.pi))
+    body = ellipse(line, np.zeros(2), random.uniform(0.6, 0.95, 2), random.uniform(0, np.pi))
     values = body * random.uniform(0.2, 0.6)
     for _ in range(random.integers(*INSIDE, endpoint=True)):
         middle, axes = random.uniform(-0.6, 0.6, 2), random.uniform(0.03, 0.35, 2)
