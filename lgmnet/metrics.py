@@ -1,4 +1,4 @@
-"""PSNR, SSIM and NMSE, with defined range, border, luma and rounding.
+"""PSNR, SSIM, NMSE and RMSE, with defined range, border, luma and rounding.
 
 Scoring rules change the PSNR by more than a decibel, so every set of rules has a name. All
 arithmetic is in double precision on the scale 0..255. SSIM is computed by scikit-image, except in
@@ -41,6 +41,8 @@ class Protocol:
     one channel is scored unchanged."""
     nmse: bool = False
     """Also compute ‖x̂ − x‖ / ‖x‖ and its mean, before clipping and before magnitudes."""
+    rmse: bool = False
+    """Also √mse, where white is 1. That of a set follows from its mse, as ``pooled`` does."""
     bands: bool = False
     """Mean of the PSNR values of the channels, instead of one PSNR of all channels."""
     white: float = PEAK
@@ -69,6 +71,8 @@ PROTOCOLS = {
     "mri": Protocol(magnitude=True, nmse=True),
     # MST, DAUHST: spectral images, multiplied by 256 and rounded; the peak is still 255.
     "cassi": Protocol(clip=False, quantise="round", bands=True, white=256.0, padded_ssim=True),
+    # Tomography as FISTA-Net scores it: not clipped, one PSNR of all pixels of the set, and RMSE.
+    "ct": Protocol(clip=False, pooled=True, padded_ssim=True, rmse=True),
 }
 
 
@@ -85,6 +89,11 @@ class Score(NamedTuple):
     """Number of values in the mean ``mse``; 0 if the removed border covers the image."""
     nmse: float = math.nan
     """‖x̂ − x‖ / ‖x‖ if the protocol includes it, else NaN; infinite for a black image."""
+
+    @property
+    def rmse(self) -> float:
+        """Root of the mean squared error, where white is 1."""
+        return math.sqrt(self.mse) / PEAK
 
     @property
     def has_psnr(self) -> bool:

@@ -18,12 +18,12 @@ import yaml
 from lgmnet.files import write_text
 
 # Heads of the columns that a protocol adds, or test.py --consistency.
-ADDED = {"nmse": "NMSE", "residual": "‖Φx̂−y‖/‖y‖", "psnr_on_y": "PSNR on Φx=y"}
+ADDED = {"nmse": "NMSE", "rmse": "RMSE", "residual": "‖Φx̂−y‖/‖y‖", "psnr_on_y": "PSNR on Φx=y"}
 # What results must agree in to stand in one file.
 SAME = ("network", "options", "ratio", "condition", "weights_sha256", "phi_sha256", "protocol",
         "color", "padding", "noise_std", "precision")  # fmt: skip
 # Digits that scores are printed with.
-DIGITS = {"psnr": 2, "ssim": 4, "nmse": 4, "residual": 4, "psnr_on_y": 2}
+DIGITS = {"psnr": 2, "ssim": 4, "nmse": 4, "rmse": 4, "residual": 4, "psnr_on_y": 2}
 
 
 class Published(NamedTuple):
@@ -255,8 +255,8 @@ def write_results(folder: Path, results: Mapping[str, Any], name: str = "metrics
         for dataset, data in results["datasets"].items()
         for image, values in data["images"].items()
     ]
-    nmse = ["nmse"] if any("nmse" in values for _, _, values in rows) else []
-    columns = ["psnr", "ssim", *nmse, "seconds"]
+    errors = [key for key in ("nmse", "rmse") if any(key in values for _, _, values in rows)]
+    columns = ["psnr", "ssim", *errors, "seconds"]
     writer.writerow(["dataset", "image", *columns])
     for dataset, image, values in rows:
         writer.writerow([dataset, image, *(values.get(column) for column in columns)])

@@ -40,6 +40,16 @@ def test_two_channels_are_scored_by_their_magnitude_and_nmse_by_both():
     assert math.isnan(score(image, target).nmse)
 
 
+def test_tomograms_have_one_psnr_for_all_pixels_and_rmse():
+    """On the scale where white is 1, not clipped, as FISTA-Net scores."""
+    rules, target = PROTOCOLS["ct"], np.full((16, 16), 250.0)
+    scores = [score(target + error, target, rules) for error in (25.5, 76.5)]
+    assert [s.rmse for s in scores] == pytest.approx([0.1, 0.3])
+    total = summarise(scores, rules)
+    assert total.rmse == pytest.approx(math.sqrt(0.05))
+    assert total.psnr == pytest.approx(-20 * math.log10(total.rmse))
+
+
 def test_nmse_is_averaged_over_images_that_are_not_black():
     rules, black = PROTOCOLS["mri"], np.zeros((8, 8))
     images = [(np.full((8, 8), 110.0), np.full((8, 8), 100.0)), (black + 1, black), (black, black)]

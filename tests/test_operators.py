@@ -14,6 +14,7 @@ from lgmnet.operators import (
     CodedAperture,
     FourierMask,
     LinearOperator,
+    ParallelBeam,
     masks,
     matrices,
 )
@@ -30,6 +31,8 @@ CASES = {
     "mask odd": (FourierMask, {"mask": masks.variable_density((9, 5), 0.4)}),
     "mask odd and even": (FourierMask, {"mask": masks.cartesian((7, 8), 0.5)}),
     "mask complex": (FourierMask, {"mask": masks.cartesian((8, 12), 0.5), "channels": 2}),
+    "beam odd": (ParallelBeam, {"side": 7, "angles": (0, 45, 90, 110)}),
+    "beam with few rays": (ParallelBeam, {"side": 8, "angles": (10, 100), "detectors": 8}),
     "mask complex odd": (
         FourierMask,
         {"mask": masks.variable_density((9, 5), 0.4), "channels": 2},
@@ -324,7 +327,7 @@ def test_lipschitz_bounds_the_gram(operator):
     image = image_for(operator)
     bound = operator.lipschitz()
     operator.requires_grad_(False)
-    for _ in range(200):  # power iteration
+    for _ in range(2000):  # power iteration
         image = operator.gram(image)
         largest = image.norm()
         image = image / largest

@@ -70,10 +70,18 @@ def test_a_config_gives_itself_again(several):
     assert list(again.as_dict()["sampling"])[-1] == "noise_std"
 
 
+SETTINGS = {
+    "block_sampling": tiny_config().as_dict()["sampling"],
+    "fourier_mask": DRAWN | {"complex": True},
+    "parallel_beam": {"operator": "parallel_beam", "side": 16, "views": 3},
+}
+
+
 @pytest.mark.parametrize("name", OPERATORS.names())
 def test_sizes_are_known_before_the_operator_is_made(name):
-    config = tiny_config() if name == "block_sampling" else mask_config(complex=True)
-    assert config.sampling.sizes() == config.sampling.make(Source()).sizes()
+    tree = tiny_config().as_dict() | {"sampling": SETTINGS[name]}
+    sampling = config_from_dict(tree).sampling
+    assert sampling.sizes() == sampling.make(Source()).sizes()
 
 
 def test_an_unknown_operator_or_key_is_named():

@@ -181,4 +181,5 @@ def summary(outcomes: Sequence[list[Result] | Failure], k: int, rules: Rules) ->
 def _values(score: Score, rules: Rules) -> dict[str, Any]:
     """The scores of the protocol, by name."""
     values = {"psnr": score.psnr, "ssim": score.ssim}
-    return values | {"nmse": score.nmse} if rules.protocol.nmse else values
+    added = {"nmse": rules.protocol.nmse, "rmse": rules.protocol.rmse}
+    return values | {name: getattr(score, name) for name, asked in added.items() if asked}

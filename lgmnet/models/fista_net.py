@@ -18,13 +18,16 @@ from lgmnet.models.base import (
 from lgmnet.operators import LinearOperator
 from lgmnet.operators.base import in_full_precision
 from lgmnet.operators.block_sampling import make_blocks
+from lgmnet.operators.parallel_beam import require_beam
 from lgmnet.registry import require_choice
 from lgmnet.unfolding.blocks import blocks_beyond, join_blocks, soft_threshold, split_measurement
 from lgmnet.unfolding.checks import require_positive
 from lgmnet.unfolding.fitted import Fitted
-from lgmnet.unfolding.starts import check_domain, first_estimate
+from lgmnet.unfolding.starts import BACK_PROJECTION, check_domain, first_estimate
 
-W_TILDE = ("phi", "alista")
+# Filtered back projection, as x⁰ and as W̃ᵀ.
+FBP = "fbp"
+W_TILDE = ("phi", "alista", FBP)
 
 
 def conv(inputs: int, outputs: int) -> nn.Conv2d:
@@ -154,11 +157,13 @@ class FISTANet(UnfoldingNetwork):
         stages: K.
         channels: width of the transform.
         start: x⁰ by ``regression`` over training blocks; ``adjoint``, the Φᵀ before training; or
-            ``back_projection``, Φᵀy. The first two need blocks.
+            ``back_projection``, Φᵀy. The first two need blocks. ``fbp`` is for tomography: filtered
+            back projection.
         w_tilde: W̃ is made of a fixed Φ before training (``alista``), as in the paper, or is Φ
             itself (``phi``). The default is not the paper's network: it serves a learned Φ too, and
             weights whose config does not name W̃ were trained with it. configs/fista_net.yaml
-            has ``alista``.
+            has ``alista``. ``fbp`` is for tomography: W̃ᵀ is filtered back projection, so every
+            data step is nearly exact.
         nonneg: whether T ends with a ReLU.
         prior_domain: T on each ``block`` separately, or on the whole ``image``.
         symmetry_weight: weight of the penalty ``symmetry``, which is the sum over the stages of
@@ -171,8 +176,9 @@ class FISTANet(UnfoldingNetwork):
 
     Paper:     J. Xiang, Y. Dong and Y. Yang, IEEE TMI 2021, arXiv:2008.02683.
     Original:  github.com/jinxixiang/FISTA-Net
-    Differences from the original: the task is block compressive sensing instead of tomography.
-    So x⁰ is linear in y and not a regularised inversion, and T works on every block separately.
+    Differences from the original: the default is for block compressive sensing instead of
+    tomography: x⁰ is linear in y and not a regularised inversion, and T works on every block
+    separately. configs/ct_fista_net.yaml is for tomography; its W̃ is not the paper's.
     W̃ is computed exactly, because projected gradients with step 0.1 diverge at ratios of 4 % and
     below. The data step is that of M5FISTANetPlus; the preconditioned Newton step of M5FISTANet
     is not here. If paper and public code differ, we follow the code: the slopes of the schedule
@@ -199,7 +205,10 @@ class FISTANet(UnfoldingNetwork):
         require_choice("w_tilde", w_tilde, W_TILDE)
         check_domain(prior_domain, block_size)
         require_positive(stages=stages, channels=channels)
-        self.start = first_estimate(start, measurements, block_size)
+        self.filtered_start = start == FBP
+        rule = BACK_PROJECTION if self.filtered_start else start
+        self.start = first_estimate(rule, measurements, block_size)
+        self.w_tilde = w_tilde
         self.alista = alista_adjoint(measurements, block_size) if w_tilde == "alista" else None
         self.schedule = Schedule()
         self.prior = self.make_prior(channels)
@@ -221,8 +230,7 @@ class FISTANet(UnfoldingNetwork):
         rows, columns = measurement.shape[2:]
         if self.prior_domain == "block":
             measurement = split_measurement(measurement)
-        start = operator.adjoint if self.start is None else self.start
-        image = point = start(measurement)
+        image = point = self.first_image(measurement, operator)
         symmetry, sparsity = [], []
         for k in range(self.stage_count):
             step, threshold, momentum = self.schedule(k)
@@ -245,12 +253,26 @@ class FISTANet(UnfoldingNetwork):
         }
         return Reconstruction(image, penalties)
 
+    def check_operator(self, operator: LinearOperator) -> None:
+        if self.filtered_start:
+            require_beam("start 'fbp'", operator)
+        if self.w_tilde == FBP:
+            require_beam("w_tilde 'fbp'", operator)
+
+    def first_image(self, measurement: Tensor, operator: LinearOperator) -> Tensor:
+        """x⁰."""
+        if self.filtered_start:
+            return require_beam("start 'fbp'", operator).fbp(measurement)
+        return operator.adjoint(measurement) if self.start is None else self.start(measurement)
+
     def data_step(self, point: Tensor, change: Tensor) -> Tensor:
         """v − μ W̃ᵀ(Φv − y), the input of the prior."""
         return point - change
 
     def back_project(self, residual: Tensor, operator: LinearOperator) -> Tensor:
         """W̃ᵀ applied to a measurement."""
+        if self.w_tilde == FBP:
+            return require_beam("w_tilde 'fbp'", operator).fbp(residual)
         if self.alista is None:
             return operator.adjoint(residual)
         if any(True for _ in operator.parameters()):

@@ -1,10 +1,12 @@
 """Measurement: linear operators, their settings, matrices, masks and noise."""
 
 from lgmnet.operators.base import LinearOperator
+from lgmnet.operators.beam_config import ParallelBeamConfig
 from lgmnet.operators.block_sampling import BlockSampling
 from lgmnet.operators.coded_aperture import CodedAperture, CodedApertureConfig
 from lgmnet.operators.fourier_mask import FourierMask
 from lgmnet.operators.mask_config import FourierMaskConfig
+from lgmnet.operators.parallel_beam import ParallelBeam
 from lgmnet.operators.ratios import BlockSamplingConfig
 from lgmnet.operators.sampling import OPERATORS, SamplingConfig
 
@@ -17,5 +19,7 @@ __all__ = [
     "FourierMask",
     "FourierMaskConfig",
     "LinearOperator",
+    "ParallelBeam",
+    "ParallelBeamConfig",
     "SamplingConfig",
 ]
