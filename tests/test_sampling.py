@@ -71,6 +71,12 @@ def test_a_config_gives_itself_again(several):
 
 
 SETTINGS = {
+    "coded_aperture": {
+        "operator": "coded_aperture",
+        "mask": "random",
+        "size": [8, 8],
+        "bands": 3,
+    },
     "block_sampling": tiny_config().as_dict()["sampling"],
     "fourier_mask": DRAWN | {"complex": True},
     "parallel_beam": {"operator": "parallel_beam", "side": 16, "views": 3},
