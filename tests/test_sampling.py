@@ -13,7 +13,7 @@ from lgmnet.config import ConfigError, config_from_dict
 from lgmnet.conversion import override_tree
 from lgmnet.costs.benchmark import Subject, TrainingStep
 from lgmnet.models import ISTA, create_network
-from lgmnet.operators import OPERATORS, FourierMask, masks
+from lgmnet.operators import OPERATORS, BlurDownConfig, FourierMask, masks
 from lgmnet.operators.ratios import condition_of, ratio_label
 from lgmnet.runtime import Runtime
 from lgmnet.speed.strips import InStrips
@@ -72,8 +72,12 @@ def test_a_config_gives_itself_again(several):
 
 @pytest.mark.parametrize("name", OPERATORS.names())
 def test_sizes_are_known_before_the_operator_is_made(name):
-    config = tiny_config() if name == "block_sampling" else mask_config(complex=True)
-    assert config.sampling.sizes() == config.sampling.make(Source()).sizes()
+    settings = {
+        "block_sampling": tiny_config().sampling,
+        "blur_down": BlurDownConfig(channels=3),
+        "fourier_mask": sampling(complex=True),
+    }[name]
+    assert settings.sizes() == settings.make(Source()).sizes()
 
 
 def test_an_unknown_operator_or_key_is_named():

@@ -2,6 +2,8 @@
 
 from lgmnet.operators.base import LinearOperator
 from lgmnet.operators.block_sampling import BlockSampling
+from lgmnet.operators.blur_config import BlurDownConfig
+from lgmnet.operators.blur_down import BlurDown
 from lgmnet.operators.fourier_mask import FourierMask
 from lgmnet.operators.mask_config import FourierMaskConfig
 from lgmnet.operators.ratios import BlockSamplingConfig
@@ -11,6 +13,8 @@ __all__ = [
     "OPERATORS",
     "BlockSampling",
     "BlockSamplingConfig",
+    "BlurDown",
+    "BlurDownConfig",
     "FourierMask",
     "FourierMaskConfig",
     "LinearOperator",
