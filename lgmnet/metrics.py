@@ -65,6 +65,10 @@ PROTOCOLS = {
     # MR images: ISTA-Net scores real ones, clipped, Deep ADMM-Net complex ones by magnitudes, and
     # NMSE. It takes the magnitude of a real reconstruction too, which costs 0.01 dB or less there.
     "mri": Protocol(magnitude=True, nmse=True),
+    # USRNet, by scale s: RGB of 8 bits, without a border of s² pixels.
+    "usr2": Protocol(quantise="round", border=4),
+    "usr3": Protocol(quantise="round", border=9),
+    "usr4": Protocol(quantise="round", border=16),
     # MST, DAUHST: spectral images, times 256 and rounded, though the peak is 255.
     "cassi": Protocol(clip=False, quantise="round", bands=True, white=256.0, padded_ssim=True),
 }

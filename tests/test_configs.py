@@ -15,7 +15,7 @@ from lgmnet.training.checks import check_run
 from tests.conftest import smooth_image
 
 FOLDER = Path(__file__).parents[1] / "configs"
-NO_NETWORK = ("base.yaml", "budget.yaml", "mri.yaml")
+NO_NETWORK = ("base.yaml", "budget.yaml", "mri.yaml", "sr.yaml")
 EXPERIMENTS = FOLDER / "experiments"  # see test_experiment.py
 FILES = sorted(
     path
@@ -43,6 +43,7 @@ NARROW = {
     "ista_net_plus": ["model.stages=2"],
     "lorun": ["model.stages=2", "model.width=8"],
     "prl": ["model.dim=2", "model.dimf=2"],
+    "usrnet": ["model.stages=2", "model.widths=[4,8]"],
 }
 
 
@@ -71,7 +72,9 @@ def test_a_config_builds_and_trains_one_step(path, images, monkeypatch):
     config = load_config(path)
     config = load_config(path, [*NARROW[config.model.name], *without_files(path)])
     model = start_model(config, images)
-    batch = torch.rand(1, 1, *(model.operator.size or 2 * [model.operator.multiple]))
+    multiple = model.operator.multiple
+    side = multiple * max(1, 36 // multiple)  # kernels have 25 x 25 pixels
+    batch = torch.rand(1, model.operator.channels, *(model.operator.size or (side, side)))
     settings = config.training
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     loss, _ = total_loss(
@@ -92,8 +95,9 @@ def test_a_config_builds_at_full_size(path):
     sizes = config.sampling.sizes()
     phi = torch.zeros(sizes.get("measurements", 1), sizes.get("block_size", 1) ** 2)
     masks = torch.ones(1, 64, 64)
+    kernels = torch.full((len(config.sampling.conditions), 25, 25), 1 / 625)
     with torch.device("meta"):
-        model = build_model(config, Source({"matrix": phi, "masks": masks}))
+        model = build_model(config, Source({"matrix": phi, "masks": masks, "kernels": kernels}))
     if path.parent.name == "ablations":
         check_said_size(path, complexity.parameters(model.network))
 
