@@ -69,6 +69,10 @@ PROTOCOLS = {
     # complex images, and NMSE. It also takes the magnitude of a real reconstruction; this lowers
     # the PSNR by 0.01 dB or less.
     "mri": Protocol(magnitude=True, nmse=True),
+    # USRNet, by scale s: RGB of 8 bits, without a border of s² pixels.
+    "usr2": Protocol(quantise="round", border=4),
+    "usr3": Protocol(quantise="round", border=9),
+    "usr4": Protocol(quantise="round", border=16),
     # MST, DAUHST: spectral images, multiplied by 256 and rounded; the peak is still 255.
     "cassi": Protocol(clip=False, quantise="round", bands=True, white=256.0, padded_ssim=True),
     # Tomography as FISTA-Net scores it: not clipped, one PSNR of all pixels of the set, and RMSE.

@@ -20,7 +20,7 @@ from lgmnet.weights.files import CheckpointError
 from lgmnet.weights.saved import Weights, adopt_weights, find_weights, save_weights
 from lgmnet.weights.shipped import describe
 from tests.conftest import tiny_config
-from tests.test_models import FOURIER, SMALL
+from tests.test_models import BLUR, FOURIER, SMALL
 
 
 @pytest.fixture
@@ -141,6 +141,8 @@ def test_the_shadow_of_a_model_has_its_tensors(name, tmp_path):
     tree = {**tiny_config().as_dict(), "model": {"name": name, **SMALL[name]}}
     if name in FOURIER:
         tree["sampling"] = {"operator": "fourier_mask", "mask": "cartesian", "size": [16, 16]}
+    if name in BLUR:
+        tree["sampling"] = {"operator": "blur_down", "kernel_numbers": [1, 2]}
     config = config_from_dict(tree)
     model = build_model(config)
     for tensor in model.state_dict().values():

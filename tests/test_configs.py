@@ -15,7 +15,7 @@ from lgmnet.training.checks import check_run
 from tests.conftest import smooth_image
 
 FOLDER = Path(__file__).parents[1] / "configs"
-NO_NETWORK = ("base.yaml", "budget.yaml", "cassi.yaml", "ct.yaml", "mri.yaml")
+NO_NETWORK = ("base.yaml", "budget.yaml", "cassi.yaml", "ct.yaml", "mri.yaml", "sr.yaml")
 EXPERIMENTS = FOLDER / "experiments"  # see test_experiment.py
 FILES = sorted(
     path
@@ -44,6 +44,7 @@ NARROW = {
     "ista_net_plus": ["model.stages=2"],
     "lorun": ["model.stages=2", "model.width=8"],
     "prl": ["model.dim=2", "model.dimf=2"],
+    "usrnet": ["model.stages=2", "model.widths=[4,8]"],
 }
 
 
@@ -78,8 +79,9 @@ def test_a_config_builds_and_trains_one_step(path, images, monkeypatch):
     config = load_config(path)
     config = load_config(path, [*NARROW[config.model.name], *without_files(path)])
     model = start_model(config, images)
-    sides = model.operator.size or 2 * [model.operator.multiple]
-    batch = torch.rand(1, model.operator.channels, *sides)
+    multiple = model.operator.multiple
+    side = multiple * max(1, 36 // multiple)  # kernels have 25 x 25 pixels
+    batch = torch.rand(1, model.operator.channels, *(model.operator.size or (side, side)))
     settings = config.training
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     loss, _ = total_loss(
@@ -99,7 +101,12 @@ def test_a_config_builds_at_full_size(path):
     config = load_config(path, without_files(path))
     sizes = config.sampling.sizes()
     phi = torch.zeros(sizes.get("measurements", 1), sizes.get("block_size", 1) ** 2)
-    held = {"matrix": phi, "masks": torch.ones(1, 64, 64), "mask": torch.ones(64, 64)}
+    held = {
+        "matrix": phi,
+        "masks": torch.ones(1, 64, 64),
+        "mask": torch.ones(64, 64),
+        "kernels": torch.full((len(config.sampling.conditions), 25, 25), 1 / 625),
+    }
     with torch.device("meta"):
         model = build_model(config, Source(held))
     if path.parent.name == "ablations":

@@ -419,3 +419,16 @@ def test_released_ista_net_plus_scores_on_set11_as_measured_under_every_protocol
     assert {name: table[name] for name in PSNR_TABLE} == pytest.approx(PSNR_TABLE, abs=1e-3)
     assert results["paper"].ssim == pytest.approx(0.8036, abs=1e-4)
     assert results["gaussian"].ssim == pytest.approx(0.7998, abs=1e-4)
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_super_resolution_is_scored_in_whole_levels_without_a_border(scale):
+    random = np.random.default_rng(0)
+    target = random.integers(0, 256, (60, 70, 3)).astype(np.float64)
+    image = target + random.normal(0, 5, target.shape)
+    border = scale**2
+    image[:border] = 0  # not seen
+    whole = np.clip(np.rint(image), 0, 255)[border:-border, border:-border]
+    error = np.mean((whole - target[border:-border, border:-border]) ** 2)
+    expected = 10 * np.log10(255**2 / error)
+    assert score(image, target, PROTOCOLS[f"usr{scale}"]).psnr == pytest.approx(expected, abs=1e-9)

@@ -10,13 +10,15 @@ from scipy.fft import dct
 
 from lgmnet import complexity, runtime
 from lgmnet.models import MODELS, BackProjection, SensingModel, create_network
-from lgmnet.operators import BlockSampling, FourierMask, masks, matrices
+from lgmnet.operators import BlockSampling, BlurDown, FourierMask, kernels, masks, matrices
 from lgmnet.unfolding.fitted import Fitted
 from lgmnet.unfolding.low_rank import LowRankUpdate
 from tests.conftest import smooth_image
 
 # Networks that serve no operator but a Fourier mask, whose images have one size.
 FOURIER = ("admm_net",)
+# Networks that serve no operator but blur and downsampling.
+BLUR = ("usrnet",)
 SMALL = {
     "admm_csnet": {"stages": 2, "channels": 8, "inner_steps": 2},
     "admm_net": {"stages": 2},
@@ -37,6 +39,7 @@ SMALL = {
     "lgm_net": {"D": 1, "dim": 4, "dimf": 4},
     "lorun": {"stages": 2, "denoiser": "transformer"},
     "prl": {"D": 1, "dim": 4, "dimf": 4},
+    "usrnet": {"stages": 2, "widths": (4, 8, 8), "blocks": 1, "hidden": 8},
 }
 
 
@@ -44,6 +47,8 @@ def small_network(name, operator):
     if name in FOURIER:
         return MODELS.create(name, **SMALL[name])
     network = create_network(name, SMALL[name], operator.sizes())
+    if name in BLUR:
+        return network
     blocks = torch.rand(4 * operator.measurements, operator.block_size**2)
     for module in network.modules():
         if isinstance(module, Fitted):
@@ -57,6 +62,8 @@ def small_operator(name, block_size=32, size=(64, 64)):
     """An operator that the network works on; ``size`` is that of the images."""
     if name in FOURIER:
         return FourierMask(masks.pseudo_radial(size, 16))
+    if name in BLUR:
+        return BlurDown(kernels.gaussians()[1:2, 8:17, 8:17], scale=2)
     return BlockSampling(matrices.orthonormal(20, block_size**2), block_size)
 
 
@@ -179,7 +186,7 @@ def test_one_batch_can_be_learned_by_heart(name):
     cosines = dct(np.eye(32), norm="ortho")[:8]
     matrix = torch.from_numpy(np.kron(cosines, cosines)).float()
     blocks = BlockSampling(matrix, learned=False)
-    operator = small_operator(name) if name in FOURIER else blocks
+    operator = small_operator(name) if name in FOURIER + BLUR else blocks
     model = SensingModel(operator, small_network(name, operator))
     if not complexity.parameters(model):
         pytest.skip("has nothing to learn")

@@ -11,6 +11,7 @@ from lgmnet.models import LGMNet, SensingModel
 from lgmnet.models.fista_net import AlistaAdjoint
 from lgmnet.operators import (
     BlockSampling,
+    BlurDown,
     CodedAperture,
     FourierMask,
     LinearOperator,
@@ -23,6 +24,15 @@ from lgmnet.operators.noise import add_noise
 from lgmnet.unfolding.starts import LinearStart
 
 BLOCKS = {"matrix": matrices.xavier(5, 16), "block_size": 4}
+
+
+def kernel(height, width):
+    """No symmetry, and every frequency passes."""
+    values = torch.rand(height, width, generator=torch.Generator().manual_seed(0)) / 10
+    values[height // 2, 0] += 1
+    return (values / values.sum())[None].double()
+
+
 # Sides are not equal, to catch swapped axes, and even or odd, as the highest frequency differs.
 CASES = {
     "blocks": (BlockSampling, BLOCKS),
@@ -43,11 +53,16 @@ CASES = {
         CodedAperture,
         {"mask": masks.variable_density((8, 6), 0.3), "bands": 4, "step": 3},
     ),
+    "blur": (BlurDown, {"kernel": kernel(3, 1), "scale": 1}),
+    "blur x2 colour": (BlurDown, {"kernel": kernel(3, 5), "scale": 2, "channels": 3}),
+    "blur x3": (BlurDown, {"kernel": kernel(5, 3), "scale": 3}),
+    "blur x4": (BlurDown, {"kernel": kernel(3, 7), "scale": 4}),
 }
 
 
 def image_for(operator, images=1, batch=2):
-    sides = operator.size or (2 * operator.multiple, 3 * operator.multiple)
+    side = operator.multiple * max(1, 4 // operator.multiple)
+    sides = operator.size or (2 * side, 3 * side)
     return torch.randn(batch, images * operator.channels, *sides, dtype=torch.float64)
 
 

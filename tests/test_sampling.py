@@ -71,6 +71,7 @@ def test_a_config_gives_itself_again(several):
 
 
 SETTINGS = {
+    "blur_down": {"operator": "blur_down", "channels": 3},
     "coded_aperture": {
         "operator": "coded_aperture",
         "mask": "random",

@@ -13,7 +13,9 @@ from lgmnet.speed.strips import InStrips, Strips, measure_sizes, parse_size, reb
 from tests.conftest import assert_same_image
 from tests.test_models import SMALL, small_model
 
-WHOLE_IMAGE = ("admm_net", "fista", "gap_tv", "ista", "lorun", "prl")
+# No blocks, or nothing to say of them.
+OTHER = {"admm_net", "ista", "fista", "usrnet"}
+WHOLE_IMAGE = ("admm_net", "fista", "gap_tv", "ista", "lorun", "prl", "usrnet")
 
 
 def lgm_net(block_size=32, **options):
@@ -102,7 +104,7 @@ def rows_reached(model, step_rows=9):
     return -1 if lost[0] else int(step_rows // 2 - hit.min())
 
 
-@pytest.mark.parametrize("name", sorted(set(MODELS.names()) - {"admm_net", "ista", "fista"}))
+@pytest.mark.parametrize("name", sorted(set(MODELS.names()) - OTHER))
 def test_networks_reach_as_far_as_they_say(name):
     model = small_model(name).eval()
     reach = rows_reached(model)

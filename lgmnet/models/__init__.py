@@ -15,6 +15,7 @@ from lgmnet.models.lgm_net import LGMNet
 from lgmnet.models.lorun import LoRun
 from lgmnet.models.prl import PRL
 from lgmnet.models.sensing import SensingModel
+from lgmnet.models.usrnet import USRNet
 
 __all__ = [
     "FISTA",
@@ -38,6 +39,7 @@ __all__ = [
     "LoRun",
     "Reconstruction",
     "SensingModel",
+    "USRNet",
     "UnfoldingNetwork",
     "create_network",
 ]

@@ -3,6 +3,8 @@
 from lgmnet.operators.base import LinearOperator
 from lgmnet.operators.beam_config import ParallelBeamConfig
 from lgmnet.operators.block_sampling import BlockSampling
+from lgmnet.operators.blur_config import BlurDownConfig
+from lgmnet.operators.blur_down import BlurDown
 from lgmnet.operators.coded_aperture import CodedAperture, CodedApertureConfig
 from lgmnet.operators.fourier_mask import FourierMask
 from lgmnet.operators.mask_config import FourierMaskConfig
@@ -14,6 +16,8 @@ __all__ = [
     "OPERATORS",
     "BlockSampling",
     "BlockSamplingConfig",
+    "BlurDown",
+    "BlurDownConfig",
     "CodedAperture",
     "CodedApertureConfig",
     "FourierMask",

@@ -7,9 +7,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 
-def conv3x3(inputs: int, outputs: int) -> nn.Conv2d:
-    """Convolution that keeps height and width; with bias."""
-    return nn.Conv2d(inputs, outputs, 3, padding=1)
+def conv3x3(inputs: int, outputs: int, bias: bool = True) -> nn.Conv2d:
+    """Convolution that keeps height and width."""
+    return nn.Conv2d(inputs, outputs, 3, padding=1, bias=bias)
 
 
 def conv1x1(inputs: int, outputs: int) -> nn.Conv2d:
@@ -22,10 +22,12 @@ class ResidualBlock(nn.Module):
     Shapes: ``(batch, channels, H, W)`` in and out.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, bias: bool = True) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            conv3x3(channels, channels), nn.ReLU(inplace=True), conv3x3(channels, channels)
+            conv3x3(channels, channels, bias),
+            nn.ReLU(inplace=True),
+            conv3x3(channels, channels, bias),
         )
 
     def forward(self, features: Tensor) -> Tensor:
