@@ -19,7 +19,7 @@ from lgmnet.runtime import Runtime
 from lgmnet.speed.strips import InStrips
 from lgmnet.training.loop import train
 from lgmnet.weights.export import export_model
-from lgmnet.weights.saved import Weights, save_weights
+from lgmnet.weights.saved import Weights, adopt_weights, save_weights
 from tests.conftest import tiny_config
 from tests.test_scripts import run_main
 from tests.test_training import final, train_steps
@@ -289,3 +289,13 @@ def test_a_run_with_masks_stops_and_resumes_to_the_bit(tmp_path, monkeypatch, co
     train(config, tmp_path / "parts", CPU, resume=True)
     whole, parts = final(tmp_path / "whole"), final(tmp_path / "parts")
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
+
+
+def test_a_run_keeps_its_mask_when_it_starts_from_weights_of_another(files, tmp_path):
+    """What is asked for is measured; only Φ of block sampling is taken over."""
+    first, second = (mask_config(mask=file) for file in files)
+    save_weights(tmp_path / "w.safetensors", build_model(first), first)
+    model = build_model(second)
+    own = model.operator.mask.clone()
+    adopt_weights(model, tmp_path / "w.safetensors")
+    assert torch.equal(model.operator.mask, own)

@@ -20,7 +20,7 @@ from lgmnet.build import OPERATOR, at_condition, build_model, saved_operator
 from lgmnet.config import Config
 from lgmnet.files import sha256
 from lgmnet.models import SensingModel
-from lgmnet.operators import LinearOperator
+from lgmnet.operators import BlockSampling, LinearOperator
 from lgmnet.operators.ratios import condition_of
 from lgmnet.weights import hub
 from lgmnet.weights.files import SUMS, CheckpointError, read_sums, write_atomically
@@ -239,7 +239,12 @@ def adopt_weights(model: SensingModel, name: str | Path, phi: bool = True) -> No
 
 
 def adopt_matrix(model: SensingModel, trained: SensingModel) -> None:
-    """Copy the Φ of a trained model if it has the same shape; else keep the model's Φ."""
+    """Use the Φ of a trained model if it has the same shape.
+
+    Only the Φ of block sampling: a mask or a kernel is what the run was asked to measure with.
+    """
+    if not isinstance(model.operator, BlockSampling):
+        return
     ours, theirs = model.operator.state_dict(), trained.operator.state_dict()
     shapes = [{k: v.shape for k, v in state.items()} for state in (ours, theirs)]
     if shapes[0] == shapes[1]:
