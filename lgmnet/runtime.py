@@ -381,7 +381,9 @@ class StopSignal:
         self.received = 0
 
     def __enter__(self) -> "StopSignal":
-        heard = [s for s in STOP_SIGNALS if signal.getsignal(s) is not signal.SIG_IGN]
+        # A shell lets its background jobs ignore SIGINT; here kill -INT saves them all the same.
+        ignored = {s for s in STOP_SIGNALS if signal.getsignal(s) is signal.SIG_IGN}
+        heard = [s for s in STOP_SIGNALS if s not in ignored or s.name != "SIGHUP"]
         self._previous = {s: signal.signal(s, self._note) for s in heard}
         return self
 

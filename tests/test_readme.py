@@ -64,6 +64,7 @@ SMALL = {
     "fista": {"model": {"iterations": 2}},
     "mri_fista_tv": {"model": {"iterations": 2}, "sampling": {"size": [32, 32]}},
     "mri_admm_net": {
+        "evaluation": {"datasets": []},
         "model": {"stages": 2},
         "sampling": {"size": [64, 64]},
         "data": {"crop_size": 64},

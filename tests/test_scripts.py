@@ -48,8 +48,9 @@ def test_measure_then_reconstruct_equals_test(weights, photo, tmp_path, monkeypa
     assert metrics["protocol"] == "paper"
 
 
-def test_two_processes_score_as_one(weights, image_folder, tmp_path):
+def test_two_processes_score_as_one(weights, image_folder, tmp_path, monkeypatch):
     """Seven images, of different sizes, one of them in colour."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as torchrun does; other counts round otherwise
     cv2.imwrite(
         str(image_folder / "colour.png"), np.dstack([smooth_image(40, 64, k) for k in range(3)])
     )

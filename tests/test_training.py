@@ -528,10 +528,10 @@ def test_two_processes_agree_on_the_parts_when_one_runs_out_of_memory(image_fold
         "from lgmnet.models import SensingModel\n"
         "import train\n"
         "forward = SensingModel.forward\n"
-        "def limited(self, image):\n"
+        "def limited(self, image, operator=None):\n"
         "    if len(image) > 1 and os.environ['RANK'] == '1':\n"
         "        torch.empty(2**60)\n"
-        "    return forward(self, image)\n"
+        "    return forward(self, image, operator)\n"
         "SensingModel.forward = limited\n"
         "train.main()\n"
     )

@@ -13,7 +13,6 @@ from lgmnet.config import load_config
 from lgmnet.data.datasets import open_test_set
 from lgmnet.evaluation.rebuild import evaluate
 from lgmnet.metrics import summarise
-from lgmnet.operators.matrices import fingerprint
 from lgmnet.runtime import Runtime, data_roots
 from lgmnet.weights.files import CheckpointError
 from lgmnet.weights.saved import Weights
@@ -24,6 +23,9 @@ SHIPPED = lgmnet.available()
 CPU = Runtime(torch.device("cpu"))
 
 shipped = pytest.mark.parametrize("weights", SHIPPED, ids=lambda weights: weights.name)
+for_photographs = pytest.mark.parametrize(
+    "weights", [w for w in SHIPPED if w.ratio is not None], ids=lambda weights: weights.name
+)
 
 
 def test_what_is_available_can_be_loaded_by_name():
@@ -50,15 +52,16 @@ def test_weights_carry_config_data_and_phi(weights):
     folder = weights.weights.path.parent
     metadata = weights.weights.metadata
     assert weights.config == load_config(folder / "config.yaml")
-    assert fingerprint(weights.weights.load().operator.matrix) == metadata["phi_sha256"]
+    assert weights.weights.load().operator.fingerprint() == metadata["phi_sha256"]
     for result in weights.results:
-        operator = lgmnet.load(weights.name, result["ratio"]).operator
+        at = {key: result[key] for key in ("ratio", "condition") if key in result}
+        operator = lgmnet.load(weights.name, **at).operator
         assert operator.fingerprint() == result["phi_sha256"]
     assert {"training_data", "step", "minutes", "commit"} <= set(metadata)
     assert (folder / "log.jsonl").is_file()
 
 
-@shipped
+@for_photographs
 def test_weights_reproduce_the_metrics_of_an_image(weights):
     images = [image for image in open_test_set("builtin", []) if image.name == "coins"]
     for result in ends(weights):
@@ -70,7 +73,7 @@ def test_weights_reproduce_the_metrics_of_an_image(weights):
 
 
 @pytest.mark.slow
-@shipped
+@for_photographs
 @pytest.mark.parametrize("dataset", ["builtin", pytest.param("Set11", marks=pytest.mark.shared)])
 def test_weights_reproduce_their_metrics(weights, dataset):
     for result in ends(weights):
@@ -80,6 +83,17 @@ def test_weights_reproduce_their_metrics(weights, dataset):
         expected = result["datasets"][dataset]
         assert score.psnr == pytest.approx(expected["psnr"], abs=0.01)
         assert score.ssim == pytest.approx(expected["ssim"], abs=0.0005)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("name", ["mri_admm_net_mask_20", "mri_ista_net_plus_5_mask_20"])
+def test_weights_for_mri_reproduce_the_metrics_of_an_image(name):
+    [result] = next(w for w in SHIPPED if w.name == name).results
+    image = next(iter(open_test_set("mri/chest/chest_train.npz[80:]", data_roots())))
+    score = next(evaluate(lgmnet.load(name), [image], CPU)).score
+    expected = result["datasets"]["chest_train_80-100"]["images"][image.name]
+    assert score.psnr == pytest.approx(expected["psnr"], abs=0.01)
+    assert score.ssim == pytest.approx(expected["ssim"], abs=0.0005)
 
 
 @pytest.fixture
