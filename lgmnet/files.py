@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 # Name of the temporary file of `write_whole`. A killed process leaves one behind.
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}")
@@ -53,6 +55,16 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
             temporary.unlink(missing_ok=True)
     with suppress(OSError):  # some file systems cannot, and Windows opens no folder
         _flush(path.parent)
+
+
+def write_arrays(path: Path, **arrays: Any) -> None:
+    """`write_whole` for NumPy arrays by name, as a compressed .npz file."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:  # NumPy would add an ending to the name
+            np.savez_compressed(file, **arrays)
+
+    write_whole(path, write)
 
 
 def write_figure(path: Path, figure: Any, dpi: int) -> None:

@@ -6,9 +6,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
 
-import numpy as np
-
 from lgmnet.data.phantoms import phantoms
+from lgmnet.files import write_arrays
 
 
 def main() -> int:
@@ -25,9 +24,8 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         images = phantoms(arguments.count, arguments.side, arguments.seed)
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
         # With an axis for channels; else a width of at most 64 would be taken for one.
-        np.savez_compressed(arguments.output, images=images[..., None])
+        write_arrays(arguments.output, images=images[..., None])
     except (ValueError, OSError) as error:
         print(f"make_phantoms.py: {error}", file=sys.stderr)
         return 1

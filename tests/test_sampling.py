@@ -299,3 +299,16 @@ def test_a_run_keeps_its_mask_when_it_starts_from_weights_of_another(files, tmp_
     own = model.operator.mask.clone()
     adopt_weights(model, tmp_path / "w.safetensors")
     assert torch.equal(model.operator.mask, own)
+
+
+@pytest.mark.parametrize("name", ["fourier_mask", "blur_down"])
+def test_an_operator_that_was_chosen_moves_alone(name):
+    """It shares the tensors, and a move of one leaves the other where it is."""
+    tree = {"model": {"name": "back_projection"}, "sampling": SETTINGS[name]}
+    whole = config_from_dict(tree).sampling.make(Source())
+    chosen = whole.choose(0)
+    [tensor], [shared] = whole.buffers(), chosen.buffers()
+    assert shared is tensor
+    chosen.to("meta")
+    assert next(chosen.buffers()).is_meta
+    assert next(whole.buffers()) is tensor

@@ -12,6 +12,7 @@ import numpy as np
 from lgmnet.data import builtin
 from lgmnet.data.images import read_pixels
 from lgmnet.data.values import unit_array
+from lgmnet.files import write_arrays
 
 WHITE = 65535
 # A cube mixes so many spectra; a spectrum has so many peaks.
@@ -91,7 +92,7 @@ def _write(
 ) -> Path:
     random = np.random.default_rng(seed)
     cube = cube_of(_crop(unit_array(read_pixels(photo)), size, random), bands, random)
-    np.savez_compressed(
+    write_arrays(
         path,
         cube=np.rint(cube * WHITE).astype(np.uint16),
         scale=np.float64(WHITE),

@@ -56,11 +56,11 @@ class SensingModel(nn.Module):
 
     @torch.no_grad()
     def reconstruct(self, measurement: Tensor) -> Tensor:
-        """The image ``(batch, channels, H, W)`` rebuilt from y, not clipped, without a gradient."""
+        """Reconstruct the image ``(batch, channels, H, W)`` from y: not clipped, no gradient."""
         return self.rebuild(measurement, self.operator).image
 
     def rebuild(self, measurement: Tensor, operator: LinearOperator) -> Reconstruction:
-        """What the network makes of y, on the canvas of the operator and cut to its image size."""
+        """Reconstruct on the canvas of the operator, and cut the result to its image size."""
         canvas = operator.on_canvas()
         found = self.network(measurement, canvas)
         if operator.size is None or canvas is operator:

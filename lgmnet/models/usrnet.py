@@ -176,7 +176,7 @@ def from_published(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[st
     for key, tensor in state.items():
         theirs = next((name for name in names if key.startswith(f"{name}.")), None)
         if theirs is None:
-            raise ValueError(f"this is no USRNet file: its tensor {key} is unknown")
+            raise ValueError(f"this is not a USRNet file: its tensor {key} is unknown")
         ours = names[theirs] + key.removeprefix(theirs).replace(".res.", ".body.")
         is_linear = theirs == "h.mlp" and tensor.ndim == 4  # theirs are 1 x 1 convolutions
         own[ours] = tensor.flatten(1) if is_linear else tensor

@@ -1,12 +1,13 @@
 """The interface of all operators: Φ and its transpose."""
 
+import copy
 import functools
 import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +46,12 @@ def check_real(tensor: Tensor, subject: str) -> None:
             f"{subject} a complex tensor ({tensor.dtype}), expected a real one, whose two channels "
             "are the real and the imaginary part"
         )
+
+
+def check_weight(weight: Tensor | float) -> None:
+    """Raise ValueError unless a number is positive. The value of a tensor would wait for a GPU."""
+    if not isinstance(weight, Tensor) and not weight > 0:
+        raise ValueError(f"the weight of a quadratic step is {weight}, expected > 0")
 
 
 class LinearOperator(nn.Module, ABC):
@@ -88,6 +95,14 @@ class LinearOperator(nn.Module, ABC):
         The image is the top left part of such a larger one.
         """
         return self
+
+    def variant(self, **attributes: Any) -> Self:
+        """This operator with other attributes. Both share their tensors until one is moved."""
+        other = copy.copy(self)
+        other._buffers, other._parameters = dict(self._buffers), dict(self._parameters)
+        for name, value in attributes.items():
+            setattr(other, name, value)
+        return other
 
     def check_image(self, image: Tensor, multiple: int = 1) -> None:
         """Raise ValueError unless the operator can measure the image.
@@ -134,6 +149,7 @@ class LinearOperator(nn.Module, ABC):
         This is the minimiser of ½‖Φx − y‖² + ½ weight ‖x − image‖²; ``weight`` is positive. The
         default method is conjugate gradients. An operator with a closed form overrides it.
         """
+        check_weight(weight)
         target = back_projection + weight * image
         return conjugate_gradients(
             lambda x: self.gram_of_images(x) + weight * x, target, image.expand_as(target)

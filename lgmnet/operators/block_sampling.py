@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from lgmnet.operators.base import LinearOperator, in_full_precision
+from lgmnet.operators.base import LinearOperator, check_weight, in_full_precision
 from lgmnet.operators.matrices import fingerprint
 
 
@@ -132,8 +132,7 @@ class BlockSampling(LinearOperator):
         The system is positive definite, so there is no check that would wait for the GPU. If a
         trained weight becomes zero in float32, the result is NaN, and the run stops with an error.
         """
-        if not isinstance(weight, Tensor) and not weight > 0:
-            raise ValueError(f"the weight of a quadratic step is {weight}, expected > 0")
+        check_weight(weight)
         target = back_projection + weight * image
         factor, failed = self._factor(weight)
         factor = factor.masked_fill(failed.bool(), torch.nan)

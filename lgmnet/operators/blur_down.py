@@ -1,6 +1,5 @@
 """Super-resolution with blur: a circular blur, and of every s x s pixels the first one."""
 
-import copy
 import hashlib
 
 import torch
@@ -9,7 +8,7 @@ from einops import reduce
 from torch import Tensor
 
 from lgmnet.operators import kernels
-from lgmnet.operators.base import LinearOperator, in_full_precision
+from lgmnet.operators.base import LinearOperator, check_weight, in_full_precision
 
 SCALES = (1, 2, 3, 4)
 
@@ -68,9 +67,7 @@ class BlurDown(LinearOperator):
 
     def choose(self, number: int) -> "BlurDown":
         """The operator of another one of the kernels. The kernels are shared."""
-        other = copy.copy(self)
-        other.chosen = range(len(self.kernels))[number]
-        return other
+        return self.variant(chosen=range(len(self.kernels))[number])
 
     def picture(self) -> Tensor:
         """See `LinearOperator.picture`: the kernel, its largest value white."""
@@ -109,8 +106,7 @@ class BlurDown(LinearOperator):
     @in_full_precision
     def solve(self, image: Tensor, weight: Tensor | float, back_projection: Tensor) -> Tensor:
         """See `LinearOperator.solve`; by the Woodbury identity one division per frequency of y."""
-        if not isinstance(weight, Tensor) and not weight > 0:
-            raise ValueError(f"the weight of a quadratic step is {weight}, expected > 0")
+        check_weight(weight)
         target = back_projection + weight * image
         inner = filtered(self(target), 1 / (self.eigenvalues(target) + weight))
         return (target - self.adjoint(inner)) / weight

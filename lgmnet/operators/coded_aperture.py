@@ -1,6 +1,5 @@
 """Spectral snapshot imaging (CASSI): all bands of a scene in one picture of a detector."""
 
-import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from lgmnet.arrays import read_array
 from lgmnet.conversion import ConfigError, require, require_choice
-from lgmnet.operators.base import LinearOperator, in_full_precision
+from lgmnet.operators.base import LinearOperator, check_weight, in_full_precision
 from lgmnet.operators.sampling import OPERATORS, SamplingConfig, Source
 
 CANVASES = ("crop256", "roll310")
@@ -77,9 +76,7 @@ class CodedAperture(LinearOperator):
         """See `LinearOperator.on_canvas`: this operator, or one of wider images."""
         if self.canvas == "crop256":
             return self
-        wide = copy.copy(self)
-        wide.size = (self.mask.shape[0], self.mask.shape[1] + self.shifted)
-        return wide
+        return self.variant(size=(self.mask.shape[0], self.mask.shape[1] + self.shifted))
 
     @in_full_precision
     def forward(self, image: Tensor) -> Tensor:
@@ -102,8 +99,7 @@ class CodedAperture(LinearOperator):
     @in_full_precision
     def solve(self, image: Tensor, weight: Tensor | float, back_projection: Tensor) -> Tensor:
         """See `LinearOperator.solve`: image + Φᵀ[(y − Φ image) / (weight + ΦΦᵀ)]."""
-        if not isinstance(weight, Tensor) and not weight > 0:
-            raise ValueError(f"the weight of a quadratic step is {weight}, expected > 0")
+        check_weight(weight)
         energy = self.energy().to(image.dtype)
         measurement = divided(self(back_projection.to(image.dtype)), energy)
         return image + self.adjoint((measurement - self(image)) / (weight + energy))

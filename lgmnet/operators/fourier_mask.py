@@ -1,13 +1,12 @@
 """Magnetic resonance imaging with one coil: measures some frequencies of the whole image."""
 
-import copy
 import hashlib
 
 import torch
 from torch import Tensor
 
 from lgmnet.operators import masks
-from lgmnet.operators.base import LinearOperator, in_full_precision
+from lgmnet.operators.base import LinearOperator, check_weight, in_full_precision
 
 # Divisor in place of zero in `FourierMask.solve_filtered` (Yang et al., NIPS 2016).
 SMALL = 1e-6
@@ -58,9 +57,7 @@ class FourierMask(LinearOperator):
 
     def choose(self, number: int) -> "FourierMask":
         """The operator with mask ``number``. Both operators share the tensor of masks."""
-        other = copy.copy(self)
-        other.chosen = range(len(self.masks))[number]
-        return other
+        return self.variant(chosen=range(len(self.masks))[number])
 
     def picture(self) -> Tensor:
         """See `LinearOperator.picture`: the mask with the zero frequency in the middle."""
@@ -91,8 +88,7 @@ class FourierMask(LinearOperator):
     @in_full_precision
     def solve(self, image: Tensor, weight: Tensor | float, back_projection: Tensor) -> Tensor:
         """See `LinearOperator.solve`; one division per frequency."""
-        if not isinstance(weight, Tensor) and not weight > 0:
-            raise ValueError(f"the weight of a quadratic step is {weight}, expected > 0")
+        check_weight(weight)
         target = back_projection + weight * image
         return self._filter(target, 1 / (self.eigenvalues().to(target.dtype) + weight))
 
