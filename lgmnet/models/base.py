@@ -2,7 +2,7 @@
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -23,6 +23,10 @@ class Reconstruction(NamedTuple):
     penalties: Mapping[str, Tensor] = {}
 
 
+Watch = Callable[[Tensor, str], None]
+"""Called with every estimate ``(batch, channels, H, W)`` of an image, and the name of its step."""
+
+
 class UnfoldingNetwork(nn.Module, ABC):
     """K stages: ``(measurement, operator) -> Reconstruction``."""
 
@@ -39,8 +43,15 @@ class UnfoldingNetwork(nn.Module, ABC):
     separately."""
 
     @abstractmethod
-    def forward(self, measurement: Tensor, operator: LinearOperator) -> Reconstruction:
-        """Reconstruct the image from its ``measurement`` by ``operator``."""
+    def forward(
+        self, measurement: Tensor, operator: LinearOperator, watch: Watch | None = None
+    ) -> Reconstruction:
+        """Reconstruct the image from its ``measurement`` by ``operator``.
+
+        Args:
+            watch: called with the estimates that the network has anyway, first to last; the last
+                one is the result. Without it they are not kept. See `lgmnet.models.iterates`.
+        """
 
     def unfold(self, measurement: Any, operator: LinearOperator, run: Runner) -> Any:
         """The image; ``run`` executes every step.
