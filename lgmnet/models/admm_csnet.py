@@ -150,6 +150,10 @@ class ADMMCSNet(UnfoldingNetwork):
         show(watch, image, "last step")
         return Reconstruction(image)
 
+    def learned_values(self) -> dict[str, list[float]]:
+        """Of a network whose stages share them, one value each."""
+        return {"weight": F.softplus(self.raw_weights).tolist(), "step": self.steps.tolist()}
+
     def stages(self) -> Iterable[nn.Module]:
         return self.priors
 

@@ -181,6 +181,9 @@ class AMPNet(UnfoldingNetwork):
             return Reconstruction(image)
         return Reconstruction(image, {"orthogonality": self.orthogonality_weight * sum(penalties)})
 
+    def learned_values(self) -> dict[str, list[float]]:
+        return {"correction": self.corrections.tolist()}
+
     def stages(self) -> Iterable[nn.Module]:
         return self.priors
 

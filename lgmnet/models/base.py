@@ -1,6 +1,7 @@
 """The interface of a network, and its result."""
 
 import inspect
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -64,6 +65,18 @@ class UnfoldingNetwork(nn.Module, ABC):
 
     def check_operator(self, operator: LinearOperator) -> None:
         """Raise ValueError if the network does not support this operator."""
+
+    def learned_values(self) -> dict[str, list[float]]:
+        """Learned numbers that have one value per stage, such as step sizes, by name.
+
+        By default they are the parameters with one value, such as ``data_steps.3.step``.
+        """
+        found: dict[str, list[float]] = {}
+        for name, parameter in self.named_parameters():
+            if parameter.numel() == 1 and re.search(r"\.\d+\.", name):
+                key = re.sub(r"\.\d+\.", " ", name, count=1)
+                found.setdefault(key, []).append(float(parameter.detach()))
+        return found
 
     @abstractmethod
     def stages(self) -> Iterable[nn.Module]:

@@ -289,6 +289,11 @@ class FISTANet(UnfoldingNetwork):
             )
         return self.alista(residual)
 
+    def learned_values(self) -> dict[str, list[float]]:
+        triples = [self.schedule(k) for k in range(self.stage_count)]
+        names = ("step", "threshold", "momentum")
+        return {n: [float(t[k]) for t in triples] for k, n in enumerate(names)}
+
     def stages(self) -> Iterable[nn.Module]:
         # All stages run one module. It is listed once; each call of it is recomputed.
         return (self.prior,)
