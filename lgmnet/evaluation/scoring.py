@@ -1,5 +1,6 @@
 """Reconstruct and score test sets: the content of metrics.json."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,7 +158,8 @@ def results_folder(folder: Path, sampling: SamplingConfig, condition: str) -> Pa
 def summary(outcomes: Sequence[list[Result] | Failure], k: int, rules: Rules) -> dict[str, Any]:
     """One test set under the k-th rules: means, the values of each image, and what failed.
 
-    ``psnr_images`` and ``ssim_images`` are the numbers of images in a mean, if not all.
+    ``psnr_images`` and ``ssim_images`` are the numbers of images in a mean, if not all. ``seams``
+    is the mean over the images of several blocks, see `metrics.seams`.
     """
     results = [outcome[k] for outcome in outcomes if isinstance(outcome, list)]
     failed = {o.name: o.reason for o in outcomes if isinstance(o, Failure)}
@@ -175,6 +177,11 @@ def summary(outcomes: Sequence[list[Result] | Failure], k: int, rules: Rules) ->
     if consistent:
         means["residual"] = float(np.mean([c.residual for _, c in consistent]))
         means["psnr_on_y"] = mean_psnr([c.psnr for _, c in consistent])
+    seams = {r.name: r.seams for r in results if r.seams is not None and not math.isnan(r.seams)}
+    for name, ratio in seams.items():
+        images[name]["seams"] = round(ratio, 4)
+    if seams:
+        means["seams"] = float(np.mean(list(seams.values())))
     return {**means, "images": images, **({"failed": failed} if failed else {})}
 
 
