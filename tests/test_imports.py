@@ -25,6 +25,7 @@ ARROWS: dict[str, set[str]] = {
     "unfolding": {"operators"},
     "models": {"operators", "unfolding"},
     "losses": {"models", "operators"},
+    "papers": {"report"},
     "runtime": {"data", "models", "ranks"},
     "build": {"config", "data", "models", "operators", "runtime", "unfolding"},
     "speed": {"complexity", "config", "models", "operators", "runtime", "unfolding"},
