@@ -7,7 +7,8 @@ import re
 
 import pytest
 
-from lgmnet.papers import render, table
+from lgmnet.commands import main
+from lgmnet.papers import render
 from lgmnet.papers.collect import Column, collect, columns
 from lgmnet.papers.grid import build
 from lgmnet.papers.statistics import difference
@@ -115,7 +116,7 @@ def test_results_of_different_rules_or_images_are_not_compared(tmp_path, changes
 
 def test_wrong_input_is_named(tmp_path, runs, capsys):
     def fails(*words):
-        assert table.main(words) == 1
+        assert main(["table", *words]) == 1
         return capsys.readouterr().err
 
     assert "there is no 'runs/none'; give a run folder" in fails("runs/none")
@@ -172,7 +173,7 @@ def test_latex_has_equal_columns_in_all_lines_and_no_bare_sign(runs):
 
 def test_csv_keeps_all_digits(runs, tmp_path, capsys):
     out = tmp_path / "t.csv"
-    assert table.main([*runs, "--csv", "--base", "b", "--output", str(out)]) == 0
+    assert main(["table", *runs, "--csv", "--base", "b", "--output", str(out)]) == 0
     assert f"written to {out}" in capsys.readouterr().out
     rows = list(csv.DictReader(io.StringIO(out.read_text())))
     first = rows[0]
@@ -183,7 +184,7 @@ def test_csv_keeps_all_digits(runs, tmp_path, capsys):
 
 def test_shipped_weights_are_found_by_name(capsys):
     words = ["lgm_net_tiny_r0.10", "ista_net_plus_5_r0.10", "--data", "Set11", "--latex"]
-    assert table.main(words) == 0
+    assert main(["table", *words]) == 0
     text = capsys.readouterr().out
     assert r"lgm\_net\_tiny & 29.71 & 0.8905" in text
     assert r"ista\_net\_plus\_5 & 28.57 & 0.8737" in text

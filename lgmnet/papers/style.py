@@ -10,7 +10,6 @@ from lgmnet.files import write_figure
 # Widths in inches of one and of two columns of an IEEE page.
 ONE_COLUMN, TWO_COLUMNS = 3.5, 7.16
 DPI = 300
-FORMATS = (".pdf", ".png", ".svg")
 MARKS = "osD^vP*X<>"
 SETTINGS: Any = {
     "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "legend.fontsize": 7,
@@ -32,12 +31,6 @@ def plotting() -> Iterator[Any]:
             yield plt
         finally:
             plt.close("all")
-
-
-def check_output(path: Path) -> None:
-    """Raise ValueError for a file that is no figure."""
-    if path.suffix.lower() not in FORMATS:
-        raise ValueError(f"--output is '{path}', expected a name with {', '.join(FORMATS)}")
 
 
 def save(path: Path, figure: Any) -> None:
