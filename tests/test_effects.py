@@ -52,6 +52,7 @@ EFFECTS = {
     "sampling.rounding": "floor",
     "sampling.phi": "fixed",
     "sampling.phi_init": "orthonormal",
+    "sampling.phi_values": "sign",
     "sampling.noise_std": 0.05,
     "data.augment": "none",
     "data.crop_size": 64,
@@ -65,7 +66,7 @@ ELSEWHERE = {
         "validate_every", "accumulate", "precision", "channels_last", "recompute", "compile",
         "cuda_graphs", "timeout",
     },
-    "sampling": set(),
+    "sampling": {"ordering"},  # of one start only: tests/test_patterns.py
     "evaluation": {"datasets", *SCORING},
     "data": {"train", "source", "decode", "workers", "validation", "validation_images",
              "color"},
