@@ -67,6 +67,7 @@ def score_weights(arguments: argparse.Namespace) -> int:
     how = Scoring(
         rules=[dataclasses.replace(own, protocol=name) for name in protocols],
         noise_std=arguments.noise_std,
+        bits=arguments.bits,
         consistency=arguments.consistency,
         fast=arguments.fast,
         precision=arguments.precision,
@@ -209,6 +210,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--padding", help="zeros (as published), replicate or crop")
     parser.add_argument(
         "--noise-std", type=float, help="measurement noise, in the unit of y (default: as trained)"
+    )
+    parser.add_argument(
+        "--bits", type=int, help="bits of the detector, 0 for real numbers (default: as trained)"
     )
     parser.add_argument(
         "--consistency",

@@ -21,7 +21,7 @@ from lgmnet.files import write_text
 ADDED = {"nmse": "NMSE", "rmse": "RMSE", "residual": "‖Φx̂−y‖/‖y‖", "psnr_on_y": "PSNR on Φx=y"}
 # What results must agree in to stand in one file.
 SAME = ("network", "options", "ratio", "condition", "weights_sha256", "phi_sha256", "protocol",
-        "color", "padding", "noise_std", "precision")  # fmt: skip
+        "color", "padding", "noise_std", "detector", "precision")  # fmt: skip
 # Digits that scores are printed with.
 DIGITS = {"psnr": 2, "ssim": 4, "nmse": 4, "rmse": 4, "residual": 4, "psnr_on_y": 2}
 
@@ -100,7 +100,7 @@ def _published(table: Mapping[str, Any], row: Mapping[str, Any], column: int) ->
 
 def comparable(results: Mapping[str, Any], dataset: str) -> Published | None:
     """The published value for a test set of a ``metrics.json``, or None."""
-    rules = ("padding", "zeros"), ("noise_std", 0)
+    rules: tuple[tuple[str, Any], ...] = ("padding", "zeros"), ("noise_std", 0), ("detector", {})
     if any(results.get(key, usual) != usual for key, usual in rules):
         return None
     return published(

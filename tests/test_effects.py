@@ -54,6 +54,11 @@ EFFECTS = {
     "sampling.phi_init": "orthonormal",
     "sampling.phi_values": "sign",
     "sampling.noise_std": 0.05,
+    "sampling.gain": 1.1,
+    "sampling.offset": 0.1,
+    "sampling.photons": 100,
+    "sampling.clip": [-0.1, 0.1],
+    "sampling.quantise": 4,
     "data.augment": "none",
     "data.crop_size": 64,
     "data.exclude": ["0.png"],
@@ -66,7 +71,8 @@ ELSEWHERE = {
         "validate_every", "accumulate", "precision", "channels_last", "recompute", "compile",
         "cuda_graphs", "timeout",
     },
-    "sampling": {"ordering"},  # of one start only: tests/test_patterns.py
+    # Of one start, and of quantise only: tests/test_patterns.py, tests/test_detector.py.
+    "sampling": {"ordering", "dither"},
     "evaluation": {"datasets", *SCORING},
     "data": {"train", "source", "decode", "workers", "validation", "validation_images",
              "color"},
