@@ -1,10 +1,16 @@
-"""Rebuild an image from a measurement file, with the weights it was measured with."""
+"""Rebuild an image from a measurement file, with the weights it was measured with.
+
+Or from the numbers of your own camera (.csv, .txt, .npy, .npz, .mat): see docs/own-camera.md.
+"""
 
 import argparse
+import math
+import re
 import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
 
@@ -12,11 +18,72 @@ from lgmnet import runtime
 from lgmnet.data import color
 from lgmnet.data.images import printable, write_array, write_image
 from lgmnet.data.values import to_uint8
+from lgmnet.models import SensingModel
+from lgmnet.operators import BlockSampling
 from lgmnet.speed.inference import prepare
 from lgmnet.speed.memory import OUT_OF_MEMORY, out_of_memory
 from lgmnet.speed.precision import convolutions
-from lgmnet.weights.measurement import load_measurement, reconstruct_image
+from lgmnet.weights.camera import Layout, arrange, read_own_matrix, read_values, with_own_matrix
+from lgmnet.weights.measurement import Measurement, load_measurement, reconstruct_image
 from lgmnet.weights.saved import find_weights
+
+# Files with the numbers of a camera.
+CAMERA = (".csv", ".txt", ".npy", ".npz", ".mat")
+
+
+def of_camera(
+    arguments: argparse.Namespace, device: torch.device
+) -> tuple[SensingModel, Measurement]:
+    """The model and the measurement of a file with the numbers of a camera."""
+    layout = Layout(
+        order=arguments.order,
+        pairs=arguments.pairs,
+        column_major=arguments.column_major,
+        dark=arguments.dark,
+        white=arguments.white,
+    )
+    height, width = sides(arguments.size)
+    weights = find_weights(arguments.weights)
+    model = weights.load()
+    operator = model.operator
+    if not isinstance(operator, BlockSampling):
+        raise ValueError(f"numbers of a camera need block sampling, not {type(operator).__name__}")
+    matrix = operator.matrix.detach()
+    if arguments.matrix:
+        matrix = read_own_matrix(arguments.matrix, layout.column_major)
+    block = math.isqrt(matrix.shape[1])
+    if height % block or width % block:
+        raise ValueError(f"--size {arguments.size} is not in whole blocks of {block} x {block}")
+    values = read_values(arguments.measurement)
+    name = str(arguments.measurement)
+    y = arrange(values, len(matrix), (height // block, width // block), layout, name)
+    network = weights.config.model.name
+    model, y, known = with_own_matrix(model, network, matrix, y)
+    if not known:
+        print(
+            f"warning: {arguments.weights} was trained for another Φ and loses quality on this "
+            "one; scripts/refit.py adapts it in minutes",
+            file=sys.stderr,
+        )
+    return model.to(device), Measurement(y, height, width, model.operator.fingerprint())
+
+
+def sides(text: str | None) -> tuple[int, int]:
+    """Height and width of ``96x128``."""
+    match = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", text or "")
+    if match is None:
+        raise ValueError(f"--size is {text}, expected height x width in pixels, such as 96x128")
+    return int(match[1]), int(match[2])
+
+
+def of_file(
+    arguments: argparse.Namespace, device: torch.device
+) -> tuple[SensingModel, Measurement]:
+    """The model and the measurement of a file of scripts/measure.py."""
+    measurement = load_measurement(arguments.measurement)
+    weights = find_weights(arguments.weights)
+    condition = measurement.condition or weights.config.sampling.measured_at(measurement.values)
+    return weights.load(condition).to(device), measurement
 
 
 def save(path: Path, image: np.ndarray) -> None:
@@ -39,26 +106,28 @@ def main() -> int:
         description=__doc__,
         epilog="example: python scripts/reconstruct.py y.safetensors --output out.png",
     )
-    parser.add_argument("measurement", type=Path, help="a file that scripts/measure.py wrote")
+    parser.add_argument("measurement", type=Path, help="a file of scripts/measure.py, or numbers")
     parser.add_argument("--weights", default="lgm_net_tiny_r0.10", help="name, folder or file")
     parser.add_argument("--output", type=Path, required=True, help="out.png, or out.npy")
     parser.add_argument("--fast", action="store_true", help="the rewritten network, same numbers")
     parser.add_argument("--precision", default="fp32", help="fp32, tf32 (GPU), or with --fast bf16")
     parser.add_argument("--max-memory", help="work in strips that fit, such as 2GiB; same numbers")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
+    camera = parser.add_argument_group("numbers of your own camera")
+    camera.add_argument("--matrix", type=Path, help="your Φ (default: that of the weights)")
+    camera.add_argument("--size", help="height x width of the image in pixels: 96x128")
+    camera.add_argument("--order", default="blocks", help="blocks: one after the other; patterns")
+    camera.add_argument("--pairs", default="none", help="none, alternating (+ - + -), halves")
+    camera.add_argument("--column-major", action="store_true", help="numbered as in MATLAB")
+    camera.add_argument("--dark", type=float, default=0.0, help="reading without light")
+    camera.add_argument("--white", type=float, default=1.0, help="reading of one white pixel")
     arguments = parser.parse_args()
     try:
-        measurement = load_measurement(arguments.measurement)
-        weights = find_weights(arguments.weights)
-        condition = measurement.condition or weights.config.sampling.measured_at(measurement.values)
         with runtime.start(arguments.device) as here, convolutions(arguments.precision):
             runtime.announce(here, sys.stderr)
-            model = prepare(
-                weights.load(condition).to(here.device),
-                arguments.fast,
-                arguments.precision,
-                arguments.max_memory,
-            )
+            numbers = arguments.matrix or arguments.measurement.suffix.lower() in CAMERA
+            model, measurement = (of_camera if numbers else of_file)(arguments, here.device)
+            model = prepare(model, arguments.fast, arguments.precision, arguments.max_memory)
             image = reconstruct_image(model, measurement)
         save(arguments.output, image)
     except (ValueError, OSError) as error:
