@@ -14,6 +14,7 @@ from lgmnet.data import jpeg_content, tiff_content
 # Pillow's modes for 8-bit grey or colour, with or without an alpha channel.
 READABLE_MODES = frozenset(("1", "L", "LA", "P", "PA", "RGB", "RGBA"))
 GREY_MODES = frozenset(("1", "L", "I", "I;16", "I;16B", "I;16L", "F"))
+UNCOMPRESSED = ("raw", "ppm", "ppm_plain")  # names of Pillow's decoders
 SCALES = {"L;2": 85, "L;4": 17}  # Pillow multiplies grey values of 2 or 4 bits
 
 
@@ -55,6 +56,7 @@ def decode(image: Image.Image, path: Path) -> np.ndarray:
     Raises:
         Exception: of any type, if the file is damaged.
     """
+    _refuse_short(image, path)
     if image.format == "TIFF":
         tiff_content.refuse_incomplete(path.read_bytes(), image.tag_v2)  # type: ignore[attr-defined]
     if image.format == "PNG":  # Pillow does not compare the checksums of the pixels
@@ -70,6 +72,16 @@ def decode(image: Image.Image, path: Path) -> np.ndarray:
     if image.mode in ("1", "L"):
         return np.array(image.convert("L"))  # writable
     return np.asarray(image.convert("RGB"))[:, :, ::-1]
+
+
+def _refuse_short(image: Image.Image, path: Path) -> None:
+    """Raise ValueError if an uncompressed file has less than a bit per pixel.
+
+    Pillow would take the memory of the image first.
+    """
+    tiles, size = getattr(image, "tile", None), path.stat().st_size
+    if tiles and tiles[0][0] in UNCOMPRESSED and image.width * image.height > 8 * size:
+        raise ValueError(f"it has {size} bytes for {image.width * image.height} pixels")
 
 
 def _with_key(grey: np.ndarray, image: Image.Image) -> np.ndarray:
