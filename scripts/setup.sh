@@ -10,7 +10,7 @@ fi
 wanted=$(cat pyproject.toml constraints.txt | sha256sum)
 if [ "$(cat .venv/installed 2>/dev/null)" != "$wanted" ]; then
     echo "installing into .venv: some minutes, and gigabytes with the CUDA build of PyTorch"
-    .venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+    .venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
     echo "$wanted" > .venv/installed
 fi
 export PATH="$PWD/.venv/bin:$PATH"
