@@ -1,5 +1,5 @@
 # Sourced by demo.sh and check.sh: a virtual environment in .venv with the package; $extras, such as
-# [dev], are installed too.
+# [dev,docs], are installed too.
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=${PYTHON:-python3}
 if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then

@@ -1,78 +1,80 @@
-"""Every command that a page of the documentation prints is understood by its program.
+"""The documentation site: every page is in it, and its examples work."""
 
-README's commands are run (test_readme.py), and those of some pages too. Here the programs read
-their arguments and stop: files, options and settings of a printed command exist.
-"""
-
-import argparse
-import glob
 import re
-import shlex
+import sys
 
+import numpy as np
 import pytest
+import torch
+import yaml
 
-from lgmnet.config import load_config
+from lgmnet.models import MODELS, SensingModel
+from lgmnet.operators import BlockSampling
+from lgmnet.operators.matrices import load_matrix
 from tests.conftest import PROJECT
-from tests.test_scripts import run_main
 
-PAGES = sorted([*PROJECT.glob("docs/**/*.md"), *PROJECT.glob("*.md"), *PROJECT.glob("*/README.md")])
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
-SHELL = {"", "bash", "sh", "console"}
-PROGRAM = re.compile(r"(?:train|test|scripts/\w+)\.py")
-# Configs that a page tells its reader to write.
-THEIRS = {"configs/box_mean.yaml", "configs/my_net.yaml"}
+DOCS = PROJECT / "docs"
 
 
-class Understood(Exception):
-    """A program has read its arguments."""
+def example(page):
+    """The first Python example of a page."""
+    return re.search(r"```python\n(.*?)```", (DOCS / page).read_text("utf-8"), re.S)[1]
 
 
-def commands() -> list:
-    """The words of each printed command, from the program on, once."""
-    found = {}
-    for page in PAGES:
-        blocks = BLOCK.findall(page.read_text(encoding="utf-8"))
-        for block in (text for language, text in blocks if language in SHELL):
-            for line in block.replace("\\\n", "").splitlines():
-                if not PROGRAM.search(line):
-                    continue
-                # $resume is a variable of a script; it can be empty.
-                words = shlex.split(line.replace("$resume", ""), comments=True)
-                start = next((k for k, word in enumerate(words) if PROGRAM.fullmatch(word)), None)
-                if start is not None and not THEIRS & set(words):
-                    name = f"{page.relative_to(PROJECT)}: {' '.join(words[start:])}"
-                    found.setdefault(tuple(words[start:]), name)
-    return [pytest.param(words, id=name) for words, name in found.items()]
+def test_every_page_is_in_the_navigation_once():
+    text = (PROJECT / "mkdocs.yml").read_text(encoding="utf-8")
+
+    def pages(entry):
+        if isinstance(entry, str):
+            return [entry]
+        parts = entry if isinstance(entry, list) else entry.values()
+        return [page for part in parts for page in pages(part)]
+
+    listed = pages(yaml.safe_load(text)["nav"])
+    assert sorted(listed) == sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
 
 
-def test_commands_are_found():
-    assert len(commands()) > 60
+def test_the_site_builds_without_warnings_and_asks_no_server(tmp_path):
+    pytest.importorskip("mkdocstrings_handlers.python")
+    build = pytest.importorskip("mkdocs.commands.build").build
+    load_config = pytest.importorskip("mkdocs.config").load_config
+    build(load_config(str(PROJECT / "mkdocs.yml"), site_dir=str(tmp_path), strict=True))
+    start = (tmp_path / "index.html").read_text(encoding="utf-8")
+    loaded = re.findall(r'<(?:script|img|link rel="stylesheet)[^>]*(?:src|href)="([^"]+)', start)
+    assert loaded
+    assert not [address for address in loaded if "//" in address]
+    assert "lgmnet.operators.base.LinearOperator" in (tmp_path / "api/operators.html").read_text()
 
 
-@pytest.mark.parametrize("words", commands())
-def test_a_printed_command_is_understood(words, monkeypatch):
-    for name in ("parse_args", "parse_intermixed_args"):
-        monkeypatch.setattr(argparse.ArgumentParser, name, stopping(name))
-    monkeypatch.chdir(PROJECT)
-    monkeypatch.syspath_prepend(str(PROJECT / "scripts"))  # as Python does for a script
-    program, *arguments = words
-    with pytest.raises(Understood) as understood:
-        run_main(program, [name for word in arguments for name in expanded(word)], monkeypatch)
-    if program == "train.py":
-        settings = understood.value.args[0]
-        load_config(settings.config, settings.overrides, settings.joined)
+def test_the_network_of_the_page_learns(monkeypatch):
+    """Every parameter gets a gradient, on an image that is not square."""
+    monkeypatch.setattr(MODELS, "_constructors", dict(MODELS._constructors))
+    module = {"__name__": "my_net"}
+    exec(example("add-a-network.md"), module)
+    network = module["MyNet"](stages=2, channels=4)
+    phi = np.linalg.qr(np.random.default_rng(0).normal(size=(64, 7)))[0].T
+    model = SensingModel(BlockSampling(torch.from_numpy(phi).float(), 8), network)
+    image = torch.rand(1, 1, 16, 24)
+    rebuilt = model(image).image
+    assert rebuilt.shape == image.shape
+    rebuilt.square().mean().backward()
+    assert all(p.grad is not None and p.grad.any() for p in network.parameters())
 
 
-def stopping(name: str):
-    """The method of a parser, which raises Understood with its result."""
-    method = getattr(argparse.ArgumentParser, name)
+def test_the_matrix_of_the_page_has_norm_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(example("own-phi.md"), {})
+    phi = load_matrix(tmp_path / "my_phi.npy")
+    assert phi.shape == (103, 1024)
+    assert torch.linalg.matrix_norm(phi, 2).item() == pytest.approx(1, abs=1e-5)
+    norm = (phi.sign() @ phi.sign().T).double()
+    assert torch.linalg.eigvalsh(norm)[-1].sqrt().item() == pytest.approx(32 + 103**0.5, rel=0.05)
 
-    def parse(parser, *arguments, **options):
-        raise Understood(method(parser, *arguments, **options))
 
-    return parse
+def test_the_picture_of_lgm_net_is_what_the_script_draws(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(PROJECT / "scripts"))
+    import draw_lgm_net
 
-
-def expanded(word: str) -> list[str]:
-    """The files of a pattern; the word itself if there are none."""
-    return sorted(glob.glob(word)) or [word]
+    monkeypatch.setattr(sys, "argv", ["draw_lgm_net.py", "--output", str(tmp_path / "x.svg")])
+    assert draw_lgm_net.main() == 0
+    assert (tmp_path / "x.svg").read_bytes() == (DOCS / "lgm_net.svg").read_bytes()
