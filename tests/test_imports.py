@@ -36,9 +36,11 @@ ARROWS: dict[str, set[str]] = {
                  "models", "operators", "runtime", "speed", "weights"},
     "costs": {"build", "complexity", "config", "data", "models", "operators", "runtime", "speed",
               "training"},
+    "reports": {"complexity", "config", "data", "evaluation", "metrics", "models", "operators",
+                "report", "runtime", "weights"},
     "commands": {"build", "complexity", "config", "conversion", "costs", "data", "evaluation",
-                 "metrics", "models", "operators", "report", "runtime", "speed", "training",
-                 "weights"},
+                 "metrics", "models", "operators", "report", "reports", "runtime", "speed",
+                 "training", "weights"},
     "__main__": {"commands"},
     "__init__": {"speed", "weights"},
 }  # fmt: skip
