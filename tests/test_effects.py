@@ -65,7 +65,7 @@ ELSEWHERE = {
         "validate_every", "accumulate", "precision", "channels_last", "recompute", "compile",
         "cuda_graphs", "timeout",
     },
-    "sampling": set(),
+    "sampling": {"phi_scale"},
     "evaluation": {"datasets", *SCORING},
     "data": {"train", "source", "decode", "workers", "validation", "validation_images",
              "color"},
