@@ -87,9 +87,11 @@ def _read_mat(path: Path) -> dict[str, np.ndarray]:
     if start.startswith(HDF5) or start.endswith(HDF5):  # MATLAB writes 512 bytes before it
         return _read_hdf5(path)
     from scipy.io import loadmat, whosmat
+    from scipy.sparse import issparse
 
     require_small(path, sum(8 * math.prod(shape) for _, shape, _ in whosmat(path)))
-    return {name: v for name, v in loadmat(path).items() if not name.startswith("__")}
+    found = {name: v for name, v in loadmat(path).items() if not name.startswith("__")}
+    return {name: v.toarray() if issparse(v) else v for name, v in found.items()}
 
 
 def _read_hdf5(path: Path) -> dict[str, np.ndarray]:

@@ -40,8 +40,8 @@ ARROWS: dict[str, set[str]] = {
     "reports": {"complexity", "config", "data", "evaluation", "metrics", "models", "operators",
                 "report", "runtime", "weights"},
     "commands": {"build", "complexity", "config", "conversion", "costs", "data", "evaluation",
-                 "metrics", "models", "operators", "papers", "report", "reports", "runtime", "speed",
-                 "training", "weights"},
+                 "metrics", "models", "operators", "papers", "report", "reports", "runtime",
+                 "speed", "training", "weights"},
     "__main__": {"commands"},
     "__init__": {"speed", "weights"},
 }  # fmt: skip
