@@ -34,6 +34,7 @@ NARROW = {
     "ampa_net": ["model.stages=2"],
     "fista": ["model.iterations=2"],
     "fista_net": ["model.stages=3"],
+    "gap_net": ["model.stages=2", "model.width=8"],
     "gap_tv": ["model.iterations=2"],
     "gin_amp_net_tip": ["model.stages=2"],
     "gin_fista_net": ["model.stages=3"],

@@ -29,6 +29,7 @@ SMALL = {
     "back_projection": {},
     "fista": {"iterations": 5, "shifts": 2},
     "fista_net": {"stages": 3, "channels": 8},
+    "gap_net": {"stages": 2, "width": 8},
     "gap_tv": {"iterations": 5},
     "gin_amp_net_tip": {"stages": 2, "channels": 8},
     "gin_fista_net": {"stages": 3, "channels": 8},

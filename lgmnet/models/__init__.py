@@ -7,6 +7,7 @@ from lgmnet.models.ampa_net import AMPANet, AMPNet
 from lgmnet.models.back_projection import BackProjection
 from lgmnet.models.base import MODELS, Reconstruction, UnfoldingNetwork, create_network
 from lgmnet.models.fista_net import FISTANet
+from lgmnet.models.gap_net import GAPNet
 from lgmnet.models.gap_tv import GAPTV
 from lgmnet.models.gin import GINAMPNetTIP, GINFISTANet, GINISTANetPlus
 from lgmnet.models.ista import FISTA, ISTA
@@ -30,6 +31,7 @@ __all__ = [
     "AMPNetTIP",
     "BackProjection",
     "FISTANet",
+    "GAPNet",
     "GINAMPNetTIP",
     "GINFISTANet",
     "GINISTANetPlus",
