@@ -38,6 +38,18 @@ def test_lipschitz_is_the_largest_eigenvalue_of_a_dense_matrix(negative):
     assert operator.lipschitz() == pytest.approx(largest, rel=1e-9)
 
 
+@pytest.mark.parametrize("scale", [1, 2, 3, 4])
+def test_bicubic_interpolation_keeps_pixels_and_a_parabola(scale):
+    """Cubic convolution with a = -1/2 gives polynomials of degree 2 exactly; within the border."""
+    operator = BlurDown(torch.ones(1, 1), scale)
+    columns = torch.arange(12 * scale, dtype=torch.float64)
+    image = (0.3 + 0.02 * columns + 0.001 * columns**2).expand(1, 1, 8 * scale, -1)
+    enlarged = operator.bicubic(operator(image))
+    inside = slice(scale, 10 * scale)
+    torch.testing.assert_close(enlarged[..., inside], image[..., inside])
+    assert torch.equal(enlarged[..., ::scale, ::scale], operator(image))
+
+
 @pytest.mark.shared
 def test_the_kernels_by_formula_are_those_of_the_file(reference):
     held = kernels.load_kernels(reference.parent / "kernels/kernels_12.mat")

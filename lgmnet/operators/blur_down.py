@@ -119,6 +119,21 @@ class BlurDown(LinearOperator):
         inverse = torch.where(seen, 1 / eigenvalues.where(seen, torch.ones(())), 0)
         return image + self.adjoint(filtered(measurement - self(image), inverse))
 
+    def nearest(self, measurement: Tensor) -> Tensor:
+        """Every pixel of y repeated s x s times, ``(batch, channels, H, W)``."""
+        self._check_measurement(measurement)
+        return F.interpolate(measurement, scale_factor=self.scale, mode="nearest")
+
+    @in_full_precision
+    def bicubic(self, measurement: Tensor) -> Tensor:
+        """Bicubic interpolation of y, ``(batch, channels, H, W)``.
+
+        The pixels that S keeps have the values of y. It is circular, as the blur is.
+        """
+        self._check_measurement(measurement)
+        rows, columns = (interpolation(side, self.scale) for side in measurement.shape[2:])
+        return rows.to(measurement) @ measurement @ columns.to(measurement).T
+
     def spectrum(self, image: Tensor) -> Tensor:
         """The Fourier transform of the kernel at the size of an image, ``(H, W // 2 + 1)``."""
         return torch.fft.rfft2(self._placed(image))
@@ -177,3 +192,18 @@ def filtered(images: Tensor, factors: Tensor) -> Tensor:
     """
     size = (images.shape[-2], images.shape[-1])
     return torch.fft.irfft2(torch.fft.rfft2(images) * factors, s=size)
+
+
+def interpolation(side: int, scale: int) -> Tensor:
+    """Cubic convolution as a matrix ``(side * scale, side)`` in float64: values between samples.
+
+    Source: R. Keys, "Cubic convolution interpolation for digital image processing", IEEE TASSP
+    1981, with a = -1/2.
+    """
+    samples = torch.arange(side, dtype=torch.float64)
+    positions = torch.arange(side * scale, dtype=torch.float64) / scale
+    forward = (positions[:, None] - samples) % side
+    d = torch.minimum(forward, side - forward)
+    near = 1.5 * d**3 - 2.5 * d**2 + 1
+    far = -0.5 * d**3 + 2.5 * d**2 - 4 * d + 2
+    return torch.where(d <= 1, near, torch.where(d < 2, far, 0.0))
