@@ -6,10 +6,12 @@ import torch
 from scipy.io import savemat
 from scipy.ndimage import convolve
 
-from lgmnet.build import Source
+from lgmnet.build import Source, build_model
 from lgmnet.config import ConfigError, config_from_dict
 from lgmnet.models import FISTA
 from lgmnet.operators import BlurDown, kernels
+from lgmnet.runtime import Runtime
+from lgmnet.training import gradients
 
 
 def uneven(height=5, width=3):
@@ -131,6 +133,68 @@ def test_fingerprints_tell_kernel_scale_and_channels():
     assert BlurDown(two[1], 2).fingerprint() == prints[3]
 
 
+def test_every_image_of_a_batch_may_have_its_own_kernel():
+    """All methods give what one operator for every image gives; features are those of an image."""
+    whole = BlurDown(torch.stack([uneven(), uneven().flip(0), uneven().flip(1)]), 2, 3).double()
+    numbers = (2, 0, 0, 1)
+    each = whole.each(numbers)
+    x, z = torch.rand(2, 4, 3, 12, 16, dtype=torch.float64)
+    y = each(x)
+
+    def singly(method, *tensors):
+        rows = [
+            getattr(whole.choose(number), method)(*(t[k : k + 1] for t in tensors))
+            for k, number in enumerate(numbers)
+        ]
+        return torch.cat(rows)
+
+    torch.testing.assert_close(y, singly("forward", x))
+    torch.testing.assert_close(each.adjoint(y), singly("adjoint", y))
+    torch.testing.assert_close(each.project(x, y), singly("project", x, y))
+    solved = [
+        whole.choose(number).solve(z[k : k + 1], 0.1, x[k : k + 1])
+        for k, number in enumerate(numbers)
+    ]
+    torch.testing.assert_close(each.solve(z, 0.1, x), torch.cat(solved))
+    features = torch.cat([x, z], dim=1)
+    torch.testing.assert_close(each.gram(features), singly("gram", features))
+    torch.testing.assert_close(each.part(1, 2)(x[1:3]), y[1:3])
+    assert each.lipschitz() == max(whole.choose(k).lipschitz() for k in range(3))
+    assert whole.choose(1).part(1, 2).chosen == 1
+    with pytest.raises(ValueError, match="the batch has 3 images, but the operator 4 kernels"):
+        each(x[:3])
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_parts_of_a_batch_keep_the_kernels_of_their_samples(parts):
+    """Gradients of a training step, against those of four steps with one crop each."""
+    sampling = settings(scale=2)
+    config = config_from_dict(
+        {
+            "model": {"name": "usrnet", "stages": 2, "widths": [4, 8]},
+            "sampling": {"operator": "blur_down", "scale": 2},
+            "training": {"batch_size": 4, "accumulate": parts},
+        }
+    )
+    torch.manual_seed(0)
+    model = build_model(config)
+    operator = sampling.draw(model.operator, np.random.default_rng(3), samples=4)
+    assert len(operator.kernels.unique(dim=0)) > 1
+    batch = torch.randint(256, (4, 3, 26, 26), dtype=torch.uint8)
+    losses = []
+    for k in range(4):
+        target = batch[k : k + 1] / 255
+        found = model(target, model.operator.variant(kernels=operator.kernels[k : k + 1]))
+        losses.append((found.image - target).square().mean())
+    torch.stack(losses).mean().backward()
+    expected = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    cpu = Runtime(torch.device("cpu"))
+    gradients.backward(model, model, batch, operator, config.training, cpu)
+    for parameter, gradient in zip(model.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-6)
+
+
 def settings(**changes):
     tree = {"model": {"name": "fista"}, "sampling": {"operator": "blur_down", **changes}}
     return config_from_dict(tree).sampling
@@ -146,7 +210,8 @@ def test_every_kernel_of_the_settings_is_a_condition():
     with pytest.raises(ConfigError, match="the condition is 'x3_k1', expected one of x3_k2, x3_k7"):
         sampling.at(operator, "x3_k1")
     random = np.random.default_rng(0)
-    assert {sampling.draw(operator, random).chosen for _ in range(20)} == {0, 1}
+    drawn = sampling.draw(operator, random, samples=20)
+    assert torch.equal(drawn.kernels.unique(dim=0), operator.kernels.unique(dim=0))
     assert operator.picture().shape == (25, 25)
     assert operator.picture().max() == 1
 

@@ -23,7 +23,7 @@ class BlurDownConfig(SamplingConfig):
     """An image is blurred, and one of s x s pixels is kept; see `BlurDown`.
 
     The conditions are scale and number of a kernel, such as ``x3_k7``. Training draws one of the
-    kernels in every step.
+    kernels for every crop.
     """
 
     scale: int = 2
@@ -107,7 +107,9 @@ class BlurDownConfig(SamplingConfig):
         assert isinstance(operator, BlurDown)
         return operator.choose(self.conditions.index(self.condition(condition)))
 
-    def draw(self, operator: LinearOperator, random: np.random.Generator) -> BlurDown:
-        """One of the kernels, all with equal probability."""
+    def draw(
+        self, operator: LinearOperator, random: np.random.Generator, samples: int = 1
+    ) -> BlurDown:
+        """A kernel for every sample, all with equal probability."""
         assert isinstance(operator, BlurDown)
-        return operator.choose(int(random.integers(len(operator.kernels))))
+        return operator.each(random.integers(len(operator.kernels), size=samples).tolist())
