@@ -95,6 +95,21 @@ def test_what_is_no_kernel_is_refused(kernel, message):
         BlurDown(kernel)
 
 
+@pytest.mark.shared
+def test_cells_of_a_matlab_73_file_are_read(reference):
+    """Levin's eight kernels of camera shake; h5py shows MATLAB's columns as rows."""
+    h5py = pytest.importorskip("h5py")
+    path = reference.parent / "kernels/Levin09.mat"
+    found = kernels.load_kernels(path)
+    assert len(found) == 8
+    torch.testing.assert_close(found.sum((1, 2)), torch.ones(8), rtol=0, atol=1e-3)
+    with h5py.File(path) as file:
+        first = np.array(file[file["kernels"][0, 0]]).T
+    top, left = ((side - own) // 2 for side, own in zip(found.shape[1:], first.shape, strict=True))
+    inside = found[0, top : top + first.shape[0], left : left + first.shape[1]]
+    np.testing.assert_allclose(inside.numpy(), first, atol=1e-7)
+
+
 def test_bicubic_kernels_of_authors_may_be_rounded():
     BlurDown(uneven() * 0.9999)
 
@@ -163,6 +178,25 @@ def test_every_image_of_a_batch_may_have_its_own_kernel():
     assert whole.choose(1).part(1, 2).chosen == 1
     with pytest.raises(ValueError, match="the batch has 3 images, but the operator 4 kernels"):
         each(x[:3])
+
+
+def test_y_may_be_rounded_to_8_bits_before_noise_is_added():
+    plain, rounded = (
+        build_model(
+            config_from_dict(
+                {"model": {"name": "bicubic"}, "sampling": {"operator": "blur_down", **changes}}
+            )
+        )
+        for changes in ({}, {"lr_quantise": True})
+    )
+    image = torch.rand(1, 3, 32, 32)
+    y, stored = plain.measure(image), rounded.measure(image)
+    assert 0 < (y - stored).abs().max() <= 0.5 / 255 + 1e-6
+    torch.testing.assert_close((255 * stored).round() / 255, stored)
+    assert torch.equal(rounded.operator(image), plain.operator(image))
+    rounded.noise_std = plain.noise_std = 0.1
+    difference = rounded.measure(image, "name") - plain.measure(image, "name")
+    torch.testing.assert_close(difference, stored - y, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("parts", [1, 2, 4])

@@ -103,6 +103,10 @@ class LinearOperator(nn.Module, ABC):
         """
         return self
 
+    def stored(self, measurement: Tensor) -> Tensor:
+        """y = Φx as it is stored before noise is added: y itself, or rounded. Not linear."""
+        return measurement
+
     def variant(self, **attributes: Any) -> Self:
         """This operator with other attributes. Both share their tensors until one is moved."""
         other = copy.copy(self)

@@ -35,8 +35,10 @@ class BlurDownConfig(SamplingConfig):
     """Which of the kernels are used, counted from 1."""
     channels: int = 3
     """Of an image: 3 (RGB), or 1 (luma)."""
+    lr_quantise: bool = False
+    """Whether y is rounded to 8 bits, before noise is added."""
 
-    compared: ClassVar[tuple[str, ...]] = ("scale", "kernels", "channels")
+    compared: ClassVar[tuple[str, ...]] = ("scale", "kernels", "channels", "lr_quantise")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -78,7 +80,7 @@ class BlurDownConfig(SamplingConfig):
             f"{number}",
         )
         try:
-            return BlurDown(found, self.scale, self.channels, self.noise_std)
+            return BlurDown(found, self.scale, self.channels, self.noise_std, self.lr_quantise)
         except ValueError as error:
             raise ConfigError(f"sampling.kernels: {error}") from None
 

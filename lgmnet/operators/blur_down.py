@@ -33,6 +33,7 @@ class BlurDown(LinearOperator):
         channels: 1, or 3 (RGB).
         noise_std: standard deviation of the noise of y, in the unit of y. The operator adds none:
             it tells a network that wants to know.
+        quantise: whether `stored` rounds y to 8 bits. Φ itself stays linear.
 
     Raises:
         ValueError: the kernel is no kernel (see `kernels.checked`), or an image or a measurement
@@ -47,7 +48,12 @@ class BlurDown(LinearOperator):
     kernels: Tensor
 
     def __init__(
-        self, kernel: Tensor, scale: int = 2, channels: int = 1, noise_std: float = 0.0
+        self,
+        kernel: Tensor,
+        scale: int = 2,
+        channels: int = 1,
+        noise_std: float = 0.0,
+        quantise: bool = False,
     ) -> None:
         super().__init__()
         if scale not in SCALES:
@@ -60,6 +66,7 @@ class BlurDown(LinearOperator):
         self.channels = channels
         self.multiple = self.scale = scale
         self.noise_std = noise_std
+        self.quantise = quantise
 
     @property
     def kernel(self) -> Tensor:
@@ -97,6 +104,12 @@ class BlurDown(LinearOperator):
                 f"the kernel has {height} x {width} pixels (height x width), but the image only "
                 f"{image.shape[2]} x {image.shape[3]}; use larger images or a smaller kernel"
             )
+
+    def stored(self, measurement: Tensor) -> Tensor:
+        """See `LinearOperator.stored`: with ``quantise`` multiples of 1/255 in [0, 1]."""
+        if not self.quantise:
+            return measurement
+        return (255 * measurement).round().clamp(0, 255) / 255
 
     def measurement_shape(self, height: int, width: int) -> tuple[int, int, int]:
         return self.channels, height // self.scale, width // self.scale
