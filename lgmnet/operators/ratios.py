@@ -290,7 +290,9 @@ class BlockSamplingConfig(SamplingConfig):
         assert isinstance(operator, BlockSampling)
         return operator.first(rows) if self.is_range else operator
 
-    def draw(self, operator: LinearOperator, random: np.random.Generator) -> LinearOperator:
+    def draw(
+        self, operator: LinearOperator, random: np.random.Generator, samples: int = 1
+    ) -> LinearOperator:
         """The operator with the first rows of Φ. The logarithm of their number is uniform.
 
         PSNR grows with the logarithm of the ratio: from 1 to 4 % it gains as many dB as from 10 to
