@@ -251,15 +251,17 @@ def test_fista_net_starts_with_and_steps_by_filtered_back_projection():
 
 
 def test_alista_weights_are_the_pseudo_inverse_with_rows_scaled():
-    """By their definition: w_jᵀφ_j = ‖φ_j‖², and W̃ᵀΦ is near the identity if Φ has full rank."""
-    operator = ParallelBeam(6, equal_angles(9))
-    phi = operator(torch.eye(36).reshape(36, 1, 6, 6)).flatten(1).double()  # row j is column j of Φ
-    images = operator.alista(phi.float().reshape(36, 1, 9, 9)).flatten(1).double()
-    norms = phi.square().sum(1)
-    torch.testing.assert_close(images.diagonal(), norms, rtol=1e-4, atol=0)
-    inverse = torch.linalg.pinv(phi)  # (81, 36), transposed
-    expected = norms * (phi @ inverse) / (phi @ inverse).diagonal()
+    """By their definition: w_jᵀφ_j = 1."""
+    operator = ParallelBeam(6, equal_angles(3))
+    phi = operator(torch.eye(36).reshape(36, 1, 6, 6))
+    images = operator.alista(phi).flatten(1).double()
+    phi = phi.flatten(1).double()  # row j is column j of Φ
+    torch.testing.assert_close(images.diagonal(), torch.ones(36).double(), rtol=1e-4, atol=0)
+    normalised = phi / phi.norm(dim=1, keepdim=True)
+    inverse = torch.linalg.pinv(normalised, rtol=1e-3)  # of singular values: the root of TOLERANCE
+    expected = (phi @ inverse) / (phi @ inverse).diagonal()
     torch.testing.assert_close(images, expected, rtol=0, atol=1e-4)
+    assert not torch.allclose(images, torch.eye(36).double(), atol=0.1)
 
 
 def test_alista_is_refused_for_large_images():
