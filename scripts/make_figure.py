@@ -1,6 +1,8 @@
 """Draw images, Φᵀy and their reconstructions: the figure of README, or of own images.
 
-For tomography filtered back projection is drawn in place of Φᵀy.
+Without --images it draws a built-in photograph: truth, Φᵀy, a rival and --weights, with zooms.
+`lgmnet figure` draws figures for papers. For tomography filtered back projection is drawn in place
+of Φᵀy.
 """
 
 import argparse
@@ -26,11 +28,14 @@ from lgmnet.data.values import from_unit, protocol_scale, to_unit
 from lgmnet.files import write_figure
 from lgmnet.models import SensingModel
 from lgmnet.operators import BlockSampling, ParallelBeam
-from lgmnet.runtime import device_of
+from lgmnet.papers import crops
+from lgmnet.papers.crops import Box, Shown
+from lgmnet.papers.style import plotting
+from lgmnet.runtime import Runtime, device_of
 from lgmnet.weights.saved import find_weights
 
-# Built-in images, and the crop that is shown: top, left, side in pixels.
-SHOWN = {"astronaut.png": (0, 96, 256), "coffee.png": (90, 170, 256)}
+# A built-in image, the part that is shown, and the part that is enlarged.
+SHOWN = {"astronaut.png": (Box(0, 96, 256), Box(60, 190, 64))}
 # Black in an error map is no error, white an error of so much, on 0..255.
 LARGEST_ERROR = 25.5
 
@@ -57,6 +62,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", default="lgm_net_tiny_r0.10", help="name, folder or file")
     parser.add_argument(
+        "--rival", default="ista_net_plus_5_r0.10", help="other weights, for the built-in images"
+    )
+    parser.add_argument(
         "--images", nargs="+", default=[], help="files or parts of sets, in place of the built-in"
     )
     parser.add_argument("--error", action="store_true", help="also the error of the reconstruction")
@@ -70,13 +78,31 @@ def main() -> int:
         with runtime.start(arguments.device) as here:
             runtime.announce(here, sys.stderr)
             model = weights.load().to(here.device)
-            paths = paths or builtin.paths(tuple(SHOWN))
-            draw(model, paths, arguments.error, arguments.output)
+            if paths:
+                draw(model, paths, arguments.error, arguments.output)
+            else:
+                draw_built_in(model, [arguments.rival, arguments.weights], here, arguments.output)
     except (ValueError, OSError) as error:
         print(f"make_figure.py: {error}", file=sys.stderr)
         return 1
     print(f"{weights.name}: {arguments.output}")
     return 0
+
+
+def draw_built_in(model: SensingModel, names: list[str], here: Runtime, output: Path) -> None:
+    """Truth, Φᵀy and the reconstructions by the named weights of the built-in image."""
+    rows = []
+    for path in builtin.paths(tuple(SHOWN)):
+        image, start, _ = columns(model, luma(read_pixels(path)))
+        first = [
+            Shown(path.stem, image),
+            Shown("Φᵀy, rescaled", start, metrics.score(start, image)),
+        ]
+        rows.append([*first, *(crops.reconstruct(name, path, here) for name in names)])
+    regions, boxes = zip(*SHOWN.values(), strict=True)
+    with plotting() as plt:
+        figure = crops.draw(plt, rows, [[box] for box in boxes], regions)
+        write_figure(output, figure, dpi=240)
 
 
 def draw(model: SensingModel, paths: list[Path], error: bool, output: Path) -> None:
@@ -88,15 +114,11 @@ def draw(model: SensingModel, paths: list[Path], error: bool, output: Path) -> N
     figure, axes = plt.subplots(len(paths), count, figsize=size, constrained_layout=True)
     for row, path in zip(np.atleast_2d(axes), paths, strict=True):
         images = columns(model, luma(read_pixels(path)))
-        height, width = images[0].shape
-        top, left, side = SHOWN.get(path.name, (0, 0, max(height, width)))
-        part = " (part of it)" if path.name in SHOWN else ""
-        titles = [f"{path.stem}{part}"]
+        titles = [path.stem]
         for label, image in zip((start, "reconstruction"), images[1:], strict=True):
             titles.append(f"{label}: {metrics.score(image, images[0]).psnr:.2f} dB")
         for axis, title, image in zip(row, titles, images, strict=False):
-            shown = np.clip(image[top : top + side, left : left + side], 0, 255)
-            axis.imshow(shown, cmap="gray", vmin=0, vmax=255)
+            axis.imshow(np.clip(image, 0, 255), cmap="gray", vmin=0, vmax=255)
             axis.set_title(title)
         if error:
             difference = np.abs(np.clip(images[2], 0, 255) - images[0])
