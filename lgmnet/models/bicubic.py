@@ -4,7 +4,8 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from lgmnet.models.base import MODELS, Reconstruction, UnfoldingNetwork
+from lgmnet.models.base import MODELS, Reconstruction, UnfoldingNetwork, Watch
+from lgmnet.models.watching import FIRST, show
 from lgmnet.operators import BlurDown, LinearOperator
 
 
@@ -29,9 +30,13 @@ class Bicubic(UnfoldingNetwork):
                 "sampling.operator=blur_down, or another network"
             )
 
-    def forward(self, measurement: Tensor, operator: LinearOperator) -> Reconstruction:
+    def forward(
+        self, measurement: Tensor, operator: LinearOperator, watch: Watch | None = None
+    ) -> Reconstruction:
         assert isinstance(operator, BlurDown)
-        return Reconstruction(operator.bicubic(measurement))
+        image = operator.bicubic(measurement)
+        show(watch, image, FIRST)
+        return Reconstruction(image)
 
     def stages(self) -> Iterable[nn.Module]:
         return ()

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lgmnet.models.base import MODELS, Reconstruction, UnfoldingNetwork
+from lgmnet.models.base import MODELS, Reconstruction, UnfoldingNetwork, Watch
 from lgmnet.models.denoisers import complete, double_conv
+from lgmnet.models.watching import FIRST, show, stage_name
 from lgmnet.operators import LinearOperator
 from lgmnet.unfolding.blocks import conv1x1
 from lgmnet.unfolding.checks import require_positive
@@ -70,10 +71,14 @@ class GAPNet(UnfoldingNetwork):
         require_positive(stages=stages, width=width)
         self.denoisers = nn.ModuleList(TanhUNet(image_channels, width) for _ in range(stages))
 
-    def forward(self, measurement: Tensor, operator: LinearOperator) -> Reconstruction:
+    def forward(
+        self, measurement: Tensor, operator: LinearOperator, watch: Watch | None = None
+    ) -> Reconstruction:
         image = operator.adjoint(measurement)
-        for denoiser in self.denoisers:
+        show(watch, image, FIRST)
+        for k, denoiser in enumerate(self.denoisers):
             image = denoiser(operator.project(image, measurement))
+            show(watch, image, stage_name(k))
         return Reconstruction(image)
 
     def stages(self) -> Iterable[nn.Module]:
