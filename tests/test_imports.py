@@ -24,6 +24,7 @@ ARROWS: dict[str, set[str]] = {
     "config": {"conversion", "operators"},
     "unfolding": {"operators"},
     "models": {"operators", "unfolding"},
+    "interop": {"models", "operators"},
     "losses": {"models", "operators"},
     "runtime": {"data", "models", "ranks"},
     "build": {"config", "data", "models", "operators", "runtime", "unfolding"},

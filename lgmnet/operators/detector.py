@@ -53,12 +53,17 @@ class Detector:
         if self.photons:
             value = count_photons(value, self.photons, name)
         value = add_noise(value, noise_std, name, support)
-        low, high = self._range(value)
-        if self.clip:
-            value = value.clamp(low, high)
-        if self.quantise:
-            value = quantised(value, low, high, self.quantise, name if self.dither else False)
+        if self.clip or self.quantise:
+            value = self._digitised(value, name)
         return value if support is None or value is clean else value * support
+
+    def _digitised(self, value: Tensor, name: str | None) -> Tensor:
+        """The value clipped to the range, in its steps."""
+        low, high = self._range(value)
+        value = value.clamp(low, high) if self.clip else value
+        if not self.quantise:
+            return value
+        return quantised(value, low, high, self.quantise, name if self.dither else False)
 
     def _range(self, value: Tensor) -> tuple[Tensor, Tensor]:
         """Both ends of the range: ``clip``, else the extremes of each measurement."""
