@@ -1,4 +1,4 @@
-"""Copy weights and configs into the package of a wheel, which pyproject.toml cannot do."""
+"""Copy weights, configs and lists of data sets into a wheel, which pyproject.toml cannot do."""
 
 from pathlib import Path
 
@@ -23,10 +23,14 @@ class BuildWithShipped(build_py):
 
 
 def shipped() -> list[Path]:
-    """All configs, and the weights in SHA256SUMS; other weights in the folder are left out."""
+    """All configs and lists of data sets, and the weights in SHA256SUMS and no others."""
     sums = Path("checkpoints", "SHA256SUMS")
     listed = [line.split()[1] for line in sums.read_text(encoding="utf-8").splitlines()]
-    folders = [Path("configs"), *(sums.parent / Path(file).parent for file in listed)]
+    folders = [
+        Path("configs"),
+        Path("data", "checksums"),
+        *(sums.parent / Path(file).parent for file in listed),
+    ]
     return [sums, *(file for folder in folders for file in folder.rglob("*") if file.is_file())]
 
 

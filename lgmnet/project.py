@@ -4,8 +4,6 @@ import platform
 import subprocess
 from pathlib import Path
 
-import torch
-
 import lgmnet
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -19,8 +17,15 @@ def find_file(path: Path) -> Path:
     return ours if ours.is_file() and not path.is_file() else path
 
 
+def checkpoint_roots() -> list[Path]:
+    """Folders in which weights are searched by name: ``checkpoints/``, then the project's."""
+    return [Path("checkpoints"), PROJECT / "checkpoints"]
+
+
 def provenance() -> dict[str, str]:
     """Commit and versions, to trace a number to its code."""
+    import torch  # only here: commands read this module for their --help
+
     return {
         "commit": commit(),
         "torch": torch.__version__,

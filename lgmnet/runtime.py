@@ -5,9 +5,8 @@ import os
 import platform
 import shutil
 import signal
-import sys
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,7 +14,7 @@ from functools import partial
 from itertools import chain, zip_longest
 from pathlib import Path
 from types import FrameType
-from typing import Any, TextIO, TypeVar
+from typing import TextIO, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from lgmnet.data.crops import STOP_SIGNALS, generator
 from lgmnet.data.images import printable
 from lgmnet.models import UnfoldingNetwork
-from lgmnet.project import PROJECT
+from lgmnet.project import checkpoint_roots as checkpoint_roots
 from lgmnet.ranks import RollCall
 
 T = TypeVar("T")
@@ -44,11 +43,6 @@ def data_roots() -> list[Path]:
     if os.environ.get("LGMNET_DATA"):
         roots.append(Path(os.environ["LGMNET_DATA"]))
     return roots
-
-
-def checkpoint_roots() -> list[Path]:
-    """Folders in which weights are searched by name: ``checkpoints/``, then the project's."""
-    return [Path("checkpoints"), PROJECT / "checkpoints"]
 
 
 @dataclass(frozen=True)
@@ -336,38 +330,6 @@ def exclusive(folder: Path, here: Runtime) -> Iterator[None]:
         finally:
             if list(folder.iterdir()) == [lock]:
                 shutil.rmtree(folder)
-
-
-class Console:
-    """Standard output or error that ignores a closed reader.
-
-    Without it ``train.py | head`` would end the run at its next line.
-    """
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        self._quietly(self._stream.write, text)
-        return len(text)
-
-    def flush(self) -> None:
-        self._quietly(self._stream.flush)
-
-    def _quietly(self, call: Callable[..., object], *arguments: object) -> None:
-        try:
-            call(*arguments)
-        except BrokenPipeError:
-            with open(os.devnull, "w") as nowhere:
-                os.dup2(nowhere.fileno(), self._stream.fileno())
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
-def outlive_console() -> None:
-    """Let the process continue if the reader of its output closes."""
-    sys.stdout, sys.stderr = Console(sys.stdout), Console(sys.stderr)
 
 
 class StopSignal:

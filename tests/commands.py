@@ -19,7 +19,7 @@ import yaml
 from safetensors.numpy import load_file
 
 import train
-from lgmnet import runtime
+from lgmnet.console import outlive_console
 from lgmnet.weights import saved
 from tests.conftest import smooth_image
 
@@ -81,7 +81,7 @@ def _run(arguments, output, environment, kill_at, before) -> None:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
         sys.argv = ["train.py", *arguments]
-        runtime.outlive_console()
+        outlive_console()
         if kill_at:
             _die_at_write(kill_at)
         if before is not None:

@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-import importlib.util
 import os
 import shutil
 import stat
@@ -12,12 +11,13 @@ import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 
+from lgmnet.commands import call, prepare_data
 from lgmnet.data import catalogue, download
 from lgmnet.data.catalogue import Dataset, DownloadError, Entry
 from lgmnet.data.download import ChecksumError, install
@@ -91,17 +91,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         thread.join()
 
 
-def load_script() -> ModuleType:
-    path = ROOT / "scripts" / "prepare_data.py"
-    spec = importlib.util.spec_from_file_location("prepare_data", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-SCRIPT = load_script()
+def prepare(*arguments) -> int:
+    return call("prepare-data", [str(argument) for argument in arguments])
 
 
 def sha256(body: bytes) -> str:
@@ -428,7 +419,7 @@ def test_every_list_is_sound(name: str) -> None:
 def test_an_unknown_name_names_the_nearest(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert SCRIPT.main(["set_11", "bsd68", "--to", str(tmp_path)]) == 1
+    assert prepare("set_11", "bsd68", "--to", str(tmp_path)) == 1
     errors = capsys.readouterr().err.splitlines()
     assert "did you mean 'Set11'? (known: BSD100, BSD68, " in errors[0]
     assert "did you mean 'BSD68'?" in errors[1]
@@ -445,15 +436,15 @@ def test_a_failure_does_not_stop_the_others(
     for name, checksum in (("Bad", "1" * 64), ("Good", entry.sha256)):
         rows = f"# {name}\nfile\turl\tsha256\tpixels_sha256\na.png\t{entry.url}\t{checksum}\n"
         (tmp_path / f"{name}.tsv").write_text(rows)
-    monkeypatch.setattr(SCRIPT, "LISTS", tmp_path)
-    assert SCRIPT.main(["Bad", "Good", "--to", str(tmp_path / "data")]) == 1
+    monkeypatch.setattr(prepare_data, "LISTS", tmp_path)
+    assert prepare("Bad", "Good", "--to", str(tmp_path / "data")) == 1
     assert visible(tmp_path / "data") == ["Good"]
     assert capsys.readouterr().err.endswith("failed: Bad\n")
-    assert SCRIPT.main(["Good", "--to", str(tmp_path / "data")]) == 0
+    assert prepare("Good", "--to", str(tmp_path / "data")) == 0
 
 
 def test_list_shows_every_data_set(capsys: pytest.CaptureFixture[str]) -> None:
-    assert SCRIPT.main(["--list"]) == 0
+    assert prepare("--list") == 0
     shown = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert shown == catalogue.dataset_names(LISTS)
 
@@ -466,7 +457,7 @@ def test_pack_passes_both_paths_and_its_errors_are_one_line(
         raise ValueError(f"{folder.name} is empty, no {output.name}")
 
     monkeypatch.setitem(sys.modules, "lgmnet.data.packed", SimpleNamespace(pack=pack))
-    assert SCRIPT.main(["--pack", "images", "out.luma"]) == 1
+    assert prepare("--pack", "images", "out.luma") == 1
     assert capsys.readouterr().err == "error: images is empty, no out.luma\n"
 
 
@@ -476,7 +467,7 @@ def test_reference_data_has_the_listed_checksums(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = ["Set11", "Set14", "BSDS500"]
-    assert SCRIPT.main([*names, "--from", os.environ["LGMNET_DATA"], "--to", str(tmp_path)]) == 0
+    assert prepare(*names, "--from", os.environ["LGMNET_DATA"], "--to", str(tmp_path)) == 0
     assert visible(tmp_path) == sorted(names)  # and no record: every checksum is listed
-    assert SCRIPT.main([*names, "--to", str(tmp_path)]) == 0
+    assert prepare(*names, "--to", str(tmp_path)) == 0
     assert capsys.readouterr().out.count(": complete, ") == 3

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import pytest
 
 import lgmnet
@@ -14,7 +15,7 @@ from lgmnet.config import ConfigError, load_config
 from lgmnet.project import provenance
 from lgmnet.training.images import open_data
 from lgmnet.weights.files import SUMS, read_sums
-from tests.conftest import PROJECT
+from tests.conftest import PROJECT, smooth_image
 
 BUILD = "import sys; from setuptools import build_meta; build_meta.build_{}(sys.argv[1])"
 USE = """
@@ -63,7 +64,7 @@ def run(*command, **options):
 def installed(tmp_path_factory):
     """The wheel that a source distribution of this project makes, installed by pip."""
     folder = tmp_path_factory.mktemp("build")
-    for name in ("lgmnet", "checkpoints", "configs"):
+    for name in ("lgmnet", "checkpoints", "configs", "data/checksums"):
         shutil.copytree(PROJECT / name, folder / "clone" / name)
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(PROJECT / name, folder / "clone")
@@ -106,11 +107,31 @@ def test_a_wheel_has_weights_and_configs_and_knows_its_version(installed, thesis
 
 def test_a_wheel_has_all_configs_and_no_weights_of_others(installed):
     """Weights with a line in SHA256SUMS, and all of their folder."""
-    for folder in (PROJECT / "configs", PROJECT / "checkpoints" / "lgm_net_tiny_all_ratios"):
+    shipped = ("configs", "data/checksums", "checkpoints/lgm_net_tiny_all_ratios")
+    for folder in map(PROJECT.joinpath, shipped):
         for file in folder.rglob("*.*"):
             assert (installed / "lgmnet" / file.relative_to(PROJECT)).exists()
     assert not (installed / "lgmnet" / "checkpoints" / "of_others").exists()
     assert (installed / f"lgmnet-{lgmnet.__version__}.dist-info").is_dir()
+
+
+def test_a_wheel_has_the_program(installed, thesis):
+    """From a folder that has nothing of the project."""
+    program = [sys.executable, installed / "bin" / "lgmnet"]
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    cv2.imwrite(str(thesis / "photo.png"), smooth_image(50, 70))
+    for command in (
+        ["test", "--list"],
+        ["prepare-data", "--list"],
+        ["measure", "photo.png", "--output", "y.safetensors"],
+        ["reconstruct", "y.safetensors", "--output", "out.png"],
+        ["test", "--data", "photo.png"],
+        ["train", "configs/quickstart.yaml", "training.minutes=0.01",
+         "evaluation.datasets=photo.png"],
+    ):  # fmt: skip
+        assert run(*program, *command, cwd=thesis, env=environment)
+    assert cv2.imread(str(thesis / "out.png"), cv2.IMREAD_UNCHANGED).shape == (50, 70)
+    assert (thesis / "runs" / "quickstart_r0.10" / "metrics.json").is_file()
 
 
 def test_a_clone_knows_its_commit_from_anywhere(thesis, monkeypatch):

@@ -12,6 +12,7 @@ import torch
 
 from lgmnet import runtime
 from lgmnet.config import ConfigError, config_from_dict
+from lgmnet.console import Console
 from lgmnet.costs.preflight import preflight
 from lgmnet.data.crops import DeviceCrops
 from lgmnet.runtime import Runtime
@@ -403,7 +404,7 @@ def test_a_run_outlives_the_reader_of_its_lines():
     reader, writer = os.pipe()
     stream = os.fdopen(writer, "w")
     os.close(reader)
-    console = runtime.Console(stream)
+    console = Console(stream)
     for _ in range(2):
         console.write("nobody reads this\n")
         console.flush()

@@ -57,13 +57,18 @@ class Consistency(NamedTuple):
 
 
 class Result(NamedTuple):
-    """One image: score, seconds for measurement and reconstruction, and pixels (0..255)."""
+    """One image: score, seconds for measurement and reconstruction, and pixels (0..255).
+
+    seams: error beside the borders of blocks over the error inside them, see `metrics.seams`; None
+        for an operator without blocks.
+    """
 
     name: str
     score: Score
     seconds: float
     pixels: np.ndarray
     consistency: Consistency | None = None
+    seams: float | None = None
 
 
 class Plane(NamedTuple):
@@ -79,10 +84,14 @@ class Plane(NamedTuple):
 
 
 class Rebuilt(NamedTuple):
-    """The planes of one image, and the seconds for their measurement and reconstruction."""
+    """The planes of one image, and the seconds for their measurement and reconstruction.
+
+    block: side of the blocks of the operator; None if it has none.
+    """
 
     planes: list[Plane]
     seconds: float
+    block: int | None = None
 
 
 def evaluate(
@@ -116,7 +125,8 @@ def rebuild(model: SensingModel, image: NamedImage, rules: Rules, runtime: Runti
         for k, plane in enumerate(color.channels(image.pixels, rules.color))
     ]
     runtime.synchronise()
-    return Rebuilt(planes, time.perf_counter() - start)
+    block = model.operator.sizes().get("block_size")
+    return Rebuilt(planes, time.perf_counter() - start, block)
 
 
 def score_image(image: NamedImage, rebuilt: Rebuilt, rules: Rules) -> Result:
@@ -127,7 +137,10 @@ def score_image(image: NamedImage, rebuilt: Rebuilt, rules: Rules) -> Result:
     target = target[:height, :width]  # without the pixels that were cropped before measuring
     score = metrics.score(pixels, target, rules.protocol)
     consistency = _consistency(rebuilt.planes, target, rules)
-    return Result(image.name, score, rebuilt.seconds, pixels, consistency)
+    ratio = None
+    if rebuilt.block is not None:
+        ratio = metrics.seams(pixels, target, rebuilt.block, rules.protocol.clip)
+    return Result(image.name, score, rebuilt.seconds, pixels, consistency, ratio)
 
 
 @torch.inference_mode()
@@ -144,7 +157,8 @@ def reconstruct_plane(
     """
     image = to_unit(channels_first(plane).to(runtime.device))[None]
     operator = model.operator
-    check_channels(operator, image.shape[1], f"evaluation.color={rules.color}")
+    _, channels, rows, _ = image.shape
+    check_channels(operator, channels, f"evaluation.color={rules.color}", rows)
     fitted = fit(image, model, rules)
     measurement = model.measure(fitted, name)
     rebuilt = model.reconstruct(measurement)
@@ -162,13 +176,20 @@ def reconstruct_plane(
     return Plane(pixels(rebuilt), pixels(projected), float(residual))
 
 
-def check_channels(operator: LinearOperator, channels: int, policy: str) -> None:
-    """Raise ValueError unless the operator measures ``channels`` channels, set by ``policy``."""
+def check_channels(operator: LinearOperator, channels: int, policy: str, height: int = 0) -> None:
+    """Raise ValueError unless the operator measures ``channels`` channels, set by ``policy``.
+
+    Args:
+        height: rows of the image, if known. If they are as many as the channels of the operator,
+            the message says that the channels are the last axis of a file.
+    """
     if channels == operator.channels:
         return
     key, _, value = policy.partition("=")
     better = color.policy_for(operator.channels)
     advice = "use other images" if value == better else f"set {key}={better}"
+    if value == "bands" and height == operator.channels > 3:
+        advice = f"the first axis has {height}, but channels are the last axis: transpose the files"
     raise ValueError(
         f"{policy} gives images of {channels} channels, but {type(operator).__name__} measures "
         f"images of {operator.channels}; {advice}, or another operator"

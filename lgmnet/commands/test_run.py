@@ -1,0 +1,151 @@
+"""The work of ``lgmnet test``: score weights, write tables and pictures."""
+
+import argparse
+import dataclasses
+import itertools
+import sys
+from pathlib import Path
+
+from lgmnet import report, runtime
+from lgmnet.data.datasets import TestSet, open_test_sets
+from lgmnet.data.images import ImageError, printable, write_reconstruction
+from lgmnet.data.stacks import container
+from lgmnet.data.values import from_protocol_scale
+from lgmnet.evaluation.rebuild import Result
+from lgmnet.evaluation.scoring import Scoring, results_folder, score_sets
+from lgmnet.metrics import find_protocol
+from lgmnet.operators.ratios import ratio_label
+from lgmnet.reports.page import Entry, write_report
+from lgmnet.runtime import Runtime
+from lgmnet.speed import memory
+from lgmnet.weights.adapters import Adapted
+from lgmnet.weights.loadable import Loadable
+from lgmnet.weights.saved import find_weights
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Score as the arguments say; returns the exit code."""
+    try:
+        return score_weights(arguments)
+    except (RuntimeError, MemoryError) as error:
+        if not memory.out_of_memory(error):
+            raise
+        raise ValueError(memory.OUT_OF_MEMORY) from None
+
+
+def score_weights(arguments: argparse.Namespace) -> int:
+    """Score all conditions and protocols; returns the exit code."""
+    weights: Loadable
+    weights = find_weights(arguments.weights, arguments.overrides)
+    if arguments.adapters:
+        weights = Adapted(weights, arguments.adapters, arguments.merge or "on_the_fly")
+    elif arguments.merge:
+        raise ValueError(f"--merge {arguments.merge} needs --adapters; give an adapters file")
+    # Defaults come from the config of the weights.
+    asked = {k: getattr(arguments, k) for k in ("color", "padding")}
+    asked = {k: v for k, v in asked.items() if v is not None}
+    own = dataclasses.replace(weights.config.evaluation, **asked)
+    protocols = dict.fromkeys(arguments.protocol or [own.protocol])
+    how = Scoring(
+        rules=[dataclasses.replace(own, protocol=name) for name in protocols],
+        noise_std=arguments.noise_std,
+        bits=arguments.bits,
+        consistency=arguments.consistency,
+        fast=arguments.fast,
+        precision=arguments.precision,
+        max_memory=arguments.max_memory,
+    )
+    for name in protocols:
+        find_protocol(name)
+    sets = open_test_sets(arguments.data, runtime.data_roots())
+    output = arguments.output or Path("results") / weights.name
+    sampling = weights.config.sampling
+    asked_for = [*map(ratio_label, arguments.ratio or ()), *(arguments.at or ())]
+    conditions = asked_for or sampling.conditions
+    folders = {c: results_folder(output, sampling, c) for c in conditions}
+    if arguments.save_images:
+        check_saved(sets, list(folders.values()))
+    with runtime.start(arguments.device) as here:
+        runtime.announce(here, sys.stderr)
+        failures = [
+            score(
+                weights,
+                sets,
+                dataclasses.replace(how, condition=condition),
+                here,
+                folder,
+                arguments.save_images,
+                arguments.report,
+            )
+            for condition, folder in folders.items()
+        ]
+    return 1 if any(failures) else 0
+
+
+def saved_path(folder: Path, dataset: str, image: str) -> Path:
+    """The path of a saved reconstruction, without its ending, .png or .npy."""
+    return folder / dataset / image
+
+
+def check_saved(sets: list[TestSet], folders: list[Path]) -> None:
+    """Raise ImageError if a reconstruction would replace or be added to test images."""
+    inputs = {file_identity(container(path)) for images in sets for path in images.paths}
+    searched = [images.folder.resolve() for images in sets if images.folder]
+    for folder, images, ending in itertools.product(folders, sets, (".png", ".npy")):
+        for name in images.names:
+            target = Path(f"{saved_path(folder, images.name, name)}{ending}")
+            over = target.exists() and file_identity(target) in inputs
+            if over or any(target.resolve().is_relative_to(place) for place in searched):
+                raise ImageError(
+                    f"--save-images would write {'over' if over else 'among'} the test images: "
+                    f"{target}; choose another --output"
+                )
+
+
+def file_identity(path: Path) -> tuple[int, int]:
+    """An identity that is equal for all names of a file: links, other cases, relative paths."""
+    found = path.stat()
+    return found.st_dev, found.st_ino
+
+
+def score(
+    weights: Loadable,
+    sets: list[TestSet],
+    how: Scoring,
+    here: Runtime,
+    folder: Path,
+    save_images: bool,
+    with_page: bool,
+) -> int:
+    """Score at one condition, print the tables, and write the results into ``folder``.
+
+    Returns:
+        Number of images that could not be scored.
+    """
+
+    def save(dataset: str, result: Result) -> None:
+        path = saved_path(folder, dataset, result.name)
+        write_reconstruction(path, from_protocol_scale(result.pixels))
+
+    folder.mkdir(parents=True, exist_ok=True)  # so that an error comes before the work
+    at = how.condition or weights.config.sampling.usual
+    scored = score_sets(weights, sets, how, here, save if save_images else None)
+    failed = {
+        f"{name}/{image}": reason
+        for name, data in scored[0]["datasets"].items()
+        for image, reason in data.get("failed", {}).items()
+    }
+    if not here.is_main:
+        return len(failed)
+    for results in scored:
+        several = f", protocol {results['protocol']}" if len(scored) > 1 else ""
+        print(f"{weights.name} at {weights.config.sampling.title(at)}{several}")
+        print(report.comparison(results))
+        path = report.add_results(folder, results)
+        print(f"written to {printable(path)}")
+    if with_page:
+        path = write_report(folder / "report.html", [Entry(weights, how, scored[0])], sets, here)
+        print(f"written to {printable(path)}")
+    for image, reason in failed.items():
+        print(f"test.py: {image} is not scored: {reason}", file=sys.stderr)
+    return len(failed)
