@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lgmnet.models.base import MODELS, Reconstruction, UnfoldingNetwork
 from lgmnet.models.denoisers import Transformer, UNet
 from lgmnet.models.dual_path import DualPath
+from lgmnet.models.half_shuffle import HST
 from lgmnet.operators import LinearOperator
 from lgmnet.registry import require_choice
 from lgmnet.unfolding.checks import require_positive
@@ -25,6 +26,7 @@ DENOISERS: dict[str, Callable[..., nn.Module]] = {
     "unet": UNet,
     "transformer": Transformer,
     "dpfb": DualPath,
+    "hst": HST,
 }
 NOISE_CHANNELS = ("none", "map")
 # ρ, λ and μ before training.
@@ -114,7 +116,8 @@ class LoRun(UnfoldingNetwork):
         stages: K.
         algorithm: ``pgd``, which needs Φ and Φᵀ, or ``hqs``, which needs `LinearOperator.solve`
             too.
-        denoiser: ``unet``, ``transformer`` or ``dpfb``, the dual-path block of CPP-Net.
+        denoiser: ``unet``, ``transformer``, ``dpfb``, the dual-path block of CPP-Net, or ``hst``,
+            the half-shuffle Transformer of DAUHST, for spectral images.
         width: channels of the denoiser at full resolution; 0 selects its default.
         noise_channel: ``map`` gives the noise level to the denoiser as another channel.
         gamma: rank of the adapters, as a percentage of the full rank.
