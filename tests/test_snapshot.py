@@ -1,5 +1,6 @@
 """Pictures of a spectral camera: what is read, what is refused, and the command."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -84,3 +85,26 @@ def test_the_command_explains_errors(camera, tmp_path, monkeypatch, capsys):
     arguments[-1] = tmp_path / "x.png"
     assert run_main("scripts/reconstruct_cube.py", [*arguments, *OVERRIDES], monkeypatch) == 1
     assert "expected a name such as cube.npy" in capsys.readouterr().err
+
+
+def test_the_figure_has_a_row_for_each_cube_and_measurement(camera, tmp_path, monkeypatch):
+    mask, operator = camera
+    np.save(tmp_path / "y.npy", picture(operator)[0, 0].numpy())
+    np.savez(tmp_path / "cube.npz", cube=np.random.default_rng(0).random((10, 12, 4)))
+    out = tmp_path / "out.png"
+    given = ["--measurements", tmp_path / "y.npy", "--mask", mask, "--output", out]
+    settings = ["--overrides", *OVERRIDES, f"sampling.mask={mask}", "sampling.size=[10,12]"]
+    arguments = [*given, "--cubes", tmp_path / "cube.npz", *settings]
+    assert run_main("scripts/make_cube_figure.py", arguments, monkeypatch) == 0
+    height, width = cv2.imread(str(out)).shape[:2]
+    assert (height, width) == (2 * 240, 5 * 240)
+
+
+def test_the_figure_needs_something_to_draw(monkeypatch, capsys, tmp_path):
+    out = tmp_path / "out.png"
+    assert run_main("scripts/make_cube_figure.py", ["--output", out], monkeypatch) == 1
+    assert "give --cubes or --measurements" in capsys.readouterr().err
+    np.save(tmp_path / "y.npy", np.zeros((2, 2)))
+    arguments = ["--measurements", tmp_path / "y.npy", "--output", out]
+    assert run_main("scripts/make_cube_figure.py", arguments, monkeypatch) == 1
+    assert "need the --mask of their camera" in capsys.readouterr().err

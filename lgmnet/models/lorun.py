@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lgmnet.models.base import MODELS, Reconstruction, UnfoldingNetwork, Watch
 from lgmnet.models.denoisers import Transformer, UNet, residual_unet
 from lgmnet.models.dual_path import DualPath
+from lgmnet.models.half_shuffle import HST
 from lgmnet.models.watching import FIRST, show, stage_name
 from lgmnet.operators import BlurDown, LinearOperator
 from lgmnet.registry import require_choice
@@ -28,6 +29,7 @@ DENOISERS: dict[str, Callable[..., nn.Module]] = {
     "transformer": Transformer,
     "dpfb": DualPath,
     "residual_unet": residual_unet,
+    "hst": HST,
 }
 STARTS = ("adjoint", "nearest", "bicubic")
 NOISE_CHANNELS = ("none", "map")
@@ -122,8 +124,9 @@ class LoRun(UnfoldingNetwork):
         stages: K.
         algorithm: ``pgd``, which needs Φ and Φᵀ, or ``hqs``, which needs `LinearOperator.solve`
             too; ``none``, a network without data steps, for comparison.
-        denoiser: ``unet``, ``transformer``, ``dpfb``, the dual-path block of CPP-Net, or
-            ``residual_unet``, that of USRNet-tiny.
+        denoiser: ``unet``, ``transformer``, ``dpfb``, the dual-path block of CPP-Net,
+            ``residual_unet``, that of USRNet-tiny, or ``hst``, the half-shuffle Transformer of
+            DAUHST, for spectral images.
         width: channels of the denoiser at full resolution; 0 selects its default.
         noise_channel: ``map`` gives the noise level to the denoiser as another channel.
         gamma: rank of the adapters, as a percentage of the full rank.
