@@ -5,6 +5,7 @@ arithmetic is in double precision on the scale 0..255. SSIM is computed by sciki
 protocols with padded SSIM.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -146,12 +147,18 @@ def ssim(image: np.ndarray, target: np.ndarray, gaussian: bool = False) -> float
     )
 
 
-def score(image: np.ndarray, target: np.ndarray, protocol: Protocol = PROTOCOLS["paper"]) -> Score:
+def score(
+    image: np.ndarray,
+    target: np.ndarray,
+    protocol: Protocol = PROTOCOLS["paper"],
+    with_ssim: bool = True,
+) -> Score:
     """Score a reconstruction.
 
     Args:
         image: ``(H, W)`` or ``(H, W, C)``, on the scale 0..255, not rounded.
         target: the same shape, 0..255; the parts of a complex image may be negative.
+        with_ssim: also compute the SSIM; else it is NaN.
 
     Raises:
         ValueError: the shapes differ, or the protocol would clip the target.
@@ -176,10 +183,45 @@ def score(image: np.ndarray, target: np.ndarray, protocol: Protocol = PROTOCOLS[
         inside = slice(protocol.border, -protocol.border)
         image, target = image[inside, inside], target[inside, inside]
     mse = float(np.mean((image - target) ** 2)) if image.size else math.nan
-    if similarity is None:
+    if not with_ssim:
+        similarity = math.nan
+    elif similarity is None:
         similarity = ssim(image, target, protocol.gaussian_ssim)
     value = band_psnr(image, target) if protocol.bands else psnr(mse)
     return Score(value, similarity, mse, image.size, error)
+
+
+def score_psnr(image: np.ndarray, target: np.ndarray, protocol: Protocol) -> float:
+    """The PSNR of `score` alone, in dB. SSIM, which takes most of the time, is not computed."""
+    return score(image, target, dataclasses.replace(protocol, padded_ssim=False), False).psnr
+
+
+def seams(image: np.ndarray, target: np.ndarray, block: int, clip: bool = True) -> float:
+    """RMSE of the pixels beside the borders of blocks over the RMSE of all other pixels.
+
+    It is 1 if blocks leave no seams. The two pixels on both sides of a border between two blocks
+    count; the borders of the image do not.
+
+    Args:
+        image: the reconstruction, ``(H, W)`` or ``(H, W, C)``, 0..255.
+        target: the same shape.
+        block: side of a block, in pixels; the first block begins at the first pixel.
+
+    Returns:
+        NaN if the image has one block only, or a block has less than three pixels, or there is no
+        error.
+    """
+    if clip:
+        image, target = np.clip(image, 0, PEAK), np.clip(target, 0, PEAK)
+    beside = np.zeros(image.shape[:2], bool)
+    for axis in (0, 1):
+        borders = np.arange(block, beside.shape[axis], block)
+        rows = np.moveaxis(beside, axis, 0)  # a view
+        rows[borders] = rows[borders - 1] = True
+    error = (image.astype(np.float64) - target) ** 2
+    if not beside.any() or beside.all() or not error[~beside].any():
+        return math.nan
+    return math.sqrt(float(error[beside].mean() / error[~beside].mean()))
 
 
 def magnitude(image: np.ndarray) -> np.ndarray:

@@ -21,9 +21,9 @@ from lgmnet.files import write_text
 ADDED = {"nmse": "NMSE", "rmse": "RMSE", "residual": "‖Φx̂−y‖/‖y‖", "psnr_on_y": "PSNR on Φx=y"}
 # What results must agree in to stand in one file.
 SAME = ("network", "options", "ratio", "condition", "weights_sha256", "phi_sha256", "protocol",
-        "color", "padding", "noise_std", "precision")  # fmt: skip
-# Published results are without noise, on images padded with zeros.
-USUAL = ("padding", "zeros"), ("noise_std", 0)
+        "color", "padding", "noise_std", "detector", "precision")  # fmt: skip
+# Published results are without noise or detector, on images padded with zeros.
+USUAL: tuple[tuple[str, Any], ...] = ("padding", "zeros"), ("noise_std", 0), ("detector", {})
 # Digits that scores are printed with.
 DIGITS = {"psnr": 2, "ssim": 4, "nmse": 4, "rmse": 4, "residual": 4, "psnr_on_y": 2}
 

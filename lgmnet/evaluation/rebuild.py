@@ -57,13 +57,18 @@ class Consistency(NamedTuple):
 
 
 class Result(NamedTuple):
-    """One image: score, seconds for measurement and reconstruction, and pixels (0..255)."""
+    """One image: score, seconds for measurement and reconstruction, and pixels (0..255).
+
+    seams: error beside the borders of blocks over the error inside them, see `metrics.seams`; None
+        for an operator without blocks.
+    """
 
     name: str
     score: Score
     seconds: float
     pixels: np.ndarray
     consistency: Consistency | None = None
+    seams: float | None = None
 
 
 class Plane(NamedTuple):
@@ -79,10 +84,14 @@ class Plane(NamedTuple):
 
 
 class Rebuilt(NamedTuple):
-    """The planes of one image, and the seconds for their measurement and reconstruction."""
+    """The planes of one image, and the seconds for their measurement and reconstruction.
+
+    block: side of the blocks of the operator; None if it has none.
+    """
 
     planes: list[Plane]
     seconds: float
+    block: int | None = None
 
 
 def evaluate(
@@ -116,7 +125,8 @@ def rebuild(model: SensingModel, image: NamedImage, rules: Rules, runtime: Runti
         for k, plane in enumerate(color.channels(image.pixels, rules.color))
     ]
     runtime.synchronise()
-    return Rebuilt(planes, time.perf_counter() - start)
+    block = model.operator.sizes().get("block_size")
+    return Rebuilt(planes, time.perf_counter() - start, block)
 
 
 def score_image(image: NamedImage, rebuilt: Rebuilt, rules: Rules) -> Result:
@@ -127,7 +137,10 @@ def score_image(image: NamedImage, rebuilt: Rebuilt, rules: Rules) -> Result:
     target = target[:height, :width]  # without the pixels that were cropped before measuring
     score = metrics.score(pixels, target, rules.protocol)
     consistency = _consistency(rebuilt.planes, target, rules)
-    return Result(image.name, score, rebuilt.seconds, pixels, consistency)
+    ratio = None
+    if rebuilt.block is not None:
+        ratio = metrics.seams(pixels, target, rebuilt.block, rules.protocol.clip)
+    return Result(image.name, score, rebuilt.seconds, pixels, consistency, ratio)
 
 
 @torch.inference_mode()

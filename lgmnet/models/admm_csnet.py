@@ -14,9 +14,11 @@ from lgmnet.models.base import (
     MODELS,
     Reconstruction,
     UnfoldingNetwork,
+    Watch,
     require_tensors,
     strip_prefix,
 )
+from lgmnet.models.watching import show, stage_name
 from lgmnet.operators import LinearOperator
 from lgmnet.unfolding.blocks import radius
 from lgmnet.unfolding.checks import require_positive
@@ -131,17 +133,26 @@ class ADMMCSNet(UnfoldingNetwork):
         self.shared = shared
         self.project = project
 
-    def forward(self, measurement: Tensor, operator: LinearOperator) -> Reconstruction:
+    def forward(
+        self, measurement: Tensor, operator: LinearOperator, watch: Watch | None = None
+    ) -> Reconstruction:
         back_projection = operator.adjoint(measurement)
         split = multiplier = torch.zeros_like(back_projection)
         weights = F.softplus(self.raw_weights)
         for k in range(self.stage_count):
             own = 0 if self.shared else k
             image = operator.solve(split - multiplier, weights[own], back_projection)
+            show(watch, image, stage_name(k))
             split = self.priors[own](image + multiplier)
             multiplier = multiplier + self.steps[own] * (image - split)
         image = operator.solve(split - multiplier, weights[-1], back_projection)
-        return Reconstruction(operator.project(image, measurement) if self.project else image)
+        image = operator.project(image, measurement) if self.project else image
+        show(watch, image, "last step")
+        return Reconstruction(image)
+
+    def learned_values(self) -> dict[str, list[float]]:
+        """Of a network whose stages share them, one value each."""
+        return {"weight": F.softplus(self.raw_weights).tolist(), "step": self.steps.tolist()}
 
     def stages(self) -> Iterable[nn.Module]:
         return self.priors

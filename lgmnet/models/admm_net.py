@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lgmnet.models.base import MODELS, OtherNetwork, Reconstruction, UnfoldingNetwork
+from lgmnet.models.base import MODELS, OtherNetwork, Reconstruction, UnfoldingNetwork, Watch
 from lgmnet.models.ista_transforms import dct_matrix
+from lgmnet.models.watching import show, stage_name
 from lgmnet.operators import FourierMask, LinearOperator
 from lgmnet.unfolding.blocks import soft_threshold
 from lgmnet.unfolding.checks import require_positive
@@ -136,15 +137,20 @@ class ADMMNet(UnfoldingNetwork):
                 "channels, expected FourierMask with 1; for other operators use admm_csnet"
             )
 
-    def forward(self, measurement: Tensor, operator: LinearOperator) -> Reconstruction:
+    def forward(
+        self, measurement: Tensor, operator: LinearOperator, watch: Watch | None = None
+    ) -> Reconstruction:
         self.check_operator(operator)
         assert isinstance(operator, FourierMask)
         back_projection = operator.adjoint(measurement)
         split, multiplier = None, 0.0
-        for data_step, prior in zip(self.data_steps, self.priors, strict=True):
+        for k, (data_step, prior) in enumerate(zip(self.data_steps, self.priors, strict=True)):
             image = data_step(back_projection, split, operator)
+            show(watch, image, stage_name(k))
             split, multiplier = prior(image, multiplier)
-        return Reconstruction(self.last_step(back_projection, split, operator))
+        image = self.last_step(back_projection, split, operator)
+        show(watch, image, "last step")
+        return Reconstruction(image)
 
     def stages(self) -> Iterable[nn.Module]:
         return self.priors

@@ -11,9 +11,11 @@ from lgmnet.models.base import (
     Published,
     Reconstruction,
     UnfoldingNetwork,
+    Watch,
     require_tensors,
     strip_prefix,
 )
+from lgmnet.models.watching import FIRST, show, stage_name
 from lgmnet.operators import LinearOperator
 from lgmnet.registry import require_choice
 from lgmnet.unfolding.blocks import blocks_beyond, conv3x3, join_blocks, split_blocks
@@ -128,10 +130,14 @@ class AMPNetTIP(UnfoldingNetwork):
     ) -> Stage:
         return Stage(channels, block_size, learned_step, deblock)
 
-    def forward(self, measurement: Tensor, operator: LinearOperator) -> Reconstruction:
+    def forward(
+        self, measurement: Tensor, operator: LinearOperator, watch: Watch | None = None
+    ) -> Reconstruction:
         image = self.start(measurement)
-        for stage in self.iterations:
+        show(watch, image, FIRST)
+        for k, stage in enumerate(self.iterations):
             image = stage(image, measurement, operator)
+            show(watch, image, stage_name(k))
         return Reconstruction(image)
 
     def stages(self) -> Iterable[nn.Module]:

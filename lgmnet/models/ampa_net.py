@@ -7,7 +7,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from lgmnet.models.base import MODELS, Reconstruction, UnfoldingNetwork
+from lgmnet.models.base import MODELS, Reconstruction, UnfoldingNetwork, Watch
+from lgmnet.models.watching import FIRST, show, stage_name, watch_blocks
 from lgmnet.operators import LinearOperator
 from lgmnet.registry import require_choice
 from lgmnet.unfolding.blocks import join_blocks, split_measurement
@@ -158,22 +159,30 @@ class AMPNet(UnfoldingNetwork):
         self.onsager_residual = onsager_residual
         self.orthogonality_weight = orthogonality_weight
 
-    def forward(self, measurement: Tensor, operator: LinearOperator) -> Reconstruction:
+    def forward(
+        self, measurement: Tensor, operator: LinearOperator, watch: Watch | None = None
+    ) -> Reconstruction:
         rows, columns = measurement.shape[2:]
         measurement = split_measurement(measurement)
         image = self.start(measurement)
+        watch = watch_blocks(watch, rows, columns)
+        show(watch, image, FIRST)
         residual = measurement - operator(image)
         penalties = []
-        for prior, correction in zip(self.priors, self.corrections, strict=True):
+        for k, (prior, correction) in enumerate(zip(self.priors, self.corrections, strict=True)):
             estimate, penalty = prior(image + operator.adjoint(residual))
             point = estimate if self.onsager_residual == "new" else image
             residual = measurement - operator(point) + correction * residual
             image = estimate
+            show(watch, image, stage_name(k))
             penalties.append(penalty)
         image = join_blocks(image, rows, columns)
         if not self.training:
             return Reconstruction(image)
         return Reconstruction(image, {"orthogonality": self.orthogonality_weight * sum(penalties)})
+
+    def learned_values(self) -> dict[str, list[float]]:
+        return {"correction": self.corrections.tolist()}
 
     def stages(self) -> Iterable[nn.Module]:
         return self.priors

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from lgmnet.models.base import MODELS, Reconstruction, UnfoldingNetwork
+from lgmnet.models.base import MODELS, Reconstruction, UnfoldingNetwork, Watch
 from lgmnet.operators import LinearOperator
 from lgmnet.operators.parallel_beam import WINDOWS, require_beam
 from lgmnet.registry import require_choice
@@ -39,7 +39,9 @@ class BackProjection(UnfoldingNetwork):
         if self.window is not None:
             require_beam(f"window '{self.window}'", operator)
 
-    def forward(self, measurement: Tensor, operator: LinearOperator) -> Reconstruction:
+    def forward(
+        self, measurement: Tensor, operator: LinearOperator, watch: Watch | None = None
+    ) -> Reconstruction:
         if self.window is not None:
             beam = require_beam(f"window '{self.window}'", operator)
             return Reconstruction(beam.fbp(measurement, self.window))

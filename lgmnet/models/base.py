@@ -1,8 +1,9 @@
 """The interface of a network, and its result."""
 
 import inspect
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -23,6 +24,10 @@ class Reconstruction(NamedTuple):
     penalties: Mapping[str, Tensor] = {}
 
 
+Watch = Callable[[Tensor, str], None]
+"""Called with every estimate ``(batch, channels, H, W)`` of an image, and the name of its step."""
+
+
 class UnfoldingNetwork(nn.Module, ABC):
     """K stages: ``(measurement, operator) -> Reconstruction``."""
 
@@ -39,8 +44,15 @@ class UnfoldingNetwork(nn.Module, ABC):
     separately."""
 
     @abstractmethod
-    def forward(self, measurement: Tensor, operator: LinearOperator) -> Reconstruction:
-        """Reconstruct the image from its ``measurement`` by ``operator``."""
+    def forward(
+        self, measurement: Tensor, operator: LinearOperator, watch: Watch | None = None
+    ) -> Reconstruction:
+        """Reconstruct the image from its ``measurement`` by ``operator``.
+
+        Args:
+            watch: called with the estimates that the network has anyway, first to last; the last
+                one is the result. Without it they are not kept. See `lgmnet.models.iterates`.
+        """
 
     def unfold(self, measurement: Any, operator: LinearOperator, run: Runner) -> Any:
         """The image; ``run`` executes every step.
@@ -53,6 +65,18 @@ class UnfoldingNetwork(nn.Module, ABC):
 
     def check_operator(self, operator: LinearOperator) -> None:
         """Raise ValueError if the network does not support this operator."""
+
+    def learned_values(self) -> dict[str, list[float]]:
+        """Learned numbers that have one value per stage, such as step sizes, by name.
+
+        By default they are the parameters with one value, such as ``data_steps.3.step``.
+        """
+        found: dict[str, list[float]] = {}
+        for name, parameter in self.named_parameters():
+            if parameter.numel() == 1 and re.search(r"\.\d+\.", name):
+                key = re.sub(r"\.\d+\.", " ", name, count=1)
+                found.setdefault(key, []).append(float(parameter.detach()))
+        return found
 
     @abstractmethod
     def stages(self) -> Iterable[nn.Module]:

@@ -12,9 +12,11 @@ from lgmnet.models.base import (
     Published,
     Reconstruction,
     UnfoldingNetwork,
+    Watch,
     require_tensors,
     strip_prefix,
 )
+from lgmnet.models.watching import FIRST, show, stage_name, watch_blocks
 from lgmnet.operators import LinearOperator
 from lgmnet.operators.base import in_full_precision
 from lgmnet.operators.block_sampling import make_blocks
@@ -226,11 +228,15 @@ class FISTANet(UnfoldingNetwork):
     def make_prior(self, channels: int) -> nn.Module:
         return TransformPrior(channels)
 
-    def forward(self, measurement: Tensor, operator: LinearOperator) -> Reconstruction:
+    def forward(
+        self, measurement: Tensor, operator: LinearOperator, watch: Watch | None = None
+    ) -> Reconstruction:
         rows, columns = measurement.shape[2:]
         if self.prior_domain == "block":
             measurement = split_measurement(measurement)
         image = point = self.first_image(measurement, operator)
+        watch = watch_blocks(watch, rows, columns) if self.prior_domain == "block" else watch
+        show(watch, image, FIRST)
         symmetry, sparsity = [], []
         for k in range(self.stage_count):
             step, threshold, momentum = self.schedule(k)
@@ -239,6 +245,7 @@ class FISTANet(UnfoldingNetwork):
             previous = image
             image, residual, sparse = self.prior(estimate, threshold)
             image = image.relu() if self.nonneg else image
+            show(watch, image, stage_name(k))
             point = image + momentum * (image - previous)
             if self.training:
                 symmetry.append(residual.square().mean())
@@ -281,6 +288,11 @@ class FISTANet(UnfoldingNetwork):
                 "sampling.phi: fixed, or model.w_tilde: phi"
             )
         return self.alista(residual)
+
+    def learned_values(self) -> dict[str, list[float]]:
+        triples = [self.schedule(k) for k in range(self.stage_count)]
+        names = ("step", "threshold", "momentum")
+        return {n: [float(t[k]) for t in triples] for k, n in enumerate(names)}
 
     def stages(self) -> Iterable[nn.Module]:
         # All stages run one module. It is listed once; each call of it is recomputed.

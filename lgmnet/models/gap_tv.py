@@ -6,8 +6,9 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from lgmnet.models.base import MODELS, Reconstruction, UnfoldingNetwork
+from lgmnet.models.base import MODELS, Reconstruction, UnfoldingNetwork, Watch
 from lgmnet.models.total_variation import TotalVariation
+from lgmnet.models.watching import show, stage_name
 from lgmnet.operators import LinearOperator
 from lgmnet.unfolding.checks import require_positive
 
@@ -54,12 +55,15 @@ class GAPTV(UnfoldingNetwork):
         self.weight = weight
         self.accelerated = accelerated
 
-    def forward(self, measurement: Tensor, operator: LinearOperator) -> Reconstruction:
+    def forward(
+        self, measurement: Tensor, operator: LinearOperator, watch: Watch | None = None
+    ) -> Reconstruction:
         black = torch.zeros_like(operator.adjoint(measurement))
         threshold = self.weight * root_mean_square(operator.project(black, measurement))
         image, target = black, measurement
-        for _ in range(self.iterations):
+        for k in range(self.iterations):
             image = self.denoise(operator.project(image, target), threshold)
+            show(watch, image, stage_name(k))
             if self.accelerated:
                 target = target + (measurement - operator(image))
         return Reconstruction(image)

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
-from lgmnet.models.base import MODELS, Reconstruction, UnfoldingNetwork
+from lgmnet.models.base import MODELS, Reconstruction, UnfoldingNetwork, Watch
 from lgmnet.models.ista_transforms import BlockDCT, SparsePrior, Wavelet
 from lgmnet.models.total_variation import TotalVariation
+from lgmnet.models.watching import FIRST, stage_name
 from lgmnet.operators import LinearOperator
 from lgmnet.registry import require_choice
 from lgmnet.unfolding.momentum import nesterov_momentum, no_momentum
@@ -83,9 +84,16 @@ class ISTA(UnfoldingNetwork):
         self.continuation = continuation
         self.tolerance = tolerance
 
-    def forward(self, measurement: Tensor, operator: LinearOperator) -> Reconstruction:
-        image = deque(self.iterates(measurement, operator), maxlen=1).pop()
-        return Reconstruction(image.clamp(0, 1) if image.shape[1] == 1 else image)
+    def forward(
+        self, measurement: Tensor, operator: LinearOperator, watch: Watch | None = None
+    ) -> Reconstruction:
+        if watch is None:
+            image = deque(self.iterates(measurement, operator), maxlen=1).pop()
+            return Reconstruction(in_range(image))
+        watch(in_range(operator.adjoint(measurement)), FIRST)
+        for k, image in enumerate(self.iterates(measurement, operator)):
+            watch(in_range(image), stage_name(k))
+        return Reconstruction(in_range(image))
 
     def iterates(self, measurement: Tensor, operator: LinearOperator) -> Iterator[Tensor]:
         """x¹, x², …, not clipped. An image that is done does not change any more.
@@ -127,6 +135,11 @@ class FISTA(ISTA):
     """
 
     momentum = staticmethod(nesterov_momentum)
+
+
+def in_range(image: Tensor) -> Tensor:
+    """A real image clipped to [0, 1]; a complex one, which has two channels, unchanged."""
+    return image.clamp(0, 1) if image.shape[1] == 1 else image
 
 
 def norm(images: Tensor) -> Tensor:

@@ -12,9 +12,11 @@ from lgmnet.models.base import (
     Published,
     Reconstruction,
     UnfoldingNetwork,
+    Watch,
     require_tensors,
     strip_prefix,
 )
+from lgmnet.models.watching import FIRST, show, stage_name, watch_blocks
 from lgmnet.operators import LinearOperator
 from lgmnet.unfolding.blocks import blocks_beyond, join_blocks, soft_threshold, split_measurement
 from lgmnet.unfolding.checks import require_positive
@@ -144,17 +146,22 @@ class ISTANet(UnfoldingNetwork):
     def make_prior(self, channels: int) -> nn.Module:
         return TransformPrior(channels, self.image_channels)
 
-    def forward(self, measurement: Tensor, operator: LinearOperator) -> Reconstruction:
+    def forward(
+        self, measurement: Tensor, operator: LinearOperator, watch: Watch | None = None
+    ) -> Reconstruction:
         rows, columns = measurement.shape[2:]
         if self.prior_domain == "block":
             measurement = split_measurement(measurement)
         start = operator.adjoint if self.start is None else self.start
         image = start(measurement)
+        watch = watch_blocks(watch, rows, columns) if self.prior_domain == "block" else watch
+        show(watch, image, FIRST)
         residuals = []
-        for data_step, prior in zip(self.data_steps, self.priors, strict=True):
+        for k, (data_step, prior) in enumerate(zip(self.data_steps, self.priors, strict=True)):
             image = data_step(image, measurement, operator)
             image, residual = prior(image)
             residuals.append(residual)
+            show(watch, image, stage_name(k))
         if self.prior_domain == "block":
             image = join_blocks(image, rows, columns)
         if not self.training:

@@ -1,12 +1,10 @@
 """LGM-Net: unfolding on features with a learned gradient mapping, in a U-Net."""
 
-import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lgmnet.models.base import (
@@ -14,6 +12,7 @@ from lgmnet.models.base import (
     Published,
     Reconstruction,
     UnfoldingNetwork,
+    Watch,
     require_tensors,
     strip_prefix,
 )
@@ -22,103 +21,16 @@ from lgmnet.models.lgm_net_options import (
     AVF_BRANCHES,
     AVF_DOWN,
     AVF_UP,
-    DATA_STEPS,
-    Z_REFINEMENTS,
     choose,
 )
+from lgmnet.models.lgm_net_stages import FDIM, Chain, at_scale
 from lgmnet.models.steps import AtOnce, Runner
+from lgmnet.models.watching import FIRST, ignore, show
 from lgmnet.operators import LinearOperator
 from lgmnet.registry import require_choice
-from lgmnet.unfolding.blocks import ResidualBlock, bottleneck, conv3x3, radius
+from lgmnet.unfolding.blocks import ResidualBlock, conv3x3, radius
 from lgmnet.unfolding.checks import require_positive
-from lgmnet.unfolding.layout import convolve_together, in_format_of
-
-
-class FDIM(nn.Module):
-    """One stage on the pair (X, Z) at one scale: data step (AEGR), then prior (NSM).
-
-    Shapes:
-        x, z:  ``(batch, channels, H/scale, W/scale)``.
-        back_projection:  Φᵀy, pixel-unshuffled: ``(batch, scale², H/scale, W/scale)``.
-
-    Args:
-        with_prior: without it Z is X. For a stage whose Z is not used later.
-    """
-
-    def __init__(
-        self,
-        channels: int,
-        prior_channels: int,
-        scale: int,
-        *,
-        data_step: str,
-        aegr_inputs: tuple[str, ...],
-        aegr_refine: bool,
-        aegr_skip: bool,
-        z_refine: str,
-        single: bool,
-        with_prior: bool = True,
-    ) -> None:
-        super().__init__()
-        reads_z = data_step != "aegr" or "z" in aegr_inputs
-        refinement = choose("z_refine", z_refine, Z_REFINEMENTS)
-        self.refine_z = refinement(channels) if reads_z else nn.Identity()
-        step = choose("data_step", data_step, DATA_STEPS)
-        options = {"inputs": aegr_inputs} if data_step == "aegr" else {}
-        self.data_step = step(channels, scale, **options)
-        blocks = (ResidualBlock(channels), ResidualBlock(channels)) if aegr_refine else ()
-        self.refine_x = nn.Sequential(*blocks) if blocks else None
-        self.aegr_skip = aegr_skip
-        self.single = single
-        self.prior = bottleneck(channels, prior_channels) if with_prior else None
-        self.scale = scale
-        self.radius = radius(self)
-
-    def forward(
-        self, x: Tensor, z: Tensor, operator: LinearOperator, back_projection: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        step = self.data_step(x, self.refine_z(z), operator, back_projection)
-        if self.refine_x is not None:
-            step = step + self.refine_x(step)
-        if self.aegr_skip:
-            step = step + x
-        z = step if self.prior is None else step + self.prior(step)
-        return (z, z) if self.single else (step, z)
-
-    def reach(self, block_size: int) -> int:
-        """Radius of the receptive field, in pixels of this scale."""
-        coupled = 0 if self.data_step.gram_first else math.ceil(block_size / self.scale)
-        return self.radius + coupled
-
-
-class Chain(nn.Module):
-    """``count`` FDIM stages at one scale. If ``iterations`` holds fewer, they repeat in order."""
-
-    def __init__(self, iterations: Iterable[FDIM], count: int) -> None:
-        super().__init__()
-        self.iterations = nn.ModuleList(iterations)
-        self.count = count
-
-    def forward(
-        self, x: Any, z: Any, operator: LinearOperator, back_projection: Any, run: Runner
-    ) -> tuple[Any, Any]:
-        for k in range(self.count):
-            stage = self.iterations[k % len(self.iterations)]
-            assert isinstance(stage, FDIM)
-            step = partial(run_stage, stage, operator)
-            x, z = run(step, stage.reach(operator.multiple), x, z, back_projection)
-        return x, z
-
-
-def run_stage(
-    stage: FDIM, operator: LinearOperator, x: Tensor, z: Tensor, back_projection: Tensor
-) -> tuple[Tensor, Tensor]:
-    return stage(x, z, operator, back_projection)
-
-
-def at_scale(scale: int, back_projection: Tensor, features: Tensor) -> Tensor:
-    """Φᵀy at a scale, in the number format and memory format of the features."""
-    return in_format_of(features, F.pixel_unshuffle(back_projection, scale))
+from lgmnet.unfolding.layout import convolve_together
 
 
 @MODELS.register("lgm_net")
@@ -249,10 +161,18 @@ class LGMNet(UnfoldingNetwork):
         self.up_reach = max(map(radius, self.up_fusions), default=0)
         self.close_reach = radius(self.refine) + radius(self.project)
 
-    def forward(self, measurement: Tensor, operator: LinearOperator) -> Reconstruction:
-        return Reconstruction(self.unfold(measurement, operator, AtOnce()))
+    def forward(
+        self, measurement: Tensor, operator: LinearOperator, watch: Watch | None = None
+    ) -> Reconstruction:
+        return Reconstruction(self.unfold(measurement, operator, AtOnce(), watch))
 
-    def unfold(self, measurement: Any, operator: LinearOperator, run: Runner) -> Any:
+    def unfold(
+        self,
+        measurement: Any,
+        operator: LinearOperator,
+        run: Runner,
+        watch: Watch | None = None,
+    ) -> Any:
         start = run(operator.adjoint, 0, measurement)
         x, z = run(self.open, self.open_reach, run.keep(start))
         x_first = run.keep(x)
@@ -261,22 +181,31 @@ class LGMNet(UnfoldingNetwork):
             for level in range(len(self.down_chains) + 1)
         ]
 
-        skips = []
+        skips: list[tuple[Any, Any]] = []
+        show(watch, start, FIRST)
+
+        def seen(level: int, rising: bool = False) -> Callable[[Any, Any], None]:
+            if watch is None:
+                return ignore
+            context = (level, rising, tuple(skips), x_first, start)
+            return lambda x, z: watch(self.read_out(x, z, *context), f"stage at scale 1/{2**level}")
+
         for level, (chain, fuse) in enumerate(
             zip(self.down_chains, self.down_fusions, strict=True)
         ):
             if level > 0:
                 skips.append((run.keep(x), run.keep(z)))
-            x, z = chain(x, z, operator, back_projections[level], run)
+            x, z = chain(x, z, operator, back_projections[level], run, seen(level))
             x, z = run(partial(self.cross, fuse), self.down_reach, x, z)
 
-        x, z = self.mid_chain(x, z, operator, back_projections[-1], run)
+        coarsest = seen(len(self.down_chains))
+        x, z = self.mid_chain(x, z, operator, back_projections[-1], run, coarsest)
 
         up_chains = self.up_chains if len(self.up_chains) else reversed(self.down_chains)
         levels = reversed(range(len(self.down_chains)))
         for level, fuse, chain in zip(levels, self.up_fusions, up_chains, strict=True):
             x, z = run(partial(self.cross, fuse), self.up_reach, x, z)
-            x, z = chain(x, z, operator, back_projections[level], run)
+            x, z = chain(x, z, operator, back_projections[level], run, seen(level, True))
             if level > 0:
                 x, z = run(self.skip, 0, x, z, *skips.pop())
 
@@ -297,6 +226,29 @@ class LGMNet(UnfoldingNetwork):
             features = features + x_first
         image = self.project(features)
         return start + image if self.phity_skip else image
+
+    def read_out(
+        self,
+        x: Tensor,
+        z: Tensor,
+        level: int,
+        rising: bool,
+        skips: tuple[tuple[Tensor, Tensor], ...],
+        x_first: Tensor,
+        start: Tensor,
+    ) -> Tensor:
+        """The image of a pair at a level, as if no further stage followed.
+
+        Args:
+            rising: the pair is of the decoder, so the pair of the encoder is added at its level.
+        """
+        if rising and level > 0:
+            x, z = self.skip(x, z, *skips[level - 1])
+        for coarse in range(level, 0, -1):
+            x, z = self.cross(self.up_fusions[len(self.up_fusions) - coarse], x, z)
+            if coarse > 1:
+                x, z = self.skip(x, z, *skips[coarse - 2])
+        return self.close(x, z, x_first, start)
 
     def stages(self) -> Iterable[FDIM]:
         for chain in (*self.down_chains, self.mid_chain, *self.up_chains):

@@ -7,9 +7,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from lgmnet.models.base import MODELS, Reconstruction, UnfoldingNetwork
+from lgmnet.models.base import MODELS, Reconstruction, UnfoldingNetwork, Watch
 from lgmnet.models.denoisers import Transformer, UNet
 from lgmnet.models.dual_path import DualPath
+from lgmnet.models.watching import FIRST, show, stage_name
 from lgmnet.operators import LinearOperator
 from lgmnet.registry import require_choice
 from lgmnet.unfolding.checks import require_positive
@@ -183,10 +184,14 @@ class LoRun(UnfoldingNetwork):
                 )
             self.iterations.append(Stage(algorithm, tells_variance, noise_map, own, adapters))
 
-    def forward(self, measurement: Tensor, operator: LinearOperator) -> Reconstruction:
+    def forward(
+        self, measurement: Tensor, operator: LinearOperator, watch: Watch | None = None
+    ) -> Reconstruction:
         image = operator.adjoint(measurement)
-        for stage in self.iterations:
+        show(watch, image, FIRST)
+        for k, stage in enumerate(self.iterations):
             image = stage(image, measurement, operator, self.backbone)
+            show(watch, image, stage_name(k))
         return Reconstruction(image)
 
     def stages(self) -> Iterable[nn.Module]:

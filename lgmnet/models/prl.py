@@ -1,7 +1,8 @@
 """PRL-PGD: proximal gradient descent on features, in a U-Net; LGM-Net builds on it."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,9 +12,11 @@ from lgmnet.models.base import (
     Published,
     Reconstruction,
     UnfoldingNetwork,
+    Watch,
     require_tensors,
     strip_prefix,
 )
+from lgmnet.models.watching import FIRST, ignore, show
 from lgmnet.operators import LinearOperator
 from lgmnet.unfolding.blocks import bottleneck, conv3x3
 from lgmnet.unfolding.checks import require_positive
@@ -52,12 +55,17 @@ class Chain(nn.Module):
         )
 
     def forward(
-        self, features: Tensor, operator: LinearOperator, back_projection: Tensor
+        self,
+        features: Tensor,
+        operator: LinearOperator,
+        back_projection: Tensor,
+        see: Callable[[Tensor], None] = ignore,
     ) -> Tensor:
         # Features may be in bf16; Φᵀy never is.
         target = in_format_of(features, F.pixel_unshuffle(back_projection, self.scale))
         for stage in self.iterations:
             features = stage(features, operator, target)
+            see(features)
         return features
 
 
@@ -93,15 +101,33 @@ class PRL(UnfoldingNetwork):
         self.up = nn.ModuleList(Chain(D, dim, dimf, scale) for scale in (2, 1))
         self.project = conv3x3(dimf, 1)
 
-    def forward(self, measurement: Tensor, operator: LinearOperator) -> Reconstruction:
+    def forward(
+        self, measurement: Tensor, operator: LinearOperator, watch: Watch | None = None
+    ) -> Reconstruction:
         start = operator.adjoint(measurement)
         first = self.lift(start)
-        half = self.shrink[0](self.down[0](first, operator, start))
-        quarter = self.shrink[1](self.down[1](half, operator, start))
-        quarter = self.mid(quarter, operator, start)
-        features = half + self.up[0](self.grow[0](quarter), operator, start)
-        features = first + self.up[1](self.grow[1](features), operator, start)
+        show(watch, start, FIRST)
+
+        def seen(scale: int, *added: Tensor) -> Callable[[Tensor], None]:
+            return ignore if watch is None else partial(self.see, watch, scale, (first, *added))
+
+        half = self.shrink[0](self.down[0](first, operator, start, seen(1)))
+        quarter = self.shrink[1](self.down[1](half, operator, start, seen(2)))
+        quarter = self.mid(quarter, operator, start, seen(4, half))
+        features = half + self.up[0](self.grow[0](quarter), operator, start, seen(2, half))
+        features = first + self.up[1](self.grow[1](features), operator, start, seen(1))
         return Reconstruction(self.project(features))
+
+    def see(self, watch: Watch, scale: int, added: tuple[Tensor, ...], features: Tensor) -> None:
+        """Show the image of features at a scale, as if no further stage followed."""
+        first, *half = added
+        if scale == 4:
+            features = self.grow[0](features)
+        if half:
+            features = half[0] + features
+        if scale > 1:
+            features = self.grow[1](features)
+        watch(self.project(first + features), f"stage at scale 1/{scale}")
 
     def stages(self) -> Iterable[Stage]:
         for chain in (*self.down, self.mid, *self.up):

@@ -12,9 +12,11 @@ from lgmnet.models.base import (
     MODELS,
     Reconstruction,
     UnfoldingNetwork,
+    Watch,
     require_tensors,
     strip_prefix,
 )
+from lgmnet.models.watching import FIRST, show, stage_name
 from lgmnet.operators import BlurDown, LinearOperator
 from lgmnet.unfolding.blocks import ResidualBlock, conv3x3
 from lgmnet.unfolding.checks import require_positive
@@ -143,17 +145,21 @@ class USRNet(UnfoldingNetwork):
                 " choose sampling.operator=blur_down, or another network"
             )
 
-    def forward(self, measurement: Tensor, operator: LinearOperator) -> Reconstruction:
+    def forward(
+        self, measurement: Tensor, operator: LinearOperator, watch: Watch | None = None
+    ) -> Reconstruction:
         assert isinstance(operator, BlurDown)
         image = F.interpolate(measurement, scale_factor=operator.scale, mode="nearest")
         # Weights go down to 4e-6, and what rounding leaves of a solution is divided by them.
         back_projection = operator.adjoint(measurement.double())
         weights, levels = self.schedule(operator.noise_std, operator.scale)
-        for weight, level in zip(weights, levels, strict=True):
+        show(watch, image, FIRST)
+        for k, (weight, level) in enumerate(zip(weights, levels, strict=True)):
             exact = operator.solve(image.double(), weight.double(), back_projection)
             image = exact.to(measurement.dtype)
             noise_map = level.to(image.dtype).expand_as(image[:, :1])
             image = self.denoiser(torch.cat([image, noise_map], dim=1))
+            show(watch, image, stage_name(k))
         return Reconstruction(image)
 
     def stages(self) -> Iterable[nn.Module]:

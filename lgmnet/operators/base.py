@@ -85,6 +85,13 @@ class LinearOperator(nn.Module, ABC):
         """Arguments for the constructor of a network, by name."""
         return {"image_channels": self.channels}
 
+    def weights(self) -> dict[str, Tensor]:
+        """The tensors by name as a weights file holds them. Training may use finer ones."""
+        return self.state_dict()
+
+    def check_weights(self) -> None:
+        """Raise ValueError if tensors of a weights file have values that they cannot have."""
+
     def picture(self) -> Tensor | None:
         """Φ as a picture, ``(H, W)`` in [0, 1] on the CPU; None if there is no picture."""
         return None

@@ -140,11 +140,11 @@ def load_matrix(path: Path) -> Tensor:
     """Read Φ, ``(m, pixels)`` in float32, from .npy, .npz, .mat or .safetensors.
 
     If the file has several arrays, Φ must have the name ``phi``, ``Phi``, ``matrix`` or ``Qinit``
-    (the linear start of ISTA-Net, ``(pixels, m)``).
+    (the linear start of ISTA-Net, ``(pixels, m)``). Whole numbers are real ones too.
     """
     names = ("phi", "Phi", "matrix", "Qinit")
     name, matrix = read_array(path, names, "sampling matrix", "'phi' or 'matrix'")
-    if matrix.ndim != 2 or not np.issubdtype(matrix.dtype, np.floating):
+    if matrix.ndim != 2 or matrix.dtype.kind not in "biuf":
         raise ValueError(
             f"'{name}' in {path} has shape {matrix.shape} and type {matrix.dtype}, expected "
             "a real matrix (m, pixels)"

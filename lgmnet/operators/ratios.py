@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +14,8 @@ from lgmnet.conversion import ConfigError, require, require_choice
 from lgmnet.operators import matrices
 from lgmnet.operators.base import LinearOperator
 from lgmnet.operators.block_sampling import BlockSampling
+from lgmnet.operators.hadamard import ORDERINGS, hadamard
+from lgmnet.operators.patterns import VALUES, PatternSampling, start_patterns
 from lgmnet.operators.sampling import OPERATORS, SamplingConfig, Source
 
 # The ratios of the published tables.
@@ -50,10 +53,17 @@ class BlockSamplingConfig(SamplingConfig):
     phi: str = "learned"
     """``learned`` with the network, or ``fixed``."""
     phi_init: str = "xavier"
-    """Initial Φ: xavier, gaussian, small_gaussian, orthonormal, pca (of training blocks), or the
-    path of a file."""
+    """Initial Φ: xavier, gaussian, small_gaussian, orthonormal, hadamard, pca (of training blocks),
+    or the path of a file."""
+    ordering: str = "sequency"
+    """Order of the Hadamard patterns: sequency, cake_cutting or zigzag; see `hadamard`."""
+    phi_values: str = "real"
+    """Values of Φ up to one scale: real, binary (0 or 1), sign (-1 or 1), or 8bit (-128 to 127);
+    see `PatternSampling`."""
 
-    compared: ClassVar[tuple[str, ...]] = ("block_size", "phi", "phi_init")
+    compared: ClassVar[tuple[str, ...]] = (
+        "block_size", "phi", "phi_init", "ordering", "phi_values",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -74,6 +84,13 @@ class BlockSamplingConfig(SamplingConfig):
         require(self.block_size >= 1, f"sampling.block_size is {self.block_size}, expected >= 1")
         require_choice("sampling.rounding", self.rounding, ("ceil", "floor", "round", "table33"))
         require_choice("sampling.phi", self.phi, ("learned", "fixed"))
+        require_choice("sampling.ordering", self.ordering, tuple(ORDERINGS))
+        require_choice("sampling.phi_values", self.phi_values, ("real", *VALUES))
+        require(
+            self.phi_init == "hadamard" or self.ordering == "sequency",
+            f"sampling.ordering is '{self.ordering}', but only sampling.phi_init=hadamard has an "
+            f"ordering, and it is '{self.phi_init}'",
+        )
 
     @property
     def is_range(self) -> bool:
@@ -184,17 +201,29 @@ class BlockSamplingConfig(SamplingConfig):
         Raises:
             ConfigError: a setting, the file of Φ or the saved Φ is wrong.
         """
-        matrix = source.tensor("matrix", lambda: self.initial_matrix(source))
+        learned = self.phi == "learned"
+        try:
+            if self.phi_values == "real":
+                matrix = source.tensor("matrix", lambda: self.initial_matrix(source))
+                self._check_rows(matrix)
+                return BlockSampling(matrix, self.block_size, learned)
+            start = cache(lambda: start_patterns(self.initial_matrix(source), self.phi_values))
+            patterns = source.tensor("patterns", lambda: start()[0])
+            scale = source.tensor("scale", lambda: start()[1])
+            self._check_rows(patterns)
+            return PatternSampling(patterns, scale, self.phi_values, self.block_size, learned)
+        except ConfigError:
+            raise
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+
+    def _check_rows(self, matrix: Tensor) -> None:
         expected = self.measurements(), self.block_size**2
         require(
             tuple(matrix.shape) == expected,
             f"Φ has shape {tuple(matrix.shape)}, but ratio {self.ratio}, rounding "
             f"'{self.rounding}' and block size {self.block_size} need {expected}",
         )
-        try:
-            return BlockSampling(matrix, self.block_size, self.phi == "learned")
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
 
     def initial_matrix(self, source: Source) -> Tensor:
         """The initial Φ ``(m, B²)`` of ``phi_init``.
@@ -205,6 +234,8 @@ class BlockSamplingConfig(SamplingConfig):
         if self.phi_init == "pca":
             blocks = source.blocks(self.block_size)
             return torch.zeros(m, pixels) if blocks is None else matrices.pca(blocks, m)
+        if self.phi_init == "hadamard":
+            return hadamard(m, self.block_size, self.ordering)
         if self.phi_init in STARTS:
             return STARTS[self.phi_init](m, pixels, torch.Generator().manual_seed(source.seed))
         return self._matrix_from_file(m)
@@ -214,7 +245,7 @@ class BlockSamplingConfig(SamplingConfig):
         if not path.suffix:
             raise ConfigError(
                 f"sampling.phi_init is '{path}', expected xavier, gaussian, small_gaussian, "
-                "orthonormal, pca or a file"
+                "orthonormal, hadamard, pca or a file"
             )
         try:
             matrix = matrices.load_matrix(path)

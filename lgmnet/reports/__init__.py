@@ -1,0 +1,1 @@
+"""One page that shows what networks do: scores, pictures, stages, Φ, robustness."""
