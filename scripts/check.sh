@@ -6,5 +6,5 @@ source "$(dirname "$0")/setup.sh"
 ruff check .
 ruff format --check .
 mypy
-NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
+NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 python -m pytest --numprocesses auto --dist loadscope "$@"
