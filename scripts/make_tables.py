@@ -59,6 +59,7 @@ def contents(project: Path) -> dict[Path, str]:
     shipped = [weights for weights in scored if weights.crops]
     results = f"{results_table(shipped)}\n\n{notes(shipped)}"
     tables = {"results": results, "weights": weights_table(shipped, "[`{0}`](checkpoints/{0})")}
+    tables["summary"] = summary_table(shipped)
     tables["weights of docs"] = weights_table(shipped, "`{0}`")
     for path in sorted((project / "docs" / "experiments").glob("*.json")):
         tables[f"experiment {path.stem}"] = report.experiment_table(json.loads(read(path)))
@@ -75,6 +76,27 @@ def contents(project: Path) -> dict[Path, str]:
         f"{sha256(w.weights.path)}  {w.name}/{w.weights.path.name}\n" for w in shipped
     )
     return pages
+
+
+def summary_table(shipped: Iterable[Shipped]) -> str:
+    """Set11 at the published ratios: shipped weights for block sensing, and the full LGM-Net."""
+    ratios = (0.01, 0.04, 0.1, 0.25, 0.5)
+    rows = {
+        f"`{weights.name}`": {
+            report.condition(result): result["datasets"]["Set11"]
+            for result in weights.results
+            if "Set11" in result["datasets"]
+        }
+        for weights in shipped
+        if isinstance(weights.config.sampling, BlockSamplingConfig)
+    }
+    known = {ratio: report.published("lgm_net", "Set11", ratio, "paper") for ratio in ratios}
+    rows["LGM-Net, published"] = {k: v._asdict() for k, v in known.items() if v}
+    table = [
+        [name, *(pair(found[r]["psnr"], found[r]["ssim"]) if r in found else "-" for r in ratios)]
+        for name, found in rows.items()
+    ]
+    return report.markdown(["", *(f"{100 * ratio:g} %" for ratio in ratios)], table)
 
 
 def results_table(shipped: Iterable[Shipped]) -> str:
