@@ -1,7 +1,8 @@
 """Draw images, Φᵀy and their reconstructions: the figure of README, or of own images.
 
 Without --images it draws a built-in photograph: truth, Φᵀy, a rival and --weights, with zooms.
-`lgmnet figure` draws figures for papers.
+`lgmnet figure` draws figures for papers. For tomography filtered back projection is drawn in place
+of Φᵀy.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from lgmnet.data.transforms import crop_back, pad_to_block
 from lgmnet.data.values import from_unit, protocol_scale, to_unit
 from lgmnet.files import write_figure
 from lgmnet.models import SensingModel
-from lgmnet.operators import BlockSampling
+from lgmnet.operators import BlockSampling, ParallelBeam
 from lgmnet.papers import crops
 from lgmnet.papers.crops import Box, Shown
 from lgmnet.papers.style import plotting
@@ -40,7 +41,7 @@ LARGEST_ERROR = 25.5
 
 
 def columns(model: SensingModel, pixels: np.ndarray) -> list[np.ndarray]:
-    """The image, Φᵀy and the reconstruction: 0..255 float64 ``(H, W)``.
+    """The image, Φᵀy or filtered back projection, and the reconstruction: 0..255 ``(H, W)``.
 
     The rows of a learned Φ have no unit norm; one factor brings Φᵀy to the scale of the image.
     """
@@ -48,7 +49,8 @@ def columns(model: SensingModel, pixels: np.ndarray) -> list[np.ndarray]:
     padded = image if model.operator.size else pad_to_block(image, model.multiple)
     with torch.inference_mode():
         y = model.measure(padded)
-        adjoint = model.operator.adjoint(y)
+        operator = model.operator
+        adjoint = operator.fbp(y) if isinstance(operator, ParallelBeam) else operator.adjoint(y)
         if isinstance(model.operator, BlockSampling):
             adjoint = adjoint * (adjoint * padded).sum() / adjoint.square().sum()
         images = [adjoint, model.reconstruct(y)]
@@ -104,9 +106,9 @@ def draw_built_in(model: SensingModel, names: list[str], here: Runtime, output: 
 
 
 def draw(model: SensingModel, paths: list[Path], error: bool, output: Path) -> None:
-    """One row per image: it, Φᵀy, the reconstruction, and on request the error."""
-    block = isinstance(model.operator, BlockSampling)
-    start = "Φᵀy, rescaled" if block else "Φᵀy"
+    """One row per image: it, the start, the reconstruction, and on request the error."""
+    starts = {BlockSampling: "Φᵀy, rescaled", ParallelBeam: "filtered back projection"}
+    start = starts.get(type(model.operator), "Φᵀy")
     count = 4 if error else 3
     size = (3 * count, 3.25 * len(paths))
     figure, axes = plt.subplots(len(paths), count, figsize=size, constrained_layout=True)

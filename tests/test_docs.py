@@ -61,14 +61,12 @@ def test_the_network_of_the_page_learns(monkeypatch):
     assert all(p.grad is not None and p.grad.any() for p in network.parameters())
 
 
-def test_the_matrix_of_the_page_has_norm_one(tmp_path, monkeypatch):
+def test_the_matrix_of_the_page_has_the_norm_of_its_table(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(example("own-phi.md"), {})
-    phi = load_matrix(tmp_path / "my_phi.npy")
+    phi = load_matrix(tmp_path / "phi.npy")
     assert phi.shape == (103, 1024)
-    assert torch.linalg.matrix_norm(phi, 2).item() == pytest.approx(1, abs=1e-5)
-    norm = (phi.sign() @ phi.sign().T).double()
-    assert torch.linalg.eigvalsh(norm)[-1].sqrt().item() == pytest.approx(32 + 103**0.5, rel=0.05)
+    assert torch.linalg.matrix_norm(phi, 2).item() == pytest.approx(42, abs=1)
 
 
 def test_the_picture_of_lgm_net_is_what_the_script_draws(tmp_path, monkeypatch):

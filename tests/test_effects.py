@@ -71,8 +71,9 @@ ELSEWHERE = {
         "validate_every", "accumulate", "precision", "channels_last", "recompute", "compile",
         "cuda_graphs", "timeout",
     },
-    # Of one start, and of quantise only: tests/test_patterns.py, tests/test_detector.py.
-    "sampling": {"ordering", "dither"},
+    # Of one start, of files, and of quantise only: tests/test_patterns.py, test_own_phi.py and
+    # test_detector.py.
+    "sampling": {"ordering", "phi_scale", "dither"},
     "evaluation": {"datasets", *SCORING},
     "data": {"train", "source", "decode", "workers", "validation", "validation_images",
              "color"},

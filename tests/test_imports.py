@@ -37,9 +37,11 @@ ARROWS: dict[str, set[str]] = {
     "costs": {"build", "complexity", "config", "data", "models", "operators", "runtime", "speed",
               "training"},
     "papers": {"complexity", "data", "evaluation", "metrics", "report", "runtime", "weights"},
+    "reports": {"complexity", "config", "data", "evaluation", "metrics", "models", "operators",
+                "report", "runtime", "weights"},
     "commands": {"build", "complexity", "config", "conversion", "costs", "data", "evaluation",
-                 "metrics", "models", "operators", "papers", "report", "runtime", "speed",
-                 "training", "weights"},
+                 "metrics", "models", "operators", "papers", "report", "reports", "runtime",
+                 "speed", "training", "weights"},
     "__main__": {"commands"},
     "__init__": {"speed", "weights"},
 }  # fmt: skip

@@ -31,6 +31,8 @@ COMMANDS = {
     "test": Command("Score weights on test sets; list the shipped weights.", "test.py"),
     "measure": Command("Measure an image: write y.", "scripts/measure.py"),
     "reconstruct": Command("Reconstruct an image from y.", "scripts/reconstruct.py"),
+    "report": Command("Write a page: scores, pictures, stages, Φ.", "scripts/report.py"),
+    "robustness": Command("PSNR over noise, bits, shifts and sizes.", "scripts/robustness.py"),
     "table": Command("Several results as one table: LaTeX, Markdown, CSV.", "scripts/table.py"),
     "figure": Command("Figures for a paper: crops, PSNR over ratio and cost.", "scripts/figure.py"),
     "prepare-data": Command("Download, copy or pack data sets.", "scripts/prepare_data.py"),

@@ -18,6 +18,7 @@ EXAMPLES = """examples:
   python test.py runs/quickstart_r0.10 --data Set11 --protocol paper rounded gaussian
   python test.py runs/lgm_net_tiny_all_ratios_r0.01-0.50 --ratio 0.05 0.1 --data Set11
   python test.py runs/lorun_unet_r0.10/backbone --adapters runs/other/adapters.safetensors
+  python test.py runs/quickstart_r0.10 --data Set11 --report
   python test.py configs/fista.yaml sampling.ratio=0.25 --data Set11
   torchrun --nproc-per-node 4 test.py runs/lgm_net_r0.10 --data Urban100
 """
@@ -59,6 +60,9 @@ def parser() -> argparse.ArgumentParser:
         "--save-images",
         action="store_true",
         help="save reconstructions as PNG (as .npy unless they have 1 or 3 channels)",
+    )
+    parser.add_argument(
+        "--report", action="store_true", help="also write report.html: pictures, stages and Φ"
     )
     parser.add_argument(
         "--protocol",

@@ -15,6 +15,7 @@ from lgmnet.evaluation.rebuild import Result
 from lgmnet.evaluation.scoring import Scoring, results_folder, score_sets
 from lgmnet.metrics import find_protocol
 from lgmnet.operators.ratios import ratio_label
+from lgmnet.reports.page import Entry, write_report
 from lgmnet.runtime import Runtime
 from lgmnet.speed import memory
 from lgmnet.weights.adapters import Adapted
@@ -74,6 +75,7 @@ def score_weights(arguments: argparse.Namespace) -> int:
                 here,
                 folder,
                 arguments.save_images,
+                arguments.report,
             )
             for condition, folder in folders.items()
         ]
@@ -113,6 +115,7 @@ def score(
     here: Runtime,
     folder: Path,
     save_images: bool,
+    with_page: bool,
 ) -> int:
     """Score at one condition, print the tables, and write the results into ``folder``.
 
@@ -139,6 +142,9 @@ def score(
         print(f"{weights.name} at {weights.config.sampling.title(at)}{several}")
         print(report.comparison(results))
         path = report.add_results(folder, results)
+        print(f"written to {printable(path)}")
+    if with_page:
+        path = write_report(folder / "report.html", [Entry(weights, how, scored[0])], sets, here)
         print(f"written to {printable(path)}")
     for image, reason in failed.items():
         print(f"test.py: {image} is not scored: {reason}", file=sys.stderr)

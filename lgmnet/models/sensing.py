@@ -60,7 +60,8 @@ class SensingModel(nn.Module):
         """
         operator = self.operator if operator is None else operator
         operator.check_image(image, self.network.multiple)
-        return self.detector.read(operator(image), self.noise_std, name, operator.support)
+        measurement = operator.stored(operator(image))
+        return self.detector.read(measurement, self.noise_std, name, operator.support)
 
     @torch.no_grad()
     def reconstruct(self, measurement: Tensor) -> Tensor:

@@ -103,6 +103,17 @@ class LinearOperator(nn.Module, ABC):
         """
         return self
 
+    def part(self, first: int, count: int) -> "LinearOperator":
+        """The operator of a part of a batch: of ``count`` samples from ``first`` on.
+
+        Only an operator that measures every sample in another way differs from its parts.
+        """
+        return self
+
+    def stored(self, measurement: Tensor) -> Tensor:
+        """y = Φx as it is stored before noise is added: y itself, or rounded. Not linear."""
+        return measurement
+
     def variant(self, **attributes: Any) -> Self:
         """This operator with other attributes. Both share their tensors until one is moved."""
         other = copy.copy(self)

@@ -55,6 +55,9 @@ class BlockSamplingConfig(SamplingConfig):
     phi_init: str = "xavier"
     """Initial Φ: xavier, gaussian, small_gaussian, orthonormal, hadamard, pca (of training blocks),
     or the path of a file."""
+    phi_scale: str = "keep"
+    """Scale of a Φ from a file: ``keep``, or ``unit`` to divide it by its largest singular value
+    ‖Φ‖₂, as for a matrix of ±1, of 0 and 1, or of N(0, 1)."""
     ordering: str = "sequency"
     """Order of the Hadamard patterns: sequency, cake_cutting or zigzag; see `hadamard`."""
     phi_values: str = "real"
@@ -83,6 +86,7 @@ class BlockSamplingConfig(SamplingConfig):
         )
         require(self.block_size >= 1, f"sampling.block_size is {self.block_size}, expected >= 1")
         require_choice("sampling.rounding", self.rounding, ("ceil", "floor", "round", "table33"))
+        require_choice("sampling.phi_scale", self.phi_scale, ("keep", "unit"))
         require_choice("sampling.phi", self.phi, ("learned", "fixed"))
         require_choice("sampling.ordering", self.ordering, tuple(ORDERINGS))
         require_choice("sampling.phi_values", self.phi_values, ("real", *VALUES))
@@ -238,9 +242,9 @@ class BlockSamplingConfig(SamplingConfig):
             return hadamard(m, self.block_size, self.ordering)
         if self.phi_init in STARTS:
             return STARTS[self.phi_init](m, pixels, torch.Generator().manual_seed(source.seed))
-        return self._matrix_from_file(m)
+        return self._matrix_from_file(m, pixels)
 
-    def _matrix_from_file(self, m: int) -> Tensor:
+    def _matrix_from_file(self, m: int, pixels: int) -> Tensor:
         path = Path(self.phi_init)
         if not path.suffix:
             raise ConfigError(
@@ -251,14 +255,34 @@ class BlockSamplingConfig(SamplingConfig):
             matrix = matrices.load_matrix(path)
         except ValueError as error:
             raise ConfigError(f"sampling.phi_init: {error}") from None
-        if len(matrix) != m:
-            ratio = len(matrix) / self.block_size**2
-            raise ConfigError(
-                f"{path} measures {len(matrix)} numbers per block (ratio {ratio:.4f}), but "
+        try:
+            self._check_shape(matrix, m, pixels)
+            return matrices.scaled(matrix, self.phi_scale)
+        except ValueError as error:
+            raise ConfigError(f"sampling.phi_init={path}: {error}") from None
+
+    def _check_shape(self, matrix: Tensor, m: int, pixels: int) -> None:
+        """Raise ValueError unless Φ is ``(m, pixels)``; say what is probably meant."""
+        rows, columns = matrix.shape
+        if columns != pixels and rows == pixels:
+            raise ValueError(
+                f"Φ has shape ({rows}, {columns}), expected ({m}, {pixels}): it is probably "
+                "transposed; save its transpose (a row per measurement, a column per pixel)"
+            )
+        if columns != pixels:
+            side = math.isqrt(columns)
+            square = side * side == columns
+            raise ValueError(
+                f"Φ has {columns} columns, but a block of {self.block_size} x {self.block_size} "
+                f"has {pixels} pixels; "
+                + (f"set sampling.block_size={side}" if square else "use a Φ with B² columns")
+            )
+        if rows != m:
+            raise ValueError(
+                f"Φ measures {rows} numbers per block (ratio {rows / pixels:.4f}), but "
                 f"sampling.ratio {self.ratio} with rounding '{self.rounding}' needs {m}; "
                 "change the ratio, the rounding or the file"
             )
-        return matrix
 
     def at(self, operator: LinearOperator, condition: str) -> LinearOperator:
         """The operator with the first rows of Φ for this ratio; ``operator`` for a single ratio."""
@@ -266,7 +290,9 @@ class BlockSamplingConfig(SamplingConfig):
         assert isinstance(operator, BlockSampling)
         return operator.first(rows) if self.is_range else operator
 
-    def draw(self, operator: LinearOperator, random: np.random.Generator) -> LinearOperator:
+    def draw(
+        self, operator: LinearOperator, random: np.random.Generator, samples: int = 1
+    ) -> LinearOperator:
         """The operator with the first rows of Φ. The logarithm of their number is uniform.
 
         PSNR grows with the logarithm of the ratio: from 1 to 4 % it gains as many dB as from 10 to

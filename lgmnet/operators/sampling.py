@@ -153,8 +153,15 @@ class SamplingConfig(ABC):
         self.condition(condition)
         return operator
 
-    def draw(self, operator: LinearOperator, random: np.random.Generator) -> LinearOperator:
-        """The operator of one training step; see `at`."""
+    def draw(
+        self, operator: LinearOperator, random: np.random.Generator, samples: int = 1
+    ) -> LinearOperator:
+        """The operator of one training step; see `at`.
+
+        Args:
+            samples: crops of the step, of all processes. Each may be measured differently, see
+                `LinearOperator.part`.
+        """
         return operator
 
     def describe(self, condition: str) -> dict[str, Any]:

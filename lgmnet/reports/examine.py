@@ -16,6 +16,7 @@ from lgmnet.evaluation.rebuild import Rules, check_channels, fit
 from lgmnet.models import SensingModel
 from lgmnet.models.watching import iterates
 from lgmnet.operators import BlockSampling, LinearOperator
+from lgmnet.runtime import device_of
 
 
 class Estimate(NamedTuple):
@@ -86,7 +87,7 @@ class _Step(NamedTuple):
 
 def _steps(model: SensingModel, plane: np.ndarray, rules: Rules, name: str) -> list[_Step]:
     """Φ⁺y and the estimates of the network for channels that are measured together."""
-    image = to_unit(channels_first(plane).to(_device(model)))[None]
+    image = to_unit(channels_first(plane).to(device_of(model)))[None]
     operator = model.operator
     check_channels(operator, image.shape[1], f"evaluation.color={rules.color}")
     fitted = fit(image, model, rules)
@@ -107,10 +108,6 @@ def _steps(model: SensingModel, plane: np.ndarray, rules: Rules, name: str) -> l
 def _joined(planes: list[_Step]) -> _Step:
     residual = float(np.mean([plane.residual for plane in planes]))
     return _Step(planes[0].name, color.join([plane.pixels for plane in planes]), residual)
-
-
-def _device(model: SensingModel) -> torch.device:
-    return next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
 
 
 def spread(count: int, most: int) -> list[int]:

@@ -257,19 +257,19 @@ def fill(template: str, **values: Any) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     folder = resources.files("lgmnet.reports")
-    environment = Environment(
+    engine = Environment(
         loader=PackageLoader("lgmnet.reports", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["number"] = number
+    engine.filters["number"] = number
     parts = {
         name: folder.joinpath("templates", f"page.{name}").read_text(encoding="utf-8")
         for name in ("css", "js")
     }
-    return environment.get_template(template).render(**values, **parts)
+    return engine.get_template(template).render(**values, **parts)
 
 
 def number(value: float | None, digits: int, sign: bool = False) -> str:
