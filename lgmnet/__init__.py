@@ -1,6 +1,7 @@
 """Deep-unfolding image compressive sensing: LGM-Net, and the networks that it is compared with.
 
 >>> import lgmnet
+>>> lgmnet.reconstruct("photo.jpg").save("out.png")   # measured by a small Φ, rebuilt from y
 >>> model = lgmnet.load("lgm_net_tiny_r0.10")
 >>> y = model.measure(image)             # image (batch, 1, H, W) in [0, 1], whole blocks
 >>> rebuilt = model.reconstruct(y)       # the same shape
@@ -17,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lgmnet.speed.inference import optimize_for_inference
     from lgmnet.weights.adapters import load_adapted
+    from lgmnet.weights.photo import reconstruct
     from lgmnet.weights.saved import load
     from lgmnet.weights.shipped import available
 
 __version__ = "0.1.0"
-__all__ = ["available", "load", "load_adapted", "optimize_for_inference"]
+__all__ = ["available", "load", "load_adapted", "optimize_for_inference", "reconstruct"]
 
 # Where the functions are; see the imports above.
 _MODULES = {
@@ -29,6 +31,7 @@ _MODULES = {
     "load": "lgmnet.weights.saved",
     "load_adapted": "lgmnet.weights.adapters",
     "optimize_for_inference": "lgmnet.speed.inference",
+    "reconstruct": "lgmnet.weights.photo",
 }
 
 

@@ -4,6 +4,7 @@ import math
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -87,13 +88,15 @@ def _read_mat(path: Path) -> dict[str, np.ndarray]:
     if start.startswith(HDF5) or start.endswith(HDF5):  # MATLAB writes 512 bytes before it
         return _read_hdf5(path)
     from scipy.io import loadmat, whosmat
+    from scipy.sparse import issparse
 
     require_small(path, sum(8 * math.prod(shape) for _, shape, _ in whosmat(path)))
-    return {name: v for name, v in loadmat(path).items() if not name.startswith("__")}
+    found = {name: v for name, v in loadmat(path).items() if not name.startswith("__")}
+    return {name: v.toarray() if issparse(v) else v for name, v in found.items()}
 
 
 def _read_hdf5(path: Path) -> dict[str, np.ndarray]:
-    """The numeric arrays. MATLAB stores columns first, so the axes are reversed."""
+    """The numeric arrays, and cell arrays of them. MATLAB stores columns first: axes reversed."""
     try:
         import h5py
     except ImportError:
@@ -103,7 +106,19 @@ def _read_hdf5(path: Path) -> dict[str, np.ndarray]:
     with h5py.File(path) as file:
         numeric = {k: v for k, v in file.items() if _is_numeric(getattr(v, "dtype", None))}
         require_small(path, sum(v.size * v.dtype.itemsize for v in numeric.values()))
-        return {k: _complex(v[()].T) for k, v in numeric.items()}
+        arrays = {k: _complex(v[()].T) for k, v in numeric.items()}
+        cells = {k: v for k, v in file.items() if getattr(v, "dtype", None) == h5py.ref_dtype}
+        held = {k: [file[reference] for reference in v[()].T.flat] for k, v in cells.items()}
+        require_small(path, sum(c.size * c.dtype.itemsize for v in held.values() for c in v))
+        return arrays | {k: _cells(v) for k, v in held.items()}
+
+
+def _cells(held: Sequence[Any]) -> np.ndarray:
+    """A cell array as a list of arrays, in an array of objects as `scipy.io.loadmat` gives it."""
+    found = np.empty(len(held), dtype=object)
+    for number, cell in enumerate(held):
+        found[number] = _complex(cell[()].T)
+    return found
 
 
 def _is_numeric(dtype: np.dtype | None) -> bool:

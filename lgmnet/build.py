@@ -117,7 +117,7 @@ def build_model(config: Config, source: Source | None = None) -> SensingModel:
         network.check_operator(operator)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    return SensingModel(operator, network, sampling.noise_std)
+    return SensingModel(operator, network, sampling.noise_std, sampling.detector)
 
 
 def at_condition(

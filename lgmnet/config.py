@@ -304,12 +304,13 @@ class Config:
 
 
 def _sampling_tree(sampling: SamplingConfig) -> dict[str, Any]:
-    """The keys of ``sampling:``, with the noise as the last one."""
+    """The keys of ``sampling:``: those of the operator, of the detector, and the noise."""
     name = next(n for n in OPERATORS.names() if OPERATORS.get(n) is type(sampling))
     values = dataclasses.asdict(sampling)
-    noise_std = values.pop("noise_std")
     named = {} if name == USUAL_OPERATOR else {"operator": name}
-    return {**named, **values, "noise_std": noise_std}
+    shared = [f.name for f in dataclasses.fields(SamplingConfig)]  # the noise is the first one
+    own = {key: value for key, value in values.items() if key not in shared}
+    return {**named, **own, **{key: values[key] for key in reversed(shared)}}
 
 
 def load_config(path: Path, overrides: Sequence[str] = (), joined: Sequence[Path] = ()) -> Config:

@@ -21,7 +21,9 @@ from lgmnet.files import write_text
 ADDED = {"nmse": "NMSE", "rmse": "RMSE", "residual": "‖Φx̂−y‖/‖y‖", "psnr_on_y": "PSNR on Φx=y"}
 # What results must agree in to stand in one file.
 SAME = ("network", "options", "ratio", "condition", "weights_sha256", "phi_sha256", "protocol",
-        "color", "padding", "noise_std", "precision")  # fmt: skip
+        "color", "padding", "noise_std", "detector", "precision")  # fmt: skip
+# Published results are without noise or detector, on images padded with zeros.
+USUAL: tuple[tuple[str, Any], ...] = ("padding", "zeros"), ("noise_std", 0), ("detector", {})
 # Digits that scores are printed with.
 DIGITS = {"psnr": 2, "ssim": 4, "nmse": 4, "rmse": 4, "residual": 4, "psnr_on_y": 2}
 
@@ -69,6 +71,21 @@ def published(
     return None
 
 
+def published_all(results: Mapping[str, Any], dataset: str) -> list[Published]:
+    """Every published result with the test set, protocol and condition of a ``metrics.json``."""
+    if any(results.get(key, usual) != usual for key, usual in USUAL):
+        return []
+    at, color = condition(results), results.get("color", "luma")
+    found = [
+        _published(table, row, table["conditions"].index(at))
+        for table in _published_tables()
+        if table["dataset"] == dataset and table["protocol"] == results["protocol"]
+        if color in table.get("color", ["luma"]) and at in table["conditions"]
+        for row in table["rows"]
+    ]
+    return [row for row in found if row.psnr is not None]
+
+
 def condition(results: Mapping[str, Any]) -> Any:
     """What a metrics.json was measured at: a ratio as a number, else the name of the condition."""
     return results["condition"] if "condition" in results else results["ratio"]
@@ -91,17 +108,16 @@ def _published(table: Mapping[str, Any], row: Mapping[str, Any], column: int) ->
         method=row["method"],
         psnr=row["psnr"][column],
         ssim=row["ssim"][column] if "ssim" in row else None,
-        training=row["training"],
+        training=row.get("training", ""),
         source=table["source"],
         options=row.get("options", {}),
-        sampling=row["sampling"],
+        sampling=row.get("sampling", {}),
     )
 
 
 def comparable(results: Mapping[str, Any], dataset: str) -> Published | None:
     """The published value for a test set of a ``metrics.json``, or None."""
-    rules = ("padding", "zeros"), ("noise_std", 0)
-    if any(results.get(key, usual) != usual for key, usual in rules):
+    if any(results.get(key, usual) != usual for key, usual in USUAL):
         return None
     return published(
         results["network"], dataset, condition(results), results["protocol"],

@@ -5,6 +5,7 @@ import os
 import platform
 import shutil
 import signal
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +36,9 @@ STREAM = 6
 TIMEOUT = 30.0
 # Steps after which a GPU run reads the values of its processes. By then it need not wait for them.
 LAG = 2
+# Seconds in which a second Ctrl-C is taken for an echo of the first.
+REPEATED = 0.5
+STOPPING = b"\nstopping after this step; press Ctrl-C again to stop at once\n"
 
 
 def data_roots() -> list[Path]:
@@ -337,10 +341,13 @@ class StopSignal:
 
     SIGINT is Ctrl-C, SIGTERM what systems send before SIGKILL, SIGHUP a closed terminal (nohup
     lets a process ignore it, and so it stays), SIGUSR1 the warning of SLURM and other queues.
+    A second Ctrl-C raises KeyboardInterrupt at once. torchrun repeats the first one; a repetition
+    within `REPEATED` seconds is the same.
     """
 
     def __init__(self) -> None:
         self.received = 0
+        self._since = 0.0
 
     def __enter__(self) -> "StopSignal":
         # A shell lets its background jobs ignore SIGINT; here kill -INT saves them all the same.
@@ -354,4 +361,11 @@ class StopSignal:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if number == signal.SIGINT == self.received and now - self._since > REPEATED:
+            raise KeyboardInterrupt
+        if number == signal.SIGINT and not self.received:
+            os.write(2, STOPPING)  # a print could meet one that was interrupted
+        if not self.received:
+            self._since = now
         self.received = number

@@ -1,8 +1,10 @@
 """Train and score every run of an experiment, and write its table.
 
 An experiment is a YAML file: axes with choices, and the arguments of train.py that each choice
-adds. Every combination is trained once for each seed into runs/experiments/, as by train.py,
-and its final weights are scored. Finished runs are not repeated, and stopped runs continue.
+adds. `grid:` is the short form: keys of the config, each with a list of values. Every combination
+is trained once for each seed into runs/experiments/, as by train.py, and its final weights are
+scored. Finished runs are not repeated, and stopped runs continue. Several processes may work on one
+experiment: start the same command again. Each run is locked while a process makes it.
 Rows of other machines stay in the table: a row is identified by its command.
 
 {seed} in an argument is the seed of the run. A network for a range is scored at every published
@@ -21,6 +23,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from filelock import FileLock, Timeout
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
 
 from lgmnet import complexity, report, runtime
@@ -35,11 +39,13 @@ from lgmnet.weights.saved import find_weights
 
 EXAMPLES = """examples:
   python scripts/experiment.py configs/experiments/gin.yaml
-  python scripts/experiment.py configs/experiments/gin.yaml --part 1/2    # and 2/2 on another core
+  python scripts/experiment.py configs/experiments/gin.yaml & python scripts/experiment.py \\
+      configs/experiments/gin.yaml    # two processes share the runs
+  python scripts/experiment.py configs/experiments/gin.yaml --part 1/2    # 2/2 on another machine
 """
 TRAIN = PROJECT / "train.py"
 KEYS = {"config", "axes", "seeds", "overrides", "data", "columns"}
-OPTIONAL = {"name_ratios", "fast"}
+OPTIONAL = {"name_ratios", "fast", "grid"}
 
 
 class Run(NamedTuple):
@@ -89,7 +95,7 @@ def main() -> int:
             print("\n".join(run.command for run in chosen))
             return 0
         for run in () if arguments.finished else chosen:
-            perform(run, folder(path, run), experiment, arguments.device)
+            perform_alone(run, folder(path, run), experiment, arguments.device)
         output = arguments.output or Path("docs/experiments") / f"{path.stem}.json"
         before = json.loads(output.read_text(encoding="utf-8"))["runs"] if output.exists() else []
         found = table_rows(path, runs, before, experiment.get("name_ratios", False))
@@ -115,12 +121,32 @@ def read_experiment(path: Path) -> dict[str, Any]:
         ConfigError: no such file, or keys are missing or unknown.
     """
     tree = read_yaml(path)
+    if "grid" in tree:
+        tree["axes"] = tree.get("axes", {}) | grid_axes(path, tree["grid"])
     if tree.keys() - OPTIONAL != KEYS:
         raise ConfigError(f"{path} needs exactly these keys: {', '.join(sorted(KEYS))}")
     axes = tree["axes"]
     if not isinstance(axes, dict) or not all(isinstance(a, dict) for a in axes.values()):
         raise ConfigError(f"{path}: axes needs a name, and below it choices with their arguments")
     return tree
+
+
+def grid_axes(path: Path, grid: Any) -> dict[str, dict[str, list[str]]]:
+    """``{key: [values]}`` as axes: one choice per value, named by the value.
+
+    Raises:
+        ConfigError: a key has no list of different values.
+    """
+    keys: dict[str, Any] = grid if isinstance(grid, dict) and grid else {"grid": None}
+    for key, values in keys.items():
+        if not isinstance(values, list) or not values or len(set(map(str, values))) < len(values):
+            raise ConfigError(
+                f"{path}: {key} needs a list of different values, such as model.stages: [3, 5, 9]"
+            )
+    return {
+        key: {str(value): [f"{key}={json.dumps(value)}"] for value in values}
+        for key, values in keys.items()
+    }
 
 
 def expand(experiment: dict[str, Any]) -> Iterator[Run]:
@@ -152,6 +178,16 @@ def folder(path: Path, run: Run) -> Path:
 
 def done(folder: Path) -> bool:
     return (folder / "metrics.json").exists()
+
+
+def perform_alone(run: Run, folder: Path, experiment: dict[str, Any], device: str) -> None:
+    """`perform`, unless another process makes this run. A lock ends with its process."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0):
+            perform(run, folder, experiment, device)
+    except Timeout:
+        print(f"{folder}: another process makes this run", flush=True)
 
 
 def perform(run: Run, folder: Path, experiment: dict[str, Any], device: str) -> None:

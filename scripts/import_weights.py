@@ -16,11 +16,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no
 from lgmnet.build import Source, build_model
 from lgmnet.config import Config, EvaluationConfig, ModelConfig
 from lgmnet.files import write_text
-from lgmnet.models import amp_net_tip, fista_net, ista_net, lgm_net, prl
+from lgmnet.models import amp_net_tip, fista_net, ista_net, lgm_net, prl, usrnet
 from lgmnet.models.base import OtherNetwork
-from lgmnet.operators import BlockSamplingConfig, FourierMaskConfig
+from lgmnet.operators import BlockSamplingConfig, BlurDownConfig, FourierMaskConfig, kernels
+from lgmnet.operators.blur_config import FORMULA
 from lgmnet.operators.masks import load_mask
 from lgmnet.operators.matrices import load_matrix, measurement_count
+from lgmnet.weights.files import CheckpointError
 from lgmnet.weights.foreign import load_foreign
 from lgmnet.weights.published import TRANSLATORS, load_published
 from lgmnet.weights.saved import save_weights
@@ -51,9 +53,11 @@ def main() -> int:
         epilog="examples:\n  python scripts/import_weights.py lgm_net net_params_best.pkl "
         "--output checkpoints/lgm_net_official_r0.10\n"
         "  python scripts/import_weights.py ista_net_plus net_params_200.pkl "
-        "--mask mask_20.mat --output checkpoints/ista_net_plus_mri",
+        "--mask mask_20.mat --output checkpoints/ista_net_plus_mri\n"
+        "  python scripts/import_weights.py usrnet usrnet_tiny.pth "
+        "--scale 3 --kernels kernels_12.mat --output checkpoints/usrnet_tiny_x3",
     )
-    networks = sorted(IMPORTERS | TRANSLATORS)
+    networks = sorted({*IMPORTERS, *TRANSLATORS, "usrnet"})
     parser.add_argument("network", choices=networks, help="network of the weights")
     parser.add_argument("file", type=Path, help="the authors' .pkl, .pth or .mat file")
     parser.add_argument("--matrix", type=Path, help="the authors' Φ, if it is a separate file")
@@ -67,10 +71,21 @@ def main() -> int:
         help="for fista_net: the data step of the training code, which the tensors do not show "
         "(M5FISTANet: preconditioned)",
     )
+    parser.add_argument(
+        "--scale", type=int, help="for usrnet: s, 1 to 4; the weights serve all, a folder has one"
+    )
+    parser.add_argument(
+        "--kernels", help=f"for usrnet: the file of kernels (default: {FORMULA}, K1 to K8)"
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
     arguments = parser.parse_args()
     try:
         check_step(arguments.network, arguments.step)
+        check_blur(arguments)
+        if arguments.network == "usrnet":
+            held = arguments.kernels or FORMULA
+            print(import_usrnet(arguments.file, arguments.output, arguments.scale, held))
+            return 0
         if arguments.mask or arguments.network not in IMPORTERS:
             check_mask(arguments)
             print(
@@ -119,6 +134,59 @@ def import_for_mask(network: str, file: Path, output: Path, mask: str) -> str:
     return (
         f"{file}: {network} with {facts}, for {kind} images and the mask {mask}\n"
         f"written to {output}; score it with python test.py {output} --data <images>"
+    )
+
+
+def check_blur(arguments: argparse.Namespace) -> None:
+    """Raise ValueError unless a scale is given for usrnet, and nothing of it for other networks."""
+    if arguments.network != "usrnet":
+        if arguments.scale is not None or arguments.kernels:
+            raise ValueError(
+                f"--scale and --kernels are for usrnet, not for {arguments.network}; leave them out"
+            )
+    elif arguments.mask or arguments.matrix or arguments.init:
+        raise ValueError("--mask, --matrix and --init are not for usrnet; leave them out")
+    elif arguments.scale is None:
+        raise ValueError("the weights of usrnet serve several scales; give one with --scale 3")
+
+
+def import_usrnet(file: Path, output: Path, scale: int, held: str = FORMULA) -> str:
+    """Translate weights for super-resolution into ``output``; returns a description.
+
+    Args:
+        held: the file of kernels, by path or below the folder of the data; or ``gaussian``.
+    """
+    source, tensors = Source(), load_foreign(file)
+    try:
+        options, state = usrnet.from_published(tensors)
+        channels = len(state["denoiser.last.weight"])
+    except UNFIT as error:
+        raise CheckpointError(
+            f"{file} is not a complete usrnet file ({type(error).__name__}: {error})"
+        ) from None
+    found = kernels.gaussians() if held == FORMULA else kernels.load_kernels(source.find(held))
+    numbers = tuple(range(1, len(found) + 1))
+    config = Config(
+        model=ModelConfig(name="usrnet", options=options),
+        sampling=BlurDownConfig(
+            scale=scale, kernels=held, kernel_numbers=numbers, channels=channels
+        ),
+        evaluation=EvaluationConfig(
+            protocol=f"usr{max(scale, 2)}",
+            color="color" if channels == 3 else "luma",
+            padding="crop",
+        ),
+    )
+    model = build_model(config, source)
+    load_state(model.network, state, str(file))
+    metadata = {"training_data": f"published weights {file.name}"}
+    save_weights(output / "model.safetensors", model, config, metadata)
+    write_text(output / "config.yaml", config.as_yaml())
+    facts = ", ".join(f"{key} = {value}" for key, value in options.items())
+    return (
+        f"{file}: usrnet with {facts}, for x{scale} and {len(numbers)} kernels of {held}\n"
+        f"written to {output}; score it with python test.py {output} --at x{scale}_k1 "
+        "--data <images>"
     )
 
 

@@ -1,4 +1,9 @@
-"""Draw images, Φᵀy and their reconstructions: the figure of README, or of own images."""
+"""Draw images, Φᵀy and their reconstructions: the figure of README, or of own images.
+
+Without --images it draws a built-in photograph: truth, Φᵀy, a rival and --weights, with zooms.
+`lgmnet figure` draws figures for papers. For tomography filtered back projection is drawn in place
+of Φᵀy.
+"""
 
 import argparse
 import sys
@@ -22,18 +27,21 @@ from lgmnet.data.transforms import crop_back, pad_to_block
 from lgmnet.data.values import from_unit, protocol_scale, to_unit
 from lgmnet.files import write_figure
 from lgmnet.models import SensingModel
-from lgmnet.operators import BlockSampling
-from lgmnet.runtime import device_of
+from lgmnet.operators import BlockSampling, ParallelBeam
+from lgmnet.papers import crops
+from lgmnet.papers.crops import Box, Shown
+from lgmnet.papers.style import plotting
+from lgmnet.runtime import Runtime, device_of
 from lgmnet.weights.saved import find_weights
 
-# Built-in images, and the crop that is shown: top, left, side in pixels.
-SHOWN = {"astronaut.png": (0, 96, 256), "coffee.png": (90, 170, 256)}
+# A built-in image, the part that is shown, and the part that is enlarged.
+SHOWN = {"astronaut.png": (Box(0, 96, 256), Box(60, 190, 64))}
 # Black in an error map is no error, white an error of so much, on 0..255.
 LARGEST_ERROR = 25.5
 
 
 def columns(model: SensingModel, pixels: np.ndarray) -> list[np.ndarray]:
-    """The image, Φᵀy and the reconstruction: 0..255 float64 ``(H, W)``.
+    """The image, Φᵀy or filtered back projection, and the reconstruction: 0..255 ``(H, W)``.
 
     The rows of a learned Φ have no unit norm; one factor brings Φᵀy to the scale of the image.
     """
@@ -41,7 +49,8 @@ def columns(model: SensingModel, pixels: np.ndarray) -> list[np.ndarray]:
     padded = image if model.operator.size else pad_to_block(image, model.multiple)
     with torch.inference_mode():
         y = model.measure(padded)
-        adjoint = model.operator.adjoint(y)
+        operator = model.operator
+        adjoint = operator.fbp(y) if isinstance(operator, ParallelBeam) else operator.adjoint(y)
         if isinstance(model.operator, BlockSampling):
             adjoint = adjoint * (adjoint * padded).sum() / adjoint.square().sum()
         images = [adjoint, model.reconstruct(y)]
@@ -52,6 +61,9 @@ def columns(model: SensingModel, pixels: np.ndarray) -> list[np.ndarray]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", default="lgm_net_tiny_r0.10", help="name, folder or file")
+    parser.add_argument(
+        "--rival", default="ista_net_plus_5_r0.10", help="other weights, for the built-in images"
+    )
     parser.add_argument(
         "--images", nargs="+", default=[], help="files or parts of sets, in place of the built-in"
     )
@@ -66,8 +78,10 @@ def main() -> int:
         with runtime.start(arguments.device) as here:
             runtime.announce(here, sys.stderr)
             model = weights.load().to(here.device)
-            paths = paths or builtin.paths(tuple(SHOWN))
-            draw(model, paths, arguments.error, arguments.output)
+            if paths:
+                draw(model, paths, arguments.error, arguments.output)
+            else:
+                draw_built_in(model, [arguments.rival, arguments.weights], here, arguments.output)
     except (ValueError, OSError) as error:
         print(f"make_figure.py: {error}", file=sys.stderr)
         return 1
@@ -75,24 +89,36 @@ def main() -> int:
     return 0
 
 
+def draw_built_in(model: SensingModel, names: list[str], here: Runtime, output: Path) -> None:
+    """Truth, Φᵀy and the reconstructions by the named weights of the built-in image."""
+    rows = []
+    for path in builtin.paths(tuple(SHOWN)):
+        image, start, _ = columns(model, luma(read_pixels(path)))
+        first = [
+            Shown(path.stem, image),
+            Shown("Φᵀy, rescaled", start, metrics.score(start, image)),
+        ]
+        rows.append([*first, *(crops.reconstruct(name, path, here) for name in names)])
+    regions, boxes = zip(*SHOWN.values(), strict=True)
+    with plotting() as plt:
+        figure = crops.draw(plt, rows, [[box] for box in boxes], regions)
+        write_figure(output, figure, dpi=240)
+
+
 def draw(model: SensingModel, paths: list[Path], error: bool, output: Path) -> None:
-    """One row per image: it, Φᵀy, the reconstruction, and on request the error."""
-    block = isinstance(model.operator, BlockSampling)
-    start = "Φᵀy, rescaled" if block else "Φᵀy"
+    """One row per image: it, the start, the reconstruction, and on request the error."""
+    starts = {BlockSampling: "Φᵀy, rescaled", ParallelBeam: "filtered back projection"}
+    start = starts.get(type(model.operator), "Φᵀy")
     count = 4 if error else 3
     size = (3 * count, 3.25 * len(paths))
     figure, axes = plt.subplots(len(paths), count, figsize=size, constrained_layout=True)
     for row, path in zip(np.atleast_2d(axes), paths, strict=True):
         images = columns(model, luma(read_pixels(path)))
-        height, width = images[0].shape
-        top, left, side = SHOWN.get(path.name, (0, 0, max(height, width)))
-        part = " (part of it)" if path.name in SHOWN else ""
-        titles = [f"{path.stem}{part}"]
+        titles = [path.stem]
         for label, image in zip((start, "reconstruction"), images[1:], strict=True):
             titles.append(f"{label}: {metrics.score(image, images[0]).psnr:.2f} dB")
         for axis, title, image in zip(row, titles, images, strict=False):
-            shown = np.clip(image[top : top + side, left : left + side], 0, 255)
-            axis.imshow(shown, cmap="gray", vmin=0, vmax=255)
+            axis.imshow(np.clip(image, 0, 255), cmap="gray", vmin=0, vmax=255)
             axis.set_title(title)
         if error:
             difference = np.abs(np.clip(images[2], 0, 255) - images[0])

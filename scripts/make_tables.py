@@ -58,7 +58,8 @@ def contents(project: Path) -> dict[Path, str]:
     scored = [describe(file) for file in files if list(file.parent.glob("**/metrics.json"))]
     shipped = [weights for weights in scored if weights.crops]
     results = f"{results_table(shipped)}\n\n{notes(shipped)}"
-    tables = {"results": results, "weights": weights_table(shipped)}
+    tables = {"results": results, "weights": weights_table(shipped, "[`{0}`](checkpoints/{0})")}
+    tables["weights of docs"] = weights_table(shipped, "`{0}`")
     for path in sorted((project / "docs" / "experiments").glob("*.json")):
         tables[f"experiment {path.stem}"] = report.experiment_table(json.loads(read(path)))
     pages = {}
@@ -124,14 +125,14 @@ def pair(psnr: float | None, ssim: float | None) -> str:
     return f"{report.number(psnr, 2)} / {report.number(ssim, 4)}"
 
 
-def weights_table(shipped: Iterable[Shipped]) -> str:
-    """One row per weights: network, size and training."""
+def weights_table(shipped: Iterable[Shipped], name: str) -> str:
+    """One row per weights: network, size and training. ``{0}`` in ``name`` is their name."""
     header = [
         "weights", "network", "parameters", "entries of Φ", "training images", "started from",
         "crops", "minutes",
     ]  # fmt: skip
     rows = [
-        [f"[`{w.name}`](checkpoints/{w.name})", w.network, f"{w.parameters:,}",
+        [name.format(w.name), w.network, f"{w.parameters:,}",
          f"{w.phi_entries:,}", f"{w.images:,} ({w.training_data})",
          f"`{w.config.training.start}`" if w.config.training.start else "-",
          f"{w.crops:,}", f"{w.minutes:.0f}"]

@@ -6,10 +6,12 @@ import torch
 from scipy.io import savemat
 from scipy.ndimage import convolve
 
-from lgmnet.build import Source
+from lgmnet.build import Source, build_model
 from lgmnet.config import ConfigError, config_from_dict
 from lgmnet.models import FISTA
 from lgmnet.operators import BlurDown, kernels
+from lgmnet.runtime import Runtime
+from lgmnet.training import gradients
 
 
 def uneven(height=5, width=3):
@@ -36,6 +38,18 @@ def test_lipschitz_is_the_largest_eigenvalue_of_a_dense_matrix(negative):
     matrix = operator(unit).flatten(1)
     largest = float(torch.linalg.eigvalsh(matrix.T @ matrix).max())
     assert operator.lipschitz() == pytest.approx(largest, rel=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3, 4])
+def test_bicubic_interpolation_keeps_pixels_and_a_parabola(scale):
+    """Cubic convolution with a = -1/2 gives polynomials of degree 2 exactly; within the border."""
+    operator = BlurDown(torch.ones(1, 1), scale)
+    columns = torch.arange(12 * scale, dtype=torch.float64)
+    image = (0.3 + 0.02 * columns + 0.001 * columns**2).expand(1, 1, 8 * scale, -1)
+    enlarged = operator.bicubic(operator(image))
+    inside = slice(scale, 10 * scale)
+    torch.testing.assert_close(enlarged[..., inside], image[..., inside])
+    assert torch.equal(enlarged[..., ::scale, ::scale], operator(image))
 
 
 @pytest.mark.shared
@@ -81,6 +95,21 @@ def test_what_is_no_kernel_is_refused(kernel, message):
         BlurDown(kernel)
 
 
+@pytest.mark.shared
+def test_cells_of_a_matlab_73_file_are_read(reference):
+    """Levin's eight kernels of camera shake; h5py shows MATLAB's columns as rows."""
+    h5py = pytest.importorskip("h5py")
+    path = reference.parent / "kernels/Levin09.mat"
+    found = kernels.load_kernels(path)
+    assert len(found) == 8
+    torch.testing.assert_close(found.sum((1, 2)), torch.ones(8), rtol=0, atol=1e-3)
+    with h5py.File(path) as file:
+        first = np.array(file[file["kernels"][0, 0]]).T
+    top, left = ((side - own) // 2 for side, own in zip(found.shape[1:], first.shape, strict=True))
+    inside = found[0, top : top + first.shape[0], left : left + first.shape[1]]
+    np.testing.assert_allclose(inside.numpy(), first, atol=1e-7)
+
+
 def test_bicubic_kernels_of_authors_may_be_rounded():
     BlurDown(uneven() * 0.9999)
 
@@ -119,6 +148,87 @@ def test_fingerprints_tell_kernel_scale_and_channels():
     assert BlurDown(two[1], 2).fingerprint() == prints[3]
 
 
+def test_every_image_of_a_batch_may_have_its_own_kernel():
+    """All methods give what one operator for every image gives; features are those of an image."""
+    whole = BlurDown(torch.stack([uneven(), uneven().flip(0), uneven().flip(1)]), 2, 3).double()
+    numbers = (2, 0, 0, 1)
+    each = whole.each(numbers)
+    x, z = torch.rand(2, 4, 3, 12, 16, dtype=torch.float64)
+    y = each(x)
+
+    def singly(method, *tensors):
+        rows = [
+            getattr(whole.choose(number), method)(*(t[k : k + 1] for t in tensors))
+            for k, number in enumerate(numbers)
+        ]
+        return torch.cat(rows)
+
+    torch.testing.assert_close(y, singly("forward", x))
+    torch.testing.assert_close(each.adjoint(y), singly("adjoint", y))
+    torch.testing.assert_close(each.project(x, y), singly("project", x, y))
+    solved = [
+        whole.choose(number).solve(z[k : k + 1], 0.1, x[k : k + 1])
+        for k, number in enumerate(numbers)
+    ]
+    torch.testing.assert_close(each.solve(z, 0.1, x), torch.cat(solved))
+    features = torch.cat([x, z], dim=1)
+    torch.testing.assert_close(each.gram(features), singly("gram", features))
+    torch.testing.assert_close(each.part(1, 2)(x[1:3]), y[1:3])
+    assert each.lipschitz() == max(whole.choose(k).lipschitz() for k in range(3))
+    assert whole.choose(1).part(1, 2).chosen == 1
+    with pytest.raises(ValueError, match="the batch has 3 images, but the operator 4 kernels"):
+        each(x[:3])
+
+
+def test_y_may_be_rounded_to_8_bits_before_noise_is_added():
+    plain, rounded = (
+        build_model(
+            config_from_dict(
+                {"model": {"name": "bicubic"}, "sampling": {"operator": "blur_down", **changes}}
+            )
+        )
+        for changes in ({}, {"lr_quantise": True})
+    )
+    image = torch.rand(1, 3, 32, 32)
+    y, stored = plain.measure(image), rounded.measure(image)
+    assert 0 < (y - stored).abs().max() <= 0.5 / 255 + 1e-6
+    torch.testing.assert_close((255 * stored).round() / 255, stored)
+    assert torch.equal(rounded.operator(image), plain.operator(image))
+    rounded.noise_std = plain.noise_std = 0.1
+    difference = rounded.measure(image, "name") - plain.measure(image, "name")
+    torch.testing.assert_close(difference, stored - y, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_parts_of_a_batch_keep_the_kernels_of_their_samples(parts):
+    """Gradients of a training step, against those of four steps with one crop each."""
+    sampling = settings(scale=2)
+    config = config_from_dict(
+        {
+            "model": {"name": "usrnet", "stages": 2, "widths": [4, 8]},
+            "sampling": {"operator": "blur_down", "scale": 2},
+            "training": {"batch_size": 4, "accumulate": parts},
+        }
+    )
+    torch.manual_seed(0)
+    model = build_model(config)
+    operator = sampling.draw(model.operator, np.random.default_rng(3), samples=4)
+    assert len(operator.kernels.unique(dim=0)) > 1
+    batch = torch.randint(256, (4, 3, 26, 26), dtype=torch.uint8)
+    losses = []
+    for k in range(4):
+        target = batch[k : k + 1] / 255
+        found = model(target, model.operator.variant(kernels=operator.kernels[k : k + 1]))
+        losses.append((found.image - target).square().mean())
+    torch.stack(losses).mean().backward()
+    expected = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    cpu = Runtime(torch.device("cpu"))
+    gradients.backward(model, model, batch, operator, config.training, cpu)
+    for parameter, gradient in zip(model.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-6)
+
+
 def settings(**changes):
     tree = {"model": {"name": "fista"}, "sampling": {"operator": "blur_down", **changes}}
     return config_from_dict(tree).sampling
@@ -134,7 +244,8 @@ def test_every_kernel_of_the_settings_is_a_condition():
     with pytest.raises(ConfigError, match="the condition is 'x3_k1', expected one of x3_k2, x3_k7"):
         sampling.at(operator, "x3_k1")
     random = np.random.default_rng(0)
-    assert {sampling.draw(operator, random).chosen for _ in range(20)} == {0, 1}
+    drawn = sampling.draw(operator, random, samples=20)
+    assert torch.equal(drawn.kernels.unique(dim=0), operator.kernels.unique(dim=0))
     assert operator.picture().shape == (25, 25)
     assert operator.picture().max() == 1
 

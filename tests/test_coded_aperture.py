@@ -316,3 +316,47 @@ def test_a_real_camera_shifts_as_the_operator_does(scene, reference):
     ]
     assert int(strength[0].argmax()) == 26
     assert all(float(strength[0].max()) > 5 * float(other.max()) for other in strength[1:])
+
+
+def turned(cube, into):
+    """The file of a cube, with its bands as the first axis."""
+    into.mkdir()
+    with np.load(cube) as content:
+        bands = np.moveaxis(content["cube"], 2, 0)
+        np.savez(into / cube.name, cube=bands, scale=content["scale"])
+    return into
+
+
+def score_of(data, monkeypatch, *overrides):
+    settings = ["sampling.mask=random", "sampling.size=[32,32]", "sampling.bands=4"]
+    arguments = ["configs/cassi_gap_tv.yaml", *settings, "model.iterations=2", *overrides]
+    return run_main("test.py", [*arguments, "--data", data], monkeypatch)
+
+
+def test_cubes_that_do_not_fit_are_named(cubes, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    first = turned(cubes / "synthetic_000.npz", tmp_path / "first")
+    for data, overrides, message in (
+        (first, (), "images of 32 channels, but CodedAperture measures images of 4; the first axis "
+         "has 4, but channels are the last axis: transpose the files"),
+        (cubes, ("sampling.bands=5",), "images of 4 channels, but CodedAperture measures images "
+         "of 5; use other images, or another operator"),
+        (cubes, ("sampling.size=[32,48]",), "has 32 x 32 pixels, but CodedAperture measures 32 x "
+         "48; use images of that size"),
+    ):  # fmt: skip
+        assert score_of(data, monkeypatch, *overrides) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_training_cubes_that_do_not_fit_are_named(cubes, tmp_path, monkeypatch, capsys):
+    first = turned(cubes / "synthetic_000.npz", tmp_path / "first")
+    config = small_run(cubes, NETWORK, epochs=1, steps_per_epoch=1)
+    (tmp_path / "c.yaml").write_text(config.as_yaml())
+    for changes, message in (
+        ([f"data.train={first}"], "synthetic_000.npz is too small: 4 x 32 pixels"),
+        (["sampling.bands=5"], "data.color=bands gives images of 4 channels, but CodedAperture"),
+        (["data.crop_size=16"], "data.crop_size is 16, but CodedAperture measures images of 32"),
+    ):
+        arguments = [tmp_path / "c.yaml", *changes, "data.validation=", "--output", tmp_path / "r"]
+        assert run_main("train.py", arguments, monkeypatch) == 1
+        assert message in capsys.readouterr().err

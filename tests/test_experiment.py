@@ -1,6 +1,7 @@
 """Experiments: every combination once, nothing twice, and a table of means."""
 
 import json
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -81,6 +82,57 @@ def test_keys_are_checked(experiment, tmp_path):
     (tmp_path / "x.yaml").write_text("axes: [")
     with pytest.raises(ConfigError, match="not valid YAML"):
         experiment.read_experiment(tmp_path / "x.yaml")
+
+
+def test_a_grid_is_short_for_axes(experiment, tmp_path):
+    content = tree(grid={"model.stages": [3, 5], "model.step": ["gd", "gin"]}, seeds=[1])
+    del content["axes"]
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(content))
+    runs = list(experiment.expand(experiment.read_experiment(tmp_path / "x.yaml")))
+    assert len(runs) == 4
+    assert runs[1].choices == {"model.stages": "3", "model.step": "gin"}
+    assert runs[1].overrides == [
+        "model.dim=2", "model.stages=3", 'model.step="gin"', "training.seed=1"
+    ]  # fmt: skip
+    for wrong in ({"model.stages": 3}, {"model.stages": []}, {"model.stages": [3, 3]}, {}, [1]):
+        (tmp_path / "x.yaml").write_text(yaml.safe_dump(content | {"grid": wrong}))
+        with pytest.raises(ConfigError, match="needs a list of different values"):
+            experiment.read_experiment(tmp_path / "x.yaml")
+
+
+def test_grid_values_of_every_type_reach_the_config(experiment, tmp_path):
+    config = tiny_config(tmp_path).as_yaml()
+    (tmp_path / "tiny.yaml").write_text(config)
+    grid = {"model.phity_skip": [True, False], "model.aegr_inputs": [["x"], ["x", "z"]]}
+    axes = experiment.grid_axes(Path("x.yaml"), grid)
+    words = [words[0] for axis in axes.values() for words in axis.values()]
+    options = [load_config(tmp_path / "tiny.yaml", [word]).model.options for word in words]
+    assert [o["phity_skip"] for o in options[:2]] == [True, False]
+    assert [list(o["aegr_inputs"]) for o in options[2:]] == [["x"], ["x", "z"]]
+
+
+def test_a_run_of_another_process_is_left_to_it(experiment, tmp_path, monkeypatch, capsys):
+    """A process holds the lock of the first of two runs until it is killed."""
+    made = []
+    monkeypatch.setattr(experiment, "perform", lambda run, *rest: made.append(run))
+    code = """
+import sys, time
+from filelock import FileLock
+with FileLock(sys.argv[1]):
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+    lock = tmp_path / ".one.lock"
+    words = [sys.executable, "-c", code, str(lock)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "locked\n"
+        for name in ("one", "two"):
+            experiment.perform_alone(name, tmp_path / name, {}, "cpu")
+        assert made == ["two"]
+        assert "one: another process makes this run" in capsys.readouterr().out
+        other.kill()
+    experiment.perform_alone("one", tmp_path / "one", {}, "cpu")
+    assert made == ["two", "one"]
 
 
 def test_an_experiment_is_trained_scored_and_not_repeated(

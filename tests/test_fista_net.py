@@ -192,10 +192,6 @@ def test_the_importer_refuses_what_it_cannot_translate(published, reference):
     [
         ({}, "prior_domain is 'block', but the operator has no blocks"),
         ({"prior_domain": "image"}, "set model.start=back_projection"),
-        (
-            {"prior_domain": "image", "start": "back_projection", "w_tilde": "alista"},
-            "w_tilde is 'alista', .* set model.w_tilde=phi",
-        ),
     ],
 )
 def test_what_needs_blocks_is_refused_without_them(options, message):

@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 import torch
 
+from lgmnet.config import config_from_dict
 from lgmnet.data.crops import CropRule, TrainingCrops
 from lgmnet.data.packed import MAGIC, PackedImages
 from lgmnet.runtime import Runtime
 from lgmnet.training.loop import train
-from tests.conftest import smooth_image, tiny_config
+from tests.conftest import smooth_image
 from tests.disk import call
 from tests.test_training import records
 
@@ -86,7 +87,14 @@ def test_five_thousand_images_are_scored_in_constant_memory(tmp_path, weights):
 
 def test_ten_thousand_saves_in_constant_memory(tmp_path, image_folder):
     changes = {"steps_per_epoch": 10_000, "validate_every": 1, "log_every": 100, "batch_size": 1}
-    config = tiny_config(image_folder, training=changes, data={"source": "device"})
+    # Few and small tensors, because the time of a save grows with their number and size.
+    small = {
+        "model": {"name": "ista_net", "stages": 1, "channels": 2},
+        "sampling": {"ratio": 0.1, "block_size": 8},
+        "data": {"train": [str(image_folder)], "crop_size": 16, "workers": 0, "source": "device"},
+        "training": {"epochs": 1, "rate": 1e-3, **changes},
+    }
+    config = config_from_dict(small)
     with Watch() as watch:
         assert train(config, tmp_path / "run", Runtime(torch.device("cpu"))) == 0
     watch.require_constant("10,000 saves")

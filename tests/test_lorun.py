@@ -11,10 +11,13 @@ from torch import nn
 from lgmnet import complexity, runtime
 from lgmnet.models import LoRun, SensingModel
 from lgmnet.models.lorun import Stage
-from lgmnet.operators import BlockSampling, matrices
+from lgmnet.operators import BlockSampling, BlurDown, kernels, matrices
 from lgmnet.unfolding.low_rank import Adapters, LowRankUpdate
 
 SPECTRAL = {"image_channels": 28, "algorithm": "hqs", "noise_channel": "map"}
+UPSAMPLERS = ("up.0.0", "up.1.0", "up.2.0")
+# Super-resolution: RGB and a noise map.
+BLURRED = {"image_channels": 3, "denoiser": "residual_unet", "noise_channel": "map"}
 SMALL = {"stages": 3, "denoiser": "transformer", "width": 8}
 
 
@@ -50,6 +53,13 @@ def sensing(network):
         # Spectral imaging: 28 bands and a noise map.
         (SPECTRAL | {"sharing": "independent"}, 4_799_502, 4.80e6, 0.001),
         (SPECTRAL, 1_438_793, 1.43e6, 0.01),
+        (BLURRED | {"sharing": "block1"}, 588_784 + 2, 0.59e6, 0.01),
+        (BLURRED | {"sharing": "block1", "algorithm": "none"}, 588_784 + 1, 0.59e6, 0.01),
+        (BLURRED | {"sharing": "independent"}, 5_299_056 + 18, 5.3e6, 0.001),
+        (BLURRED | {"exclude": UPSAMPLERS}, 1_959_385, 1.96e6, 0.001),
+        # A stand-in for the paper's second denoiser, so its 5.18 and 1.62 million are not expected.
+        (SPECTRAL | {"denoiser": "hst", "sharing": "independent"}, 6_096_186, None, None),
+        (SPECTRAL | {"denoiser": "hst"}, 1_368_246, None, None),
     ],
 )
 def test_parameter_counts(options, parameters, published, tolerance):
@@ -63,6 +73,34 @@ def test_the_kinds_of_sharing_have_the_denoisers_they_should():
     assert size(sharing="shared", **SMALL) == one + 3
     assert size(sharing="independent", **SMALL) == 3 * one + 3
     assert len(list(LoRun("block1", **SMALL).stages())) == 1
+
+
+@pytest.mark.parametrize("start", ["nearest", "bicubic"])
+def test_super_resolution_may_start_from_an_enlarged_image(start):
+    """Each denoiser is a residual U-Net whose last layer is zero, so x⁰ is the result."""
+    operator = BlurDown(kernels.gaussian(1.0, 1.0, 0.0, side=5).float(), 2, channels=3)
+    options = {**BLURRED, "algorithm": "none", "sharing": "shared", "stages": 2, "width": 4}
+    network = LoRun(start=start, **options)
+    nn.init.zeros_(network.backbone.last.weight)
+    y = torch.rand(1, 3, 12, 9)
+    assert torch.equal(network(y, operator).image, getattr(operator, start)(y))
+
+
+def test_steps_start_where_they_are_told():
+    steps = [stage.data_step for stage in LoRun(algorithm="pgd", step=4.5, **SMALL).iterations]
+    assert [float(step.step) for step in steps] == [4.5] * 3
+    steps = [stage.data_step for stage in LoRun(algorithm="hqs", step=0.01, **SMALL).iterations]
+    assert [float(step.weight) for step in steps] == pytest.approx([0.01] * 3)
+
+
+def test_starts_and_steps_that_do_not_fit_are_refused():
+    block = BlockSampling(matrices.orthonormal(20, 64), 8)
+    with pytest.raises(ValueError, match="BlockSampling is not super-resolution; set model.start"):
+        LoRun(start="bicubic", **SMALL).check_operator(block)
+    with pytest.raises(ValueError, match="start is 'cubic', expected one of adjoint, nearest"):
+        LoRun(start="cubic", **SMALL)
+    with pytest.raises(ValueError, match="step is 0, expected a number above 0"):
+        LoRun(step=0, **SMALL)
 
 
 class OneConvolution(nn.Module):
@@ -81,7 +119,7 @@ def numpy_denoise(image, weight, bias):
     return image + correlate2d(image, weight, "same") + bias
 
 
-@pytest.mark.parametrize("algorithm", ["pgd", "hqs"])
+@pytest.mark.parametrize("algorithm", ["pgd", "hqs", "none"])
 def test_a_stage_in_numpy(algorithm):
     """One block of 8 x 8 pixels, in double precision, with adapters of rank 1."""
     backbone = OneConvolution().double()
@@ -91,7 +129,9 @@ def test_a_stage_in_numpy(algorithm):
     rng = np.random.default_rng(0)
     x, y = rng.random((8, 8)), rng.normal(size=20)
     phi = operator.matrix.detach().numpy()
-    if algorithm == "pgd":
+    if algorithm == "none":
+        z = x.ravel()
+    elif algorithm == "pgd":
         z = x.ravel() - 0.5 * phi.T @ (phi @ x.ravel() - y)
     else:
         z = np.linalg.solve(phi.T @ phi + 0.5 * np.eye(64), phi.T @ y + 0.5 * x.ravel())
@@ -103,7 +143,7 @@ def test_a_stage_in_numpy(algorithm):
     np.testing.assert_allclose(result.detach().numpy()[0, 0], expected, atol=1e-6)
 
 
-@pytest.mark.parametrize(("algorithm", "variance"), [("pgd", 0.25), ("hqs", 1.0)])
+@pytest.mark.parametrize(("algorithm", "variance"), [("pgd", 0.25), ("hqs", 1.0), ("none", 0.5)])
 def test_the_denoiser_is_told_the_noise(algorithm, variance):
     """ρλ or λ/μ, all 0.5; and its square root as a channel."""
     stage = Stage(algorithm, tells_variance=True, noise_map=True, denoiser=OneConvolution(2))

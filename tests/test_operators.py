@@ -16,6 +16,7 @@ from lgmnet.operators import (
     FourierMask,
     LinearOperator,
     ParallelBeam,
+    PatternSampling,
     masks,
     matrices,
 )
@@ -24,6 +25,9 @@ from lgmnet.operators.noise import add_noise
 from lgmnet.unfolding.starts import LinearStart
 
 BLOCKS = {"matrix": matrices.xavier(5, 16), "block_size": 4}
+
+
+PATTERNS = {"patterns": torch.randn(5, 16), "scale": torch.tensor(0.25), "block_size": 4}
 
 
 def kernel(height, width):
@@ -37,6 +41,10 @@ def kernel(height, width):
 CASES = {
     "blocks": (BlockSampling, BLOCKS),
     "blocks convolved": (BlockSampling, BLOCKS),
+    **{
+        f"patterns {values}": (PatternSampling, PATTERNS | {"values": values})
+        for values in ("binary", "sign", "8bit")
+    },
     "mask even": (FourierMask, {"mask": masks.variable_density((8, 12), 0.4)}),
     "mask odd": (FourierMask, {"mask": masks.variable_density((9, 5), 0.4)}),
     "mask odd and even": (FourierMask, {"mask": masks.cartesian((7, 8), 0.5)}),
@@ -78,6 +86,7 @@ def operator(request):
 
 def test_every_operator_is_tested():
     ours = {kind for kind in LinearOperator.__subclasses__() if hasattr(operators, kind.__name__)}
+    ours |= set(BlockSampling.__subclasses__())
     assert {kind for kind, _ in CASES.values()} == ours
 
 

@@ -1,6 +1,7 @@
 """Computed tomography: the rays, filtered back projection, settings, weights without Φ."""
 
 import copy
+import dataclasses
 import json
 
 import numpy as np
@@ -212,6 +213,7 @@ def test_its_arithmetic_is_counted():
 
 # FISTA-Net as configs/ct_fista_net.yaml has it, but small.
 FILTERED = {"start": "fbp", "w_tilde": "fbp", "prior_domain": "image"}
+ALISTA = {"start": "back_projection", "w_tilde": "alista", "prior_domain": "image"}
 
 
 def fista_net(**options):
@@ -248,7 +250,30 @@ def test_fista_net_starts_with_and_steps_by_filtered_back_projection():
     assert not torch.allclose(seen[0], first)
 
 
-@pytest.mark.parametrize("options", [{}, {"start": "back_projection", "w_tilde": "phi"}])
+def test_alista_weights_are_the_pseudo_inverse_with_rows_scaled():
+    """By their definition: w_jᵀφ_j = 1."""
+    operator = ParallelBeam(6, equal_angles(3))
+    phi = operator(torch.eye(36).reshape(36, 1, 6, 6))
+    images = operator.alista(phi).flatten(1).double()
+    phi = phi.flatten(1).double()  # row j is column j of Φ
+    torch.testing.assert_close(images.diagonal(), torch.ones(36).double(), rtol=1e-4, atol=0)
+    normalised = phi / phi.norm(dim=1, keepdim=True)
+    inverse = torch.linalg.pinv(normalised, rtol=1e-3)  # of singular values: the root of TOLERANCE
+    expected = (phi @ inverse) / (phi @ inverse).diagonal()
+    torch.testing.assert_close(images, expected, rtol=0, atol=1e-4)
+    assert not torch.allclose(images, torch.eye(36).double(), atol=0.1)
+
+
+def test_alista_is_refused_for_large_images():
+    """When the model is built, not after minutes."""
+    config = beam_config(side=320, views=60)
+    model = dataclasses.replace(config.model, name="fista_net", options=dict(ALISTA))
+    refused = pytest.raises(ConfigError, match="for images of 320 x 320 pixels with 60 .*=fbp, or")
+    with refused, torch.device("meta"):
+        build_model(dataclasses.replace(config, model=model))
+
+
+@pytest.mark.parametrize("options", [{}, {"start": "back_projection", "w_tilde": "phi"}, ALISTA])
 def test_fista_net_learns_on_a_beam(options):
     operator = ParallelBeam(16, equal_angles(5))
     network = fista_net(**options)
@@ -266,11 +291,12 @@ def test_fista_net_learns_on_a_beam(options):
         ),
         ({"name": "fista_net"} | FILTERED | {"w_tilde": "phi"}, "start 'fbp' is filtered back"),
         ({"name": "fista_net"} | FILTERED | {"start": "back_projection"}, "w_tilde 'fbp' is filt"),
+        ({"name": "fista_net"} | ALISTA, "w_tilde is 'alista', which is made of a matrix Φ"),
     ],
 )
-def test_filtered_back_projection_needs_a_beam(model, message):
+def test_what_needs_a_beam_is_refused_without_one(model, message):
     sampling = {"operator": "fourier_mask", "mask": "pseudo_radial", "size": [16, 16]}
-    with pytest.raises(ConfigError, match=message + ".*the operator is FourierMask"):
+    with pytest.raises(ConfigError, match=message + ".*the operator (is FourierMask|has none)"):
         build_model(config_from_dict({"model": model, "sampling": sampling}))
 
 

@@ -309,6 +309,18 @@ def test_a_run_under_nohup_does_not_hear_of_the_terminal():
         signal.signal(signal.SIGHUP, before)
 
 
+def test_a_second_ctrl_c_stops_at_once(monkeypatch, capfd):
+    """Not an echo of the first, as torchrun sends it."""
+    with runtime.StopSignal() as stop:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert stop.received == signal.SIGINT
+        assert capfd.readouterr().err.count("press Ctrl-C again to stop at once") == 1
+        monkeypatch.setattr(runtime, "REPEATED", 0)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
 def test_leftovers_of_a_killed_save_are_removed_at_the_next_start(
     image_folder, tmp_path, monkeypatch
 ):

@@ -38,7 +38,8 @@ def test_measure_then_reconstruct_equals_test(weights, photo, tmp_path, monkeypa
     base = ["--weights", weights, "--output"]
     assert run_main("scripts/measure.py", [photo, *base, y], monkeypatch) == 0
     assert run_main("scripts/reconstruct.py", [y, *base, out], monkeypatch) == 0
-    command("test.py", weights, "--data", photo, "--output", tmp_path / "r", "--save-images")
+    command("test.py", weights, "--data", photo, "--output", tmp_path / "r", "--save-images",
+            "--padding", "replicate")  # fmt: skip
     rebuilt = cv2.imread(str(out), cv2.IMREAD_UNCHANGED)
     assert rebuilt.shape == (50, 70)
     saved = cv2.imread(str(tmp_path / "r" / "photo" / "photo.png"), cv2.IMREAD_UNCHANGED)

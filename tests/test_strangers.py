@@ -14,6 +14,8 @@ import threading
 import time
 import zipfile
 from contextlib import contextmanager, suppress
+from http.client import HTTPMessage
+from urllib.request import Request
 
 import numpy as np
 import pytest
@@ -311,6 +313,17 @@ def test_a_hostile_server_ends_in_an_error(answer, said, tmp_path, monkeypatch):
             install(Dataset("S", ("x",), (entry,)), tmp_path / "root")
         assert time.monotonic() - begun < 20
     assert not (tmp_path / "root" / "S").exists()
+
+
+@pytest.mark.parametrize("target", ["http://a.org/x.png", "HTTP://a.org/x", "ftp://a.org/x"])
+def test_a_redirect_that_leaves_https_is_refused(target):
+    request, handler = Request("https://a.org/x.png"), limits._Redirects()
+    with pytest.raises(DownloadError, match="which is not encrypted"):
+        handler.redirect_request(request, io.BytesIO(), 302, "Found", HTTPMessage(), target)
+    followed = handler.redirect_request(
+        request, io.BytesIO(), 302, "Found", HTTPMessage(), "https://b.org/x.png"
+    )
+    assert followed.full_url == "https://b.org/x.png"
 
 
 def test_a_server_that_never_answers_is_left(tmp_path, monkeypatch):

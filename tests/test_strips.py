@@ -14,8 +14,10 @@ from tests.conftest import assert_same_image
 from tests.test_models import SMALL, small_model
 
 # No blocks, or nothing to say of them.
-OTHER = {"admm_net", "ista", "fista", "usrnet"}
-WHOLE_IMAGE = ("admm_net", "fista", "gap_tv", "ista", "lorun", "prl", "usrnet")
+OTHER = {"admm_net", "bicubic", "gap_net", "ista", "fista", "usrnet"}
+WHOLE_IMAGE = (
+    "admm_net", "bicubic", "fista", "gap_net", "gap_tv", "ista", "lorun", "prl", "usrnet",
+)  # fmt: skip
 
 
 def lgm_net(block_size=32, **options):

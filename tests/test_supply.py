@@ -43,6 +43,22 @@ def test_constraints_are_exact_and_in_order():
     assert len(set(PACKAGES)) == len(PACKAGES)
 
 
+def test_hashes_are_of_the_versions_of_the_constraints():
+    """Each version has at least one hash; uv writes names in lower case with hyphens."""
+
+    def normal(line):
+        name, _, version = line.partition("==")
+        return f"{re.sub('[-_.]+', '-', name).lower()}=={version}"
+
+    text = (PROJECT / "constraints-hashes.txt").read_text(encoding="utf-8")
+    entries = re.split(r"\n(?=\S)", text.strip())
+    locked = [entry.split(" ", 1)[0] for entry in entries]
+    assert len(set(locked)) == len(locked)
+    assert set(locked) == {normal(line) for line in CONSTRAINTS if line and line[0] != "#"}
+    for entry in entries:
+        assert re.search(r"--hash=sha256:[0-9a-f]{64}\b", entry), entry
+
+
 def refuse(*arguments, **options):
     raise AssertionError(f"the network was used: {arguments}")
 

@@ -1,5 +1,8 @@
 """USRNet against the authors' weights and outputs, and what it asks of an operator."""
 
+import json
+
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -8,6 +11,8 @@ from lgmnet import complexity
 from lgmnet.models import USRNet, usrnet
 from lgmnet.operators import BlockSampling, BlurDown, kernels, matrices
 from lgmnet.weights.foreign import load_foreign
+from lgmnet.weights.saved import Weights
+from tests.test_scripts import run_main
 
 
 def published(reference):
@@ -140,3 +145,45 @@ def test_other_operators_and_bad_options_are_refused():
         USRNet(widths=(4,))
     with pytest.raises(ValueError, match=r"widths\[1\] is 0"):
         USRNet(widths=(4, 0))
+
+
+@pytest.mark.shared
+def test_the_commands_import_and_score(reference, tmp_path, monkeypatch):
+    """K8 of x3: what the network gives from Python, with the border left out."""
+    image = np.load(reference / "usrnet/usrnet_tiny_io.npz")["b_hr"]
+    cv2.imwrite(str(tmp_path / "image.png"), image.transpose(1, 2, 0)[..., ::-1])
+    held = reference.parent / "kernels/kernels_12.mat"
+    arguments = ["usrnet", reference / "usrnet/usrnet_tiny.pth", "--scale", "3"]
+    arguments += ["--kernels", held, "--output", tmp_path / "w"]
+    assert run_main("scripts/import_weights.py", arguments, monkeypatch) == 0
+    weights = Weights(tmp_path / "w/model.safetensors")
+    assert len(weights.config.sampling.conditions) == 12
+    arguments = [tmp_path / "w", "--at", "x3_k8", "--data", tmp_path / "image.png"]
+    arguments += ["--noise-std", "0", "--output", tmp_path / "r"]
+    assert run_main("test.py", arguments, monkeypatch) == 0
+    [found] = (tmp_path / "r").rglob("metrics.json")
+    [scores] = json.loads(found.read_text())["datasets"].values()
+    network = weights.load(None).network
+    operator = BlurDown(kernels.load_kernels(held)[7], 3, channels=3)
+    target = torch.from_numpy(image)[None].float() / 255
+    with torch.no_grad():
+        result = network(operator(target), operator).image
+    inside = (..., slice(9, -9), slice(9, -9))
+    rounded = (255 * result).round().clamp(0, 255) / 255
+    assert scores["psnr"] == pytest.approx(psnr(rounded[inside], target[inside]), abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["usrnet", "x.pth"], "serve several scales; give one with --scale 3"),
+        (["usrnet", "x.pth", "--scale", "3", "--mask", "m.mat"], "are not for usrnet"),
+        (["lgm_net", "x.pkl", "--scale", "3"], "--scale and --kernels are for usrnet, not for lgm"),
+        (["usrnet", "x.pth", "--scale", "3"], "no file x.pth"),
+    ],
+)
+def test_scales_and_kernels_belong_to_usrnet(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    command = [*arguments, "--output", tmp_path / "w"]
+    assert run_main("scripts/import_weights.py", command, monkeypatch) == 1
+    assert message in capsys.readouterr().err

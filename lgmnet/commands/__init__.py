@@ -33,6 +33,8 @@ COMMANDS = {
     "reconstruct": Command("Reconstruct an image from y.", "scripts/reconstruct.py"),
     "report": Command("Write a page: scores, pictures, stages, Φ.", "scripts/report.py"),
     "robustness": Command("PSNR over noise, bits, shifts and sizes.", "scripts/robustness.py"),
+    "table": Command("Several results as one table: LaTeX, Markdown, CSV.", "scripts/table.py"),
+    "figure": Command("Figures for a paper: crops, PSNR over ratio and cost.", "scripts/figure.py"),
     "prepare-data": Command("Download, copy or pack data sets.", "scripts/prepare_data.py"),
 }
 

@@ -75,6 +75,9 @@ def parser() -> argparse.ArgumentParser:
         "--noise-std", type=float, help="measurement noise, in the unit of y (default: as trained)"
     )
     parser.add_argument(
+        "--bits", type=int, help="bits of the detector, 0 for real numbers (default: as trained)"
+    )
+    parser.add_argument(
         "--consistency",
         action="store_true",
         help="add ‖Φx̂ − y‖ / ‖y‖, and the PSNR after projection onto Φx = y",

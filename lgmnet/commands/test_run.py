@@ -49,6 +49,7 @@ def score_weights(arguments: argparse.Namespace) -> int:
     how = Scoring(
         rules=[dataclasses.replace(own, protocol=name) for name in protocols],
         noise_std=arguments.noise_std,
+        bits=arguments.bits,
         consistency=arguments.consistency,
         fast=arguments.fast,
         precision=arguments.precision,

@@ -26,7 +26,7 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit
-from urllib.request import Request, urlopen
+from urllib.request import Request
 
 import cv2
 import numpy as np
@@ -34,7 +34,7 @@ from tqdm import tqdm
 
 from lgmnet.data.catalogue import Dataset, DownloadError, Entry
 from lgmnet.data.images import ImageError, read_pixels
-from lgmnet.data.limits import Pace, content_length, require_size
+from lgmnet.data.limits import Pace, content_length, open_url, require_size
 from lgmnet.files import sha256, write_text
 
 TIMEOUT_S = 30.0
@@ -138,7 +138,7 @@ def _continue_download(url: str, part: Path) -> None:
     have = part.stat().st_size if part.exists() else 0
     headers = {"User-Agent": "lgmnet"} | ({"Range": f"bytes={have}-"} if have else {})
     try:
-        response = urlopen(Request(url, headers=headers), timeout=TIMEOUT_S)
+        response = open_url(Request(url, headers=headers), TIMEOUT_S)
     except HTTPError as error:
         error.close()
         if error.code == 416 and have:

@@ -1,46 +1,50 @@
 """Read TIFF files with float colour or 64-bit floats, which Pillow cannot open."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image, TiffImagePlugin
+from PIL import Image
 
+from lgmnet.data import tiff_content
 from lgmnet.data.jpeg_content import opencv
 
 ENDINGS = (".tif", ".tiff")
-SAMPLES = TiffImagePlugin.SAMPLESPERPIXEL
+SAMPLE_FORMAT, FLOAT = 339, 3
 
 
 def decode(path: Path) -> np.ndarray | None:
-    """Grey ``(H, W)`` or BGR ``(H, W, 3)`` float32 of such a file; None for other files."""
+    """Grey ``(H, W)`` or BGR ``(H, W, 3)`` float32 of such a file; None for other files.
+
+    Raises:
+        ValueError: it is such a file, but it is too large or damaged.
+    """
     if path.suffix.lower() not in ENDINGS or _is_known(path):
         return None
     try:
-        with path.open("rb") as file:
-            tags = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
-            file.seek(tags.next)
-            tags.load(file)
-        if is_planar(tags):
-            return None
-        pixels = opencv(path.read_bytes(), cv2.IMREAD_UNCHANGED)
+        tags = tiff_content.first_tags(path)
+        kinds = tiff_content.values(tags, SAMPLE_FORMAT)
     except Exception:  # a damaged file can raise any error
         return None
+    negative = tags.get(tiff_content.PHOTOMETRIC) == tiff_content.WHITE_IS_ZERO
+    if set(kinds) != {FLOAT} or negative or tiff_content.is_planar(tags):
+        return None
+    try:
+        content = path.read_bytes()
+        tiff_content.refuse_incomplete(content, tags)
+        pixels = opencv(content, cv2.IMREAD_UNCHANGED)
+    except Exception as error:  # a damaged file can raise any error
+        raise ValueError(f"{path} cannot be decoded ({error}); it may be truncated") from None
     is_image = pixels.ndim == 2 or pixels.shape[2] == 3
     return pixels.astype(np.float32) if is_image and pixels.dtype.kind == "f" else None
 
 
-def is_planar(tags: Mapping[int, Any]) -> bool:
-    """Whether R, G and B are stored as separate planes, which OpenCV would mix."""
-    return tags.get(TiffImagePlugin.PLANAR_CONFIGURATION, 1) != 1 and tags.get(SAMPLES, 1) > 1
-
-
 def _is_known(path: Path) -> bool:
-    """Whether Pillow can open the file."""
+    """Whether Pillow can open the file, or knows that it is too large."""
     try:
         with Image.open(path, formats=["TIFF"]):
             return True
+    except Image.DecompressionBombError:
+        return True
     except Exception:  # a damaged file can raise any error
         return False

@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image, TiffImagePlugin
+from PIL import ExifTags, Image
 
 from lgmnet.data import color, float_tiff, jpeg_content, stacks
+from lgmnet.data.decoding import GREY_MODES, decode, is_deep, is_readable, pixel_type
 from lgmnet.data.values import check_range, to_uint8, white
 from lgmnet.files import write_whole
 
@@ -25,10 +26,6 @@ EXTENSIONS = frozenset((".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp
 # Supported formats. The content of a file decides, not its name.
 FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 JPEG_FORMATS = ("JPEG", "MPO")  # telephones write MPO, with more images after the first
-
-# Pillow's modes for 8-bit grey or colour, with or without an alpha channel.
-READABLE_MODES = frozenset(("1", "L", "LA", "P", "PA", "RGB", "RGBA"))
-GREY_MODES = frozenset(("1", "L", "I", "I;16", "I;16B", "I;16L", "F"))
 
 # Folders in which systems keep thumbnails, copies and deleted files. Names with a dot are similar.
 SYSTEM_FOLDERS = frozenset(("@eaDir", "#recycle", "$RECYCLE.BIN", "__MACOSX"))
@@ -139,12 +136,17 @@ def inspect(path: Path) -> Header:
     if stacks.is_array(path):
         with _image_errors():
             return Header(*stacks.describe(path))
-    if (pixels := float_tiff.decode(path)) is not None:
+    if (pixels := _float_pixels(path)) is not None:
         height, width, *three = pixels.shape
         return Header(height, width, 3 if three else 1, pixels.dtype)
     with _opened(path) as image:
         channels = 1 if image.mode in GREY_MODES else 3
-        return Header(*_upright_size(image), channels, _type(image))
+        return Header(*_upright_size(image), channels, pixel_type(image))
+
+
+def _float_pixels(path: Path) -> np.ndarray | None:
+    with _image_errors():
+        return float_tiff.decode(path)
 
 
 @contextmanager
@@ -162,41 +164,14 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except Exception as error:  # a damaged file can raise any error
         raise ImageError(f"{path} cannot be read as an image ({error})") from None
     with image:
-        if image.mode not in READABLE_MODES | GREY_MODES or not _is_readable(image):
-            mode = ("16-bit " if _is_deep(image) else "") + image.mode
+        if not is_readable(image):
+            mode = ("16-bit " if is_deep(image) else "") + image.mode
             raise ImageError(
                 f"{path} has {mode} pixels, expected 8-bit grey or RGB (PNG and TIFF: also "
                 "16-bit; TIFF: also float, but not in planes); convert it first, because the "
                 "right conversion is not known here"
             )
         yield image
-
-
-def _is_readable(image: Image.Image) -> bool:
-    """Whether this type of pixels is supported for the format of the image."""
-    if _type(image) == np.uint8:
-        return image.mode in READABLE_MODES
-    if image.format == "TIFF":
-        planes = float_tiff.is_planar(image.tag_v2)  # type: ignore[attr-defined]
-        return image.mode != "I" and not planes  # mode I may have negative values
-    return image.format == "PNG" and image.mode != "F"
-
-
-def _type(image: Image.Image) -> np.dtype:
-    """The type of the pixels."""
-    if image.mode == "F":
-        return np.dtype(np.float32)
-    return np.dtype(np.uint16 if _is_deep(image) else np.uint8)
-
-
-def _is_deep(image: Image.Image) -> bool:
-    """Whether the image has 16 bits. Pillow's mode RGB includes them, but its decoder differs."""
-    if image.format == "TIFF":
-        return max(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))) > 8  # type: ignore[attr-defined]
-    arguments = [tile[3] for tile in getattr(image, "tile", ())]
-    if image.format == "PPM" and isinstance(arguments[0], tuple):  # mode and largest value
-        return arguments[0][-1] > 255
-    return ";16" in str(arguments)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -293,15 +268,15 @@ def _read(path: Path, decode_jpeg: Callable[[bytes], np.ndarray]) -> np.ndarray:
     if stacks.is_array(path):
         with _image_errors():
             return stacks.read(path)
-    if (pixels := float_tiff.decode(path)) is not None:
+    if (pixels := _float_pixels(path)) is not None:
         with _image_errors():
             return check_range(pixels, str(path))
     with _opened(path) as image:
         # Before decoding, because decoding removes the orientation of a TIFF in Pillow.
-        size, orientation, kind = _upright_size(image), _orientation(image), _type(image)
+        size, orientation, kind = _upright_size(image), _orientation(image), pixel_type(image)
         try:
             jpeg = image.format in JPEG_FORMATS
-            pixels = decode_jpeg(path.read_bytes()) if jpeg else _decode(image, path)
+            pixels = decode_jpeg(path.read_bytes()) if jpeg else decode(image, path)
         except Exception as error:  # a damaged file can raise any error
             raise ImageError(f"{path} cannot be decoded ({error}); it may be truncated") from None
     if pixels.ndim == 3 and (pixels[:, :, 3:] != white(pixels.dtype)).any():
@@ -312,22 +287,6 @@ def _read(path: Path, decode_jpeg: Callable[[bytes], np.ndarray]) -> np.ndarray:
         raise ImageError(f"{path} has {found}, but its header states {size} {kind}")
     with _image_errors():
         return check_range(pixels, str(path))
-
-
-def _decode(image: Image.Image, path: Path) -> np.ndarray:
-    """Grey ``(H, W)``, BGR ``(H, W, 3)`` or BGRA ``(H, W, 4)`` of any format except JPEG."""
-    if image.format == "PNG":  # Pillow does not compare the checksums of the pixels
-        return jpeg_content.opencv(path.read_bytes(), cv2.IMREAD_UNCHANGED)
-    if image.mode in GREY_MODES - {"1", "L"}:
-        return np.array(image).astype(_type(image))  # in the byte order of this machine
-    if _is_deep(image):  # Pillow keeps 8 of the 16 bits, but detects damage
-        image.load()
-        return jpeg_content.opencv(path.read_bytes(), cv2.IMREAD_UNCHANGED)
-    if "A" in image.mode or "transparency" in image.info:
-        return np.asarray(image.convert("RGBA"))[:, :, (2, 1, 0, 3)]
-    if image.mode in ("1", "L"):
-        return np.array(image.convert("L"))  # writable
-    return np.asarray(image.convert("RGB"))[:, :, ::-1]
 
 
 def read_plain_jpeg(path: Path) -> bytes | None:

@@ -22,6 +22,8 @@ FRAMES = (0xC0, 0xC1, PROGRESSIVE)
 ANY = bytes(range(1, 255))
 FILLER = ANY + b"".join(bytes((0xFF, 0xD0 + k)) + ANY for k in range(8))
 
+LARGEST_COUNT = 500  # scans of a file. Each takes time, and it may have two bytes of data.
+
 MISSING = 128
 """Value of a decoder for pixels without data."""
 
@@ -51,8 +53,9 @@ def decode_pixels(content: bytes) -> np.ndarray:
     Raises:
         ValueError: the content cannot be decoded, or a part is missing.
     """
+    found = layout(content)
     pixels = opencv(content, cv2.IMREAD_UNCHANGED)
-    _refuse_cut(content, layout(content).end, grey=False)
+    _refuse_cut(content, found.end, grey=False)
     return pixels
 
 
@@ -62,8 +65,8 @@ def decode_luma(content: bytes) -> np.ndarray:
     Raises:
         ValueError: the content cannot be decoded, or a part is missing.
     """
-    luma = opencv(content, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
     found = layout(content)
+    luma = opencv(content, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
     if found.progressive or ends_in_grey(luma):
         _refuse_cut(content, found.end, grey=True)
     return luma
@@ -79,15 +82,18 @@ def layout(content: bytes) -> Layout:
     """Read the layout of a JPEG from its markers.
 
     Raises:
-        ValueError: the end is missing, or a scan before the end.
+        ValueError: the end is missing, or a scan before the end, or there are too many scans.
     """
-    progressive = False
+    progressive, scans = False, 0
     left: dict[int, set[int]] = {}  # by component: coefficients that are still incomplete
     for marker, start, segment in _segments(content):
         if marker in FRAMES:
             progressive = marker == PROGRESSIVE
             left = {component: set(range(64)) for component in segment[6::3]}
         elif marker == SCAN:
+            scans += 1
+            if scans > LARGEST_COUNT:
+                raise ValueError(f"it has more than {LARGEST_COUNT} scans")
             components, (first, last, bits) = segment[1:-3:2], segment[-3:]
             for component in components:
                 left[component] -= set(range(first, last + 1)) if bits % 16 == 0 else set()

@@ -1,7 +1,9 @@
-"""Limits on the size and the time of a download."""
+"""Limits on the size, the time and the redirects of a download."""
 
 import time
-from http.client import HTTPResponse
+from http.client import HTTPMessage, HTTPResponse
+from typing import IO
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from lgmnet.data.catalogue import DownloadError
 
@@ -25,6 +27,29 @@ def require_size(count: int) -> None:
             f"the server sends more than {LARGEST_FILE / 1e9:g} GB for one file; use a local copy, "
             "--from DIR"
         )
+
+
+class _Redirects(HTTPRedirectHandler):
+    """Follows redirects, but not from https to an address without encryption."""
+
+    def redirect_request(
+        self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> Request | None:
+        if req.type == "https" and not newurl.lower().startswith("https:"):
+            raise DownloadError(
+                f"{req.full_url} redirects to {newurl}, which is not encrypted; use a local copy, "
+                "--from DIR"
+            )
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def open_url(request: Request, timeout: float) -> HTTPResponse:
+    """As `urllib.request.urlopen`, with these redirects.
+
+    Raises:
+        DownloadError: a redirect leaves https.
+    """
+    return build_opener(_Redirects).open(request, timeout=timeout)
 
 
 class Pace:

@@ -157,7 +157,8 @@ def reconstruct_plane(
     """
     image = to_unit(channels_first(plane).to(runtime.device))[None]
     operator = model.operator
-    check_channels(operator, image.shape[1], f"evaluation.color={rules.color}")
+    _, channels, rows, _ = image.shape
+    check_channels(operator, channels, f"evaluation.color={rules.color}", rows)
     fitted = fit(image, model, rules)
     measurement = model.measure(fitted, name)
     rebuilt = model.reconstruct(measurement)
@@ -175,13 +176,20 @@ def reconstruct_plane(
     return Plane(pixels(rebuilt), pixels(projected), float(residual))
 
 
-def check_channels(operator: LinearOperator, channels: int, policy: str) -> None:
-    """Raise ValueError unless the operator measures ``channels`` channels, set by ``policy``."""
+def check_channels(operator: LinearOperator, channels: int, policy: str, height: int = 0) -> None:
+    """Raise ValueError unless the operator measures ``channels`` channels, set by ``policy``.
+
+    Args:
+        height: rows of the image, if known. If they are as many as the channels of the operator,
+            the message says that the channels are the last axis of a file.
+    """
     if channels == operator.channels:
         return
     key, _, value = policy.partition("=")
     better = color.policy_for(operator.channels)
     advice = "use other images" if value == better else f"set {key}={better}"
+    if value == "bands" and height == operator.channels > 3:
+        advice = f"the first axis has {height}, but channels are the last axis: transpose the files"
     raise ValueError(
         f"{policy} gives images of {channels} channels, but {type(operator).__name__} measures "
         f"images of {operator.channels}; {advice}, or another operator"

@@ -1,5 +1,6 @@
 """Reconstruct and score test sets: the content of metrics.json."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ class Scoring:
         condition: condition of the measurement, for a network with several conditions; by default
             the largest ratio, or the first mask.
         noise_std: standard deviation of the noise, in the unit of y; by default as in training.
+        bits: bits of the detector, 0 for real numbers; by default as in training.
         consistency: also compare reconstructions with their measurements.
         fast, precision, max_memory: see `lgmnet.speed.inference.prepare`.
     """
@@ -48,6 +50,7 @@ class Scoring:
     rules: Sequence[EvaluationConfig]
     condition: str | None = None
     noise_std: float | None = None
+    bits: int | None = None
     consistency: bool = False
     fast: bool = False
     precision: str = "fp32"
@@ -77,6 +80,8 @@ def score_sets(
         Rules(find_protocol(r.protocol), r.color, r.padding, how.consistency) for r in how.rules
     ]
     sampling = weights.config.sampling
+    if how.bits is not None:
+        sampling = dataclasses.replace(sampling, quantise=how.bits)
     condition = sampling.usual if how.condition is None else sampling.condition(how.condition)
     model = weights.load(condition)
     about = {
@@ -88,6 +93,7 @@ def score_sets(
     }
     model = prepare(model.to(here.device), how.fast, how.precision, how.max_memory)
     model.noise_std = sampling.noise_std if how.noise_std is None else how.noise_std
+    model.detector = sampling.detector
     with convolutions(how.precision):
         scored = {
             images.name: here.gather(list(score_set(model, images, here, rules, keep)))
@@ -101,6 +107,7 @@ def score_sets(
             "color": each.color,
             "padding": each.padding,
             "noise_std": model.noise_std,
+            **({"detector": changed} if (changed := model.detector.changed()) else {}),
             "precision": computed_precision(how.precision, here.device),
             **provenance(),
             "datasets": {name: summary(outcomes, k, rules[k]) for name, outcomes in scored.items()},

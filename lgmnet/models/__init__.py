@@ -6,7 +6,9 @@ from lgmnet.models.amp_net_tip import AMPNetTIP
 from lgmnet.models.ampa_net import AMPANet, AMPNet
 from lgmnet.models.back_projection import BackProjection
 from lgmnet.models.base import MODELS, Reconstruction, UnfoldingNetwork, create_network
+from lgmnet.models.bicubic import Bicubic
 from lgmnet.models.fista_net import FISTANet
+from lgmnet.models.gap_net import GAPNet
 from lgmnet.models.gap_tv import GAPTV
 from lgmnet.models.gin import GINAMPNetTIP, GINFISTANet, GINISTANetPlus
 from lgmnet.models.ista import FISTA, ISTA
@@ -29,7 +31,9 @@ __all__ = [
     "AMPNet",
     "AMPNetTIP",
     "BackProjection",
+    "Bicubic",
     "FISTANet",
+    "GAPNet",
     "GINAMPNetTIP",
     "GINFISTANet",
     "GINISTANetPlus",

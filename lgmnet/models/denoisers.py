@@ -5,12 +5,14 @@ channels of the input are the image. Other channels describe it, such as its noi
 any length are padded by reflection, and the result is cropped.
 """
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from lgmnet.unfolding.blocks import conv3x3
+from lgmnet.unfolding.blocks import ResidualBlock, conv3x3
 from lgmnet.unfolding.checks import require_positive
 
 
@@ -58,6 +60,70 @@ class UNet(nn.Module):
             larger = F.interpolate(features, scale_factor=2, mode="bilinear")
             features = decoder(torch.cat([skip, upsample(larger)], dim=1))
         return image[:, : self.outputs] + self.last(features)[..., :height, :width]
+
+
+class ResidualUNet(nn.Module):
+    """A U-Net of residual blocks. Strided convolutions go down, transposed ones go up; no bias.
+
+    Skips are added.
+
+    Args:
+        inputs, outputs: channels.
+        widths: channels at full resolution and at every coarser scale, each half as large.
+        blocks: residual blocks of a scale, on each way.
+        adds: whether the result is added to the image; otherwise it is the image itself.
+
+    Shapes:
+        ``(batch, inputs, H, W)`` -> ``(batch, outputs, H, W)``. Sides of any length: the last row
+        and column are repeated, and the result is cropped.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        widths: tuple[int, ...],
+        blocks: int = 2,
+        adds: bool = False,
+    ) -> None:
+        super().__init__()
+        self.outputs, self.adds = outputs, adds
+        require_positive(blocks=blocks, **{f"widths[{k}]": w for k, w in enumerate(widths)})
+        scales = list(itertools.pairwise(widths))
+
+        def body(width: int) -> list[nn.Module]:
+            return [ResidualBlock(width, bias=False) for _ in range(blocks)]
+
+        self.first = conv3x3(inputs, widths[0], bias=False)
+        self.down = nn.ModuleList(
+            nn.Sequential(*body(fine), nn.Conv2d(fine, coarse, 2, stride=2, bias=False))
+            for fine, coarse in scales
+        )
+        self.middle = nn.Sequential(*body(widths[-1]))
+        self.up = nn.ModuleList(
+            nn.Sequential(nn.ConvTranspose2d(coarse, fine, 2, stride=2, bias=False), *body(fine))
+            for fine, coarse in reversed(scales)
+        )
+        self.last = conv3x3(widths[0], outputs, bias=False)
+
+    def forward(self, image: Tensor, variance: Tensor | float = 0.0) -> Tensor:
+        """``variance`` is not used; other denoisers need it."""
+        height, width = image.shape[2:]
+        multiple = 2 ** len(self.down)
+        padded = F.pad(image, (0, -width % multiple, 0, -height % multiple), mode="replicate")
+        skips = [self.first(padded)]
+        for down in self.down:
+            skips.append(down(skips[-1]))
+        features = self.middle(skips[-1])
+        for up in self.up:
+            features = up(features + skips.pop())
+        result = self.last(features + skips.pop())[..., :height, :width]
+        return image[:, : self.outputs] + result if self.adds else result
+
+
+def residual_unet(inputs: int = 3, outputs: int = 3, width: int = 16) -> ResidualUNet:
+    """The U-Net of USRNet-tiny for width 16; its result is added to the image."""
+    return ResidualUNet(inputs, outputs, (width, 2 * width, 4 * width, 4 * width), adds=True)
 
 
 class ChannelNorm(nn.LayerNorm):

@@ -17,7 +17,8 @@ from lgmnet.models.base import (
     strip_prefix,
 )
 from lgmnet.models.watching import FIRST, show, stage_name, watch_blocks
-from lgmnet.operators import LinearOperator
+from lgmnet.operators import LinearOperator, ParallelBeam
+from lgmnet.operators.alista import alista_matrix
 from lgmnet.operators.base import in_full_precision
 from lgmnet.operators.block_sampling import make_blocks
 from lgmnet.operators.parallel_beam import require_beam
@@ -96,28 +97,6 @@ class Schedule(nn.Module):
         return step, threshold, (growth - F.softplus(self.momentum[1])) / growth
 
 
-def alista_matrix(phi: Tensor) -> Tensor:
-    """W̃ ``(m, B²)`` of Φ ``(m, B²)``: the ALISTA weights, which minimise the coherence with Φ.
-
-    Let a_j be the columns of Φ, normalised. W minimises ‖WᵀA‖_F² subject to w_jᵀa_j = 1
-    (J. Liu et al., "ALISTA", ICLR 2019). The problem separates into columns, with the solution
-    w_j = (AAᵀ)⁻¹a_j / (a_jᵀ(AAᵀ)⁻¹a_j). Then the norms are restored: W̃ = W diag(‖φ_j‖).
-
-    Raises:
-        ValueError: a column of Φ is zero.
-    """
-    wide = phi.double()
-    norms = wide.norm(dim=0)
-    if not norms.all():
-        raise ValueError(
-            f"Φ has {int((norms == 0).sum())} zero columns: a pixel that is not measured has no "
-            "ALISTA weights; set model.w_tilde: phi"
-        )
-    columns = wide / norms
-    solution = torch.linalg.pinv(columns @ columns.T, hermitian=True) @ columns
-    return (norms * solution / (solution * columns).sum(0)).to(phi.dtype)
-
-
 class AlistaAdjoint(Fitted):
     """W̃ᵀ in place of Φᵀ: ``(batch, m, H/B, W/B)`` -> ``(batch, 1, H, W)``."""
 
@@ -141,13 +120,15 @@ class AlistaAdjoint(Fitted):
         return make_blocks(measurement, self.matrix, self.block_size)
 
 
-def alista_adjoint(measurements: int | None, block_size: int | None) -> AlistaAdjoint:
-    if measurements is None or block_size is None:
+def require_dense(operator: LinearOperator) -> ParallelBeam:
+    """The operator; ValueError if it has no dense matrix that W̃ can be made of."""
+    if not isinstance(operator, ParallelBeam):
         raise ValueError(
             "w_tilde is 'alista', which is made of a matrix Φ, but the operator has none; set "
             "model.w_tilde=phi"
         )
-    return AlistaAdjoint(measurements, block_size)
+    operator.check_dense()
+    return operator
 
 
 @MODELS.register("fista_net")
@@ -164,8 +145,8 @@ class FISTANet(UnfoldingNetwork):
         w_tilde: W̃ is made of a fixed Φ before training (``alista``), as in the paper, or is Φ
             itself (``phi``). The default is not the paper's network: it serves a learned Φ too, and
             weights whose config does not name W̃ were trained with it. configs/fista_net.yaml
-            has ``alista``. ``fbp`` is for tomography: W̃ᵀ is filtered back projection, so every
-            data step is nearly exact.
+            has ``alista``. In tomography it serves small images (see `ParallelBeam.alista`), and
+            ``fbp`` all: W̃ᵀ is filtered back projection, so every data step is nearly exact.
         nonneg: whether T ends with a ReLU.
         prior_domain: T on each ``block`` separately, or on the whole ``image``.
         symmetry_weight: weight of the penalty ``symmetry``, which is the sum over the stages of
@@ -180,7 +161,7 @@ class FISTANet(UnfoldingNetwork):
     Original:  github.com/jinxixiang/FISTA-Net
     Differences from the original: the default is for block compressive sensing instead of
     tomography: x⁰ is linear in y and not a regularised inversion, and T works on every block
-    separately. configs/ct_fista_net.yaml is for tomography; its W̃ is not the paper's.
+    separately. configs/ct_fista_net.yaml is for tomography; its W̃ is not the paper's by default.
     W̃ is computed exactly, because projected gradients with step 0.1 diverge at ratios of 4 % and
     below. The data step is that of M5FISTANetPlus; the preconditioned Newton step of M5FISTANet
     is not here. If paper and public code differ, we follow the code: the slopes of the schedule
@@ -211,7 +192,9 @@ class FISTANet(UnfoldingNetwork):
         rule = BACK_PROJECTION if self.filtered_start else start
         self.start = first_estimate(rule, measurements, block_size)
         self.w_tilde = w_tilde
-        self.alista = alista_adjoint(measurements, block_size) if w_tilde == "alista" else None
+        self.alista: AlistaAdjoint | None = None  # of blocks; a beam makes its own W̃
+        if w_tilde == "alista" and measurements is not None and block_size is not None:
+            self.alista = AlistaAdjoint(measurements, block_size)
         self.schedule = Schedule()
         self.prior = self.make_prior(channels)
         self.stage_count = stages
@@ -265,6 +248,8 @@ class FISTANet(UnfoldingNetwork):
             require_beam("start 'fbp'", operator)
         if self.w_tilde == FBP:
             require_beam("w_tilde 'fbp'", operator)
+        if self.w_tilde == "alista" and self.alista is None:
+            require_dense(operator)
 
     def first_image(self, measurement: Tensor, operator: LinearOperator) -> Tensor:
         """x⁰."""
@@ -280,8 +265,10 @@ class FISTANet(UnfoldingNetwork):
         """W̃ᵀ applied to a measurement."""
         if self.w_tilde == FBP:
             return require_beam("w_tilde 'fbp'", operator).fbp(residual)
-        if self.alista is None:
+        if self.w_tilde == "phi":
             return operator.adjoint(residual)
+        if self.alista is None:
+            return require_dense(operator).alista(residual)
         if any(True for _ in operator.parameters()):
             raise ValueError(
                 "w_tilde is 'alista', which needs a fixed Φ, but Φ is learned; set "

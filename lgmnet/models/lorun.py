@@ -8,25 +8,30 @@ import torch
 from torch import Tensor, nn
 
 from lgmnet.models.base import MODELS, Reconstruction, UnfoldingNetwork, Watch
-from lgmnet.models.denoisers import Transformer, UNet
+from lgmnet.models.denoisers import Transformer, UNet, residual_unet
 from lgmnet.models.dual_path import DualPath
+from lgmnet.models.half_shuffle import HST
 from lgmnet.models.watching import FIRST, show, stage_name
-from lgmnet.operators import LinearOperator
+from lgmnet.operators import BlurDown, LinearOperator
 from lgmnet.registry import require_choice
 from lgmnet.unfolding.checks import require_positive
-from lgmnet.unfolding.data_steps import GradientStep, QuadraticStep
+from lgmnet.unfolding.data_steps import GradientStep, NoStep, QuadraticStep
 from lgmnet.unfolding.low_rank import Adapters
 
 SHARING = ("block1", "independent", "shared", "lora")
-ALGORITHMS: dict[str, Callable[[], GradientStep | QuadraticStep]] = {
+ALGORITHMS: dict[str, Callable[[float], GradientStep | QuadraticStep | NoStep]] = {
     "pgd": GradientStep,
     "hqs": QuadraticStep,
+    "none": NoStep,
 }
 DENOISERS: dict[str, Callable[..., nn.Module]] = {
     "unet": UNet,
     "transformer": Transformer,
     "dpfb": DualPath,
+    "residual_unet": residual_unet,
+    "hst": HST,
 }
+STARTS = ("adjoint", "nearest", "bicubic")
 NOISE_CHANNELS = ("none", "map")
 # ρ, λ and μ before training.
 START = 0.5
@@ -37,8 +42,8 @@ SMALLEST_VARIANCE = 1e-6
 class Stage(nn.Module):
     """One stage on images ``(batch, c, H, W)``: a data step with ρ or μ, then a denoiser.
 
-    The noise to be removed has variance ρλ (PGD) or λ/μ (HQS). If the denoiser does not use the
-    variance, there is no λ.
+    The noise to be removed has variance ρλ (PGD), λ/μ (HQS) or λ (no data step). If the denoiser
+    does not use the variance, there is no λ.
 
     Args:
         algorithm: see `ALGORITHMS`.
@@ -46,6 +51,7 @@ class Stage(nn.Module):
         noise_map: whether it gets the noise level √variance as another channel.
         denoiser: of this stage only; without it, pass the shared denoiser to `forward`.
         adapters: the changes of this stage to the weights of the shared denoiser.
+        step: ρ or μ before training.
     """
 
     def __init__(
@@ -55,9 +61,10 @@ class Stage(nn.Module):
         noise_map: bool,
         denoiser: nn.Module | None = None,
         adapters: Adapters | None = None,
+        step: float = START,
     ) -> None:
         super().__init__()
-        self.data_step = ALGORITHMS[algorithm]()
+        self.data_step = ALGORITHMS[algorithm](step)
         self.regularisation = nn.Parameter(torch.tensor(START)) if tells_variance else None
         self.noise_map = noise_map
         self.denoiser = denoiser
@@ -83,7 +90,9 @@ class Stage(nn.Module):
         return self.adapters(denoiser, image, variance)
 
     def variance(self, regularisation: Tensor) -> Tensor:
-        """ρλ or λ/μ."""
+        """ρλ, λ/μ or λ."""
+        if isinstance(self.data_step, NoStep):
+            return regularisation
         if isinstance(self.data_step, GradientStep):
             return self.data_step.step * regularisation
         return regularisation / self.data_step.weight
@@ -114,12 +123,17 @@ class LoRun(UnfoldingNetwork):
             stages (Block-K-share); ``block1``, a single stage, for any value of ``stages``.
         stages: K.
         algorithm: ``pgd``, which needs Φ and Φᵀ, or ``hqs``, which needs `LinearOperator.solve`
-            too.
-        denoiser: ``unet``, ``transformer`` or ``dpfb``, the dual-path block of CPP-Net.
+            too; ``none``, a network without data steps, for comparison.
+        denoiser: ``unet``, ``transformer``, ``dpfb``, the dual-path block of CPP-Net,
+            ``residual_unet``, that of USRNet-tiny, or ``hst``, the half-shuffle Transformer of
+            DAUHST, for spectral images.
         width: channels of the denoiser at full resolution; 0 selects its default.
         noise_channel: ``map`` gives the noise level to the denoiser as another channel.
         gamma: rank of the adapters, as a percentage of the full rank.
         exclude, excluded_mode, train_bias, train_norm: see `Adapters`.
+        start: x⁰: ``adjoint``, Φᵀy; of super-resolution also ``nearest`` and ``bicubic``.
+        step: ρ or μ before training. The largest stable ρ is 2 divided by the largest eigenvalue
+            of ΦᵀΦ, which is about 1/s² for super-resolution.
         image_channels: c, from the operator. The denoiser sees all channels together.
 
     Shapes:
@@ -148,6 +162,8 @@ class LoRun(UnfoldingNetwork):
         excluded_mode: str = "per_stage_full",
         train_bias: bool = False,
         train_norm: bool = False,
+        start: str = "adjoint",
+        step: float = START,
         image_channels: int = 1,
     ) -> None:
         super().__init__()
@@ -155,6 +171,9 @@ class LoRun(UnfoldingNetwork):
         require_choice("algorithm", algorithm, ALGORITHMS)
         require_choice("denoiser", denoiser, DENOISERS)
         require_choice("noise_channel", noise_channel, NOISE_CHANNELS)
+        require_choice("start", start, STARTS)
+        if not step > 0:
+            raise ValueError(f"step is {step}, expected a number above 0")
         require_positive(stages=stages)
         noise_map = noise_channel == "map"
         tells_variance = noise_map or denoiser == "dpfb"
@@ -164,7 +183,7 @@ class LoRun(UnfoldingNetwork):
             inputs = image_channels + noise_map
             return DENOISERS[denoiser](inputs=inputs, outputs=image_channels, **sizes)
 
-        self.sharing = sharing
+        self.sharing, self.start = sharing, start
         self.design = {
             "image_channels": image_channels,
             "algorithm": algorithm,
@@ -182,12 +201,19 @@ class LoRun(UnfoldingNetwork):
                 adapters = Adapters(
                     self.backbone, gamma, exclude, excluded_mode, train_bias, train_norm
                 )
-            self.iterations.append(Stage(algorithm, tells_variance, noise_map, own, adapters))
+            self.iterations.append(Stage(algorithm, tells_variance, noise_map, own, adapters, step))
+
+    def check_operator(self, operator: LinearOperator) -> None:
+        if self.start != "adjoint" and not isinstance(operator, BlurDown):
+            raise ValueError(
+                f"start is '{self.start}', which enlarges y, but {type(operator).__name__} is not "
+                "super-resolution; set model.start=adjoint"
+            )
 
     def forward(
         self, measurement: Tensor, operator: LinearOperator, watch: Watch | None = None
     ) -> Reconstruction:
-        image = operator.adjoint(measurement)
+        image = getattr(operator, self.start)(measurement)
         show(watch, image, FIRST)
         for k, stage in enumerate(self.iterations):
             image = stage(image, measurement, operator, self.backbone)

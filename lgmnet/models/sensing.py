@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lgmnet.models.base import Reconstruction, UnfoldingNetwork
 from lgmnet.operators import LinearOperator
-from lgmnet.operators.noise import add_noise
+from lgmnet.operators.detector import Detector
 
 
 class SensingModel(nn.Module):
@@ -19,15 +19,21 @@ class SensingModel(nn.Module):
         operator: Φ.
         network: reconstructs the image.
         noise_std: standard deviation of the measurement noise, in the unit of y.
+        detector: what else happens to y; by default nothing.
     """
 
     def __init__(
-        self, operator: LinearOperator, network: UnfoldingNetwork, noise_std: float = 0.0
+        self,
+        operator: LinearOperator,
+        network: UnfoldingNetwork,
+        noise_std: float = 0.0,
+        detector: Detector | None = None,
     ) -> None:
         super().__init__()
         self.operator = operator
         self.network = network
         self.noise_std = noise_std
+        self.detector = detector or Detector()
 
     @property
     def multiple(self) -> int:
@@ -36,15 +42,17 @@ class SensingModel(nn.Module):
 
     def measured_by(self, operator: LinearOperator) -> "SensingModel":
         """This model with another operator (another ratio or mask) and the same network."""
-        return SensingModel(operator, self.network, self.noise_std).train(self.training)
+        model = SensingModel(operator, self.network, self.noise_std, self.detector)
+        return model.train(self.training)
 
     def measure(
         self, image: Tensor, name: str | None = None, operator: LinearOperator | None = None
     ) -> Tensor:
-        """y = Φx + n of images ``(batch, channels, H, W)``, 1.0 is white.
+        """y = Φx + n, as the detector gives it, of images ``(batch, channels, H, W)``.
 
         Args:
-            name: name of the image, which fixes the noise; see `add_noise`.
+            image: 1.0 is white.
+            name: name of the image, which fixes the noise; see `Detector.read`.
             operator: used instead of the operator of this model.
 
         Raises:
@@ -52,7 +60,8 @@ class SensingModel(nn.Module):
         """
         operator = self.operator if operator is None else operator
         operator.check_image(image, self.network.multiple)
-        return add_noise(operator(image), self.noise_std, name, operator.support)
+        measurement = operator.stored(operator(image))
+        return self.detector.read(measurement, self.noise_std, name, operator.support)
 
     @torch.no_grad()
     def reconstruct(self, measurement: Tensor) -> Tensor:

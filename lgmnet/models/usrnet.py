@@ -1,6 +1,5 @@
 """USRNet: half-quadratic splitting for super-resolution with blur, steps chosen by a network."""
 
-import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -16,61 +15,13 @@ from lgmnet.models.base import (
     require_tensors,
     strip_prefix,
 )
+from lgmnet.models.denoisers import ResidualUNet
 from lgmnet.models.watching import FIRST, show, stage_name
 from lgmnet.operators import BlurDown, LinearOperator
-from lgmnet.unfolding.blocks import ResidualBlock, conv3x3
 from lgmnet.unfolding.checks import require_positive
 
 # Steps and noise levels are at least this.
 SMALLEST = 1e-6
-
-
-class ResidualUNet(nn.Module):
-    """A U-Net of residual blocks. Strided convolutions go down, transposed ones go up; no bias.
-
-    Skips are added. The result is the image itself, not a change of it.
-
-    Args:
-        inputs, outputs: channels.
-        widths: channels at full resolution and at every coarser scale, each half as large.
-        blocks: residual blocks of a scale, on each way.
-
-    Shapes:
-        ``(batch, inputs, H, W)`` -> ``(batch, outputs, H, W)``. Sides of any length: the last row
-        and column are repeated, and the result is cropped.
-    """
-
-    def __init__(self, inputs: int, outputs: int, widths: tuple[int, ...], blocks: int) -> None:
-        super().__init__()
-        require_positive(blocks=blocks, **{f"widths[{k}]": w for k, w in enumerate(widths)})
-        scales = list(itertools.pairwise(widths))
-
-        def body(width: int) -> list[nn.Module]:
-            return [ResidualBlock(width, bias=False) for _ in range(blocks)]
-
-        self.first = conv3x3(inputs, widths[0], bias=False)
-        self.down = nn.ModuleList(
-            nn.Sequential(*body(fine), nn.Conv2d(fine, coarse, 2, stride=2, bias=False))
-            for fine, coarse in scales
-        )
-        self.middle = nn.Sequential(*body(widths[-1]))
-        self.up = nn.ModuleList(
-            nn.Sequential(nn.ConvTranspose2d(coarse, fine, 2, stride=2, bias=False), *body(fine))
-            for fine, coarse in reversed(scales)
-        )
-        self.last = conv3x3(widths[0], outputs, bias=False)
-
-    def forward(self, image: Tensor) -> Tensor:
-        height, width = image.shape[2:]
-        multiple = 2 ** len(self.down)
-        padded = F.pad(image, (0, -width % multiple, 0, -height % multiple), mode="replicate")
-        skips = [self.first(padded)]
-        for down in self.down:
-            skips.append(down(skips[-1]))
-        features = self.middle(skips[-1])
-        for up in self.up:
-            features = up(features + skips.pop())
-        return self.last(features + skips.pop())[..., :height, :width]
 
 
 class Schedule(nn.Module):

@@ -9,6 +9,7 @@ from lgmnet.operators.coded_aperture import CodedAperture, CodedApertureConfig
 from lgmnet.operators.fourier_mask import FourierMask
 from lgmnet.operators.mask_config import FourierMaskConfig
 from lgmnet.operators.parallel_beam import ParallelBeam
+from lgmnet.operators.patterns import PatternSampling
 from lgmnet.operators.ratios import BlockSamplingConfig
 from lgmnet.operators.sampling import OPERATORS, SamplingConfig
 
@@ -25,5 +26,6 @@ __all__ = [
     "LinearOperator",
     "ParallelBeam",
     "ParallelBeamConfig",
+    "PatternSampling",
     "SamplingConfig",
 ]

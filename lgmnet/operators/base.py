@@ -85,6 +85,13 @@ class LinearOperator(nn.Module, ABC):
         """Arguments for the constructor of a network, by name."""
         return {"image_channels": self.channels}
 
+    def weights(self) -> dict[str, Tensor]:
+        """The tensors by name as a weights file holds them. Training may use finer ones."""
+        return self.state_dict()
+
+    def check_weights(self) -> None:
+        """Raise ValueError if tensors of a weights file have values that they cannot have."""
+
     def picture(self) -> Tensor | None:
         """Φ as a picture, ``(H, W)`` in [0, 1] on the CPU; None if there is no picture."""
         return None
@@ -95,6 +102,17 @@ class LinearOperator(nn.Module, ABC):
         The image is the top left part of such a larger one.
         """
         return self
+
+    def part(self, first: int, count: int) -> "LinearOperator":
+        """The operator of a part of a batch: of ``count`` samples from ``first`` on.
+
+        Only an operator that measures every sample in another way differs from its parts.
+        """
+        return self
+
+    def stored(self, measurement: Tensor) -> Tensor:
+        """y = Φx as it is stored before noise is added: y itself, or rounded. Not linear."""
+        return measurement
 
     def variant(self, **attributes: Any) -> Self:
         """This operator with other attributes. Both share their tensors until one is moved."""

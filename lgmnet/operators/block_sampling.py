@@ -44,10 +44,15 @@ class BlockSampling(LinearOperator):
         super().__init__()
         check_matrix(matrix, block_size)
         self.block_size = self.multiple = block_size
+        self._keep("matrix", matrix, learned)
+
+    def _keep(self, name: str, tensor: Tensor, learned: bool) -> None:
+        """Register a tensor as a parameter if it is learned, else as a buffer."""
+        self.learned = learned
         if learned:
-            self.matrix = nn.Parameter(matrix.clone())
+            self.register_parameter(name, nn.Parameter(tensor.clone()))
         else:
-            self.register_buffer("matrix", matrix.clone())
+            self.register_buffer(name, tensor.clone())
 
     @property
     def measurements(self) -> int:
@@ -165,7 +170,7 @@ class BlockSampling(LinearOperator):
     def extra_repr(self) -> str:
         m, n = self.matrix.shape
         b = self.block_size
-        kind = "learned" if isinstance(self.matrix, nn.Parameter) else "fixed"
+        kind = "learned" if self.learned else "fixed"
         return f"{kind} Φ ({m}, {n}): (batch, 1, H, W) -> (batch, {m}, H/{b}, W/{b})"
 
 

@@ -23,7 +23,7 @@ class BlurDownConfig(SamplingConfig):
     """An image is blurred, and one of s x s pixels is kept; see `BlurDown`.
 
     The conditions are scale and number of a kernel, such as ``x3_k7``. Training draws one of the
-    kernels in every step.
+    kernels for every crop.
     """
 
     scale: int = 2
@@ -35,8 +35,10 @@ class BlurDownConfig(SamplingConfig):
     """Which of the kernels are used, counted from 1."""
     channels: int = 3
     """Of an image: 3 (RGB), or 1 (luma)."""
+    lr_quantise: bool = False
+    """Whether y is rounded to 8 bits, before noise is added."""
 
-    compared: ClassVar[tuple[str, ...]] = ("scale", "kernels", "channels")
+    compared: ClassVar[tuple[str, ...]] = ("scale", "kernels", "channels", "lr_quantise")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -78,7 +80,7 @@ class BlurDownConfig(SamplingConfig):
             f"{number}",
         )
         try:
-            return BlurDown(found, self.scale, self.channels, self.noise_std)
+            return BlurDown(found, self.scale, self.channels, self.noise_std, self.lr_quantise)
         except ValueError as error:
             raise ConfigError(f"sampling.kernels: {error}") from None
 
@@ -107,7 +109,9 @@ class BlurDownConfig(SamplingConfig):
         assert isinstance(operator, BlurDown)
         return operator.choose(self.conditions.index(self.condition(condition)))
 
-    def draw(self, operator: LinearOperator, random: np.random.Generator) -> BlurDown:
-        """One of the kernels, all with equal probability."""
+    def draw(
+        self, operator: LinearOperator, random: np.random.Generator, samples: int = 1
+    ) -> BlurDown:
+        """A kernel for every sample, all with equal probability."""
         assert isinstance(operator, BlurDown)
-        return operator.choose(int(random.integers(len(operator.kernels))))
+        return operator.each(random.integers(len(operator.kernels), size=samples).tolist())

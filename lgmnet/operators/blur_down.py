@@ -1,6 +1,7 @@
 """Super-resolution with blur: a circular blur, and of every s x s pixels the first one."""
 
 import hashlib
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -27,11 +28,12 @@ class BlurDown(LinearOperator):
 
     Args:
         kernel: ``(h, w)`` with odd sides and the sum 1; or several, ``(K, h, w)``, of which the
-            first one measures and `choose` takes another one.
+            first one measures; `choose` takes another one, and `each` one for every image.
         scale: s, 1 to 4; with 1 the image is blurred only.
         channels: 1, or 3 (RGB).
         noise_std: standard deviation of the noise of y, in the unit of y. The operator adds none:
             it tells a network that wants to know.
+        quantise: whether `stored` rounds y to 8 bits. Φ itself stays linear.
 
     Raises:
         ValueError: the kernel is no kernel (see `kernels.checked`), or an image or a measurement
@@ -46,7 +48,12 @@ class BlurDown(LinearOperator):
     kernels: Tensor
 
     def __init__(
-        self, kernel: Tensor, scale: int = 2, channels: int = 1, noise_std: float = 0.0
+        self,
+        kernel: Tensor,
+        scale: int = 2,
+        channels: int = 1,
+        noise_std: float = 0.0,
+        quantise: bool = False,
     ) -> None:
         super().__init__()
         if scale not in SCALES:
@@ -55,19 +62,33 @@ class BlurDown(LinearOperator):
             raise ValueError(f"channels is {channels}, expected 1 (luma) or 3 (RGB)")
         several = kernel if kernel.ndim == 3 else kernel[None]
         self.register_buffer("kernels", torch.stack([kernels.checked(k) for k in several]))
-        self.chosen = 0
+        self.chosen: int | None = 0
         self.channels = channels
         self.multiple = self.scale = scale
         self.noise_std = noise_std
+        self.quantise = quantise
 
     @property
     def kernel(self) -> Tensor:
-        """What the image is blurred with, ``(h, w)``."""
-        return self.kernels[self.chosen]
+        """What the image is blurred with, ``(h, w)``; after `each` ``(batch, h, w)``."""
+        return self.kernels if self.chosen is None else self.kernels[self.chosen]
 
     def choose(self, number: int) -> "BlurDown":
         """The operator of another one of the kernels. The kernels are shared."""
         return self.variant(chosen=range(len(self.kernels))[number])
+
+    def each(self, numbers: Sequence[int]) -> "BlurDown":
+        """The operator of a batch: image n is blurred with the kernel ``numbers[n]``.
+
+        It fits batches of this length only, or feature channels of such a batch (see `gram`).
+        """
+        return self.variant(kernels=self.kernels[list(numbers)], chosen=None)
+
+    def part(self, first: int, count: int) -> "BlurDown":
+        """See `LinearOperator.part`."""
+        if self.chosen is not None:
+            return self
+        return self.variant(kernels=self.kernels[first : first + count])
 
     def picture(self) -> Tensor:
         """See `LinearOperator.picture`: the kernel, its largest value white."""
@@ -77,12 +98,18 @@ class BlurDown(LinearOperator):
     def check_image(self, image: Tensor, multiple: int = 1) -> None:
         """See `LinearOperator.check_image`. The kernel must not be larger than the image."""
         super().check_image(image, multiple)
-        height, width = self.kernel.shape
+        height, width = self.kernels.shape[1:]
         if height > image.shape[2] or width > image.shape[3]:
             raise ValueError(
                 f"the kernel has {height} x {width} pixels (height x width), but the image only "
                 f"{image.shape[2]} x {image.shape[3]}; use larger images or a smaller kernel"
             )
+
+    def stored(self, measurement: Tensor) -> Tensor:
+        """See `LinearOperator.stored`: with ``quantise`` multiples of 1/255 in [0, 1]."""
+        if not self.quantise:
+            return measurement
+        return (255 * measurement).round().clamp(0, 255) / 255
 
     def measurement_shape(self, height: int, width: int) -> tuple[int, int, int]:
         return self.channels, height // self.scale, width // self.scale
@@ -119,34 +146,69 @@ class BlurDown(LinearOperator):
         inverse = torch.where(seen, 1 / eigenvalues.where(seen, torch.ones(())), 0)
         return image + self.adjoint(filtered(measurement - self(image), inverse))
 
+    def nearest(self, measurement: Tensor) -> Tensor:
+        """Every pixel of y repeated s x s times, ``(batch, channels, H, W)``."""
+        self._check_measurement(measurement)
+        return F.interpolate(measurement, scale_factor=self.scale, mode="nearest")
+
+    @in_full_precision
+    def bicubic(self, measurement: Tensor) -> Tensor:
+        """Bicubic interpolation of y, ``(batch, channels, H, W)``.
+
+        The pixels that S keeps have the values of y. It is circular, as the blur is.
+        """
+        self._check_measurement(measurement)
+        rows, columns = (interpolation(side, self.scale) for side in measurement.shape[2:])
+        return rows.to(measurement) @ measurement @ columns.to(measurement).T
+
     def spectrum(self, image: Tensor) -> Tensor:
-        """The Fourier transform of the kernel at the size of an image, ``(H, W // 2 + 1)``."""
+        """The Fourier transform of the kernel at the size of an image, ``(H, W // 2 + 1)``.
+
+        After `each` ``(batch, 1, H, W // 2 + 1)``.
+        """
         return torch.fft.rfft2(self._placed(image))
 
     def eigenvalues(self, image: Tensor) -> Tensor:
         """Of ΦΦᵀ, for images of this size: what it multiplies every frequency of y with.
 
         The mean of the power of the kernel over the s x s frequencies that look alike in y. As
-        `torch.fft.rfft2` has them, ``(H/s, W/s // 2 + 1)``.
+        `torch.fft.rfft2` has them, ``(H/s, W/s // 2 + 1)``; after `each` ``(batch, 1, …)``.
         """
         spectrum = torch.fft.fft2(self._placed(image))
         power = spectrum.real.square() + spectrum.imag.square()
         s = self.scale
-        alike = reduce(power, "(p h) (q w) -> h w", "mean", p=s, q=s)
-        return alike[:, : alike.shape[1] // 2 + 1]
+        alike = reduce(power, "... (p h) (q w) -> ... h w", "mean", p=s, q=s)
+        return alike[..., : alike.shape[-1] // 2 + 1]
 
     def _placed(self, image: Tensor) -> Tensor:
-        """The kernel in an image of this size and type, ``(H, W)``, its centre at ``[0, 0]``."""
-        height, width = self.kernel.shape
+        """The kernel in an image of this size and type, ``(H, W)``, its centre at ``[0, 0]``.
+
+        After `each` ``(batch, 1, H, W)``.
+        """
+        kernel = self.kernel.to(image.dtype)
+        if self.chosen is None:
+            kernel = self._of_every_image(kernel, len(image))
+        height, width = kernel.shape[-2:]
         right, down = image.shape[-1] - width, image.shape[-2] - height
-        placed = F.pad(self.kernel.to(image.dtype), (0, right, 0, down))
-        return placed.roll((-(height // 2), -(width // 2)), (0, 1))
+        placed = F.pad(kernel, (0, right, 0, down))
+        return placed.roll((-(height // 2), -(width // 2)), (-2, -1))
+
+    def _of_every_image(self, kernel: Tensor, images: int) -> Tensor:
+        """``(images, 1, h, w)``; several images may belong to one sample, one after the other."""
+        if images % len(kernel):
+            raise ValueError(
+                f"the batch has {images} images, but the operator {len(kernel)} kernels, one for "
+                "each; choose one kernel, or the part of the operator for these images"
+            )
+        return kernel.repeat_interleave(images // len(kernel), dim=0)[:, None]
 
     def lipschitz(self) -> float:
         """See `LinearOperator.lipschitz`: exact for a kernel without negative values."""
-        sides = (side + -side % self.scale for side in (4 * max(self.kernel.shape),) * 2)
+        sides = (side + -side % self.scale for side in (4 * max(self.kernels.shape[1:]),) * 2)
         with torch.no_grad():
-            return float(self.eigenvalues(self._like().new_zeros(*sides)).max())
+            return float(
+                self.eigenvalues(self._like().new_zeros(len(self.kernels), 1, *sides)).max()
+            )
 
     def fingerprint(self) -> str:
         """SHA-256 of scale, channels and kernel."""
@@ -163,7 +225,7 @@ class BlurDown(LinearOperator):
             )
 
     def extra_repr(self) -> str:
-        height, width = self.kernel.shape
+        height, width = self.kernels.shape[1:]
         return (
             f"kernel ({height}, {width}): (batch, {self.channels}, H, W) -> "
             f"(batch, {self.channels}, H/{self.scale}, W/{self.scale})"
@@ -177,3 +239,18 @@ def filtered(images: Tensor, factors: Tensor) -> Tensor:
     """
     size = (images.shape[-2], images.shape[-1])
     return torch.fft.irfft2(torch.fft.rfft2(images) * factors, s=size)
+
+
+def interpolation(side: int, scale: int) -> Tensor:
+    """Cubic convolution as a matrix ``(side * scale, side)`` in float64: values between samples.
+
+    Source: R. Keys, "Cubic convolution interpolation for digital image processing", IEEE TASSP
+    1981, with a = -1/2.
+    """
+    samples = torch.arange(side, dtype=torch.float64)
+    positions = torch.arange(side * scale, dtype=torch.float64) / scale
+    forward = (positions[:, None] - samples) % side
+    d = torch.minimum(forward, side - forward)
+    near = 1.5 * d**3 - 2.5 * d**2 + 1
+    far = -0.5 * d**3 + 2.5 * d**2 - 4 * d + 2
+    return torch.where(d <= 1, near, torch.where(d < 2, far, 0.0))

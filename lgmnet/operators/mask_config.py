@@ -121,7 +121,9 @@ class FourierMaskConfig(SamplingConfig):
         assert isinstance(operator, FourierMask)
         return operator.choose(self.conditions.index(self.condition(condition)))
 
-    def draw(self, operator: LinearOperator, random: np.random.Generator) -> FourierMask:
+    def draw(
+        self, operator: LinearOperator, random: np.random.Generator, samples: int = 1
+    ) -> FourierMask:
         """One of the masks, all with equal probability."""
         assert isinstance(operator, FourierMask)
         return operator.choose(int(random.integers(len(operator.masks))))

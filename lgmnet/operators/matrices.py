@@ -17,6 +17,10 @@ TABLE33 = {
     0.01: 10, 0.04: 43, 0.1: 109, 0.2: 218, 0.25: 272, 0.3: 327, 0.4: 436, 0.5: 545,
 }  # fmt: skip
 
+# ‖Φ‖₂ of a usable Φ. Random starts have 0.4 to 2, learned ones up to 3. The first steps of a
+# network are chosen for about 1: far above it they diverge, far below it they do nothing.
+NORMS = 0.1, 5.0
+
 
 def measurement_count(ratio: float, block_size: int, rounding: str = "ceil") -> int:
     """Measurements per block, m.
@@ -139,12 +143,13 @@ def fingerprint(matrix: Tensor) -> str:
 def load_matrix(path: Path) -> Tensor:
     """Read Φ, ``(m, pixels)`` in float32, from .npy, .npz, .mat or .safetensors.
 
-    If the file has several arrays, Φ must have the name ``phi``, ``Phi``, ``matrix`` or ``Qinit``
+    The entries may be floats, integers or booleans (also MATLAB's logical and sparse matrices). If
+    the file has several arrays, Φ must have the name ``phi``, ``Phi``, ``matrix`` or ``Qinit``
     (the linear start of ISTA-Net, ``(pixels, m)``).
     """
     names = ("phi", "Phi", "matrix", "Qinit")
     name, matrix = read_array(path, names, "sampling matrix", "'phi' or 'matrix'")
-    if matrix.ndim != 2 or not np.issubdtype(matrix.dtype, np.floating):
+    if matrix.ndim != 2 or matrix.dtype.kind not in "buif":
         raise ValueError(
             f"'{name}' in {path} has shape {matrix.shape} and type {matrix.dtype}, expected "
             "a real matrix (m, pixels)"
@@ -152,3 +157,29 @@ def load_matrix(path: Path) -> Tensor:
     if not np.isfinite(matrix).all():
         raise ValueError(f"'{name}' in {path} contains NaN or infinity; use a finite matrix")
     return torch.from_numpy(matrix.astype(np.float32))
+
+
+def spectral_norm(matrix: Tensor) -> float:
+    """‖Φ‖₂, the largest singular value: the largest factor by which Φ lengthens an image."""
+    return float(torch.linalg.matrix_norm(matrix.double(), 2))
+
+
+def scaled(matrix: Tensor, scale: str) -> Tensor:
+    """Φ as in its file (``keep``), or divided by ‖Φ‖₂ (``unit``).
+
+    Raises:
+        ValueError: Φ is zero, or is kept although ‖Φ‖₂ is not within `NORMS`.
+    """
+    norm = spectral_norm(matrix)
+    if norm == 0:
+        raise ValueError("all entries are 0, so it measures nothing; use another matrix")
+    if scale == "unit":
+        return (matrix.double() / norm).float()
+    low, high = NORMS
+    if not low <= norm <= high:
+        raise ValueError(
+            f"the largest singular value ‖Φ‖₂ is {norm:.4g}, but networks expect about 1 "
+            f"({low:g} to {high:g}); set sampling.phi_scale=unit to divide Φ by {norm:.4g} (then y "
+            "of a camera with this Φ is divided by it too)"
+        )
+    return matrix

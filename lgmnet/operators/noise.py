@@ -30,6 +30,10 @@ def _white(measurement: Tensor, name: str | None) -> Tensor:
     if name is None:
         # Not randn_like, whose numbers would depend on the memory format.
         return torch.randn(measurement.shape, dtype=measurement.dtype, device=measurement.device)
+    return torch.randn(measurement.shape, generator=random_source(name)).to(measurement)
+
+
+def random_source(name: str) -> torch.Generator:
+    """Random numbers that a name fixes, on the CPU, so that every device gets the same."""
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(measurement.shape, generator=generator).to(measurement)
+    return torch.Generator().manual_seed(seed)

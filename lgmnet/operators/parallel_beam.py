@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lgmnet.operators import rays
+from lgmnet.operators.alista import alista_matrix
 from lgmnet.operators.base import LinearOperator, in_full_precision
 from lgmnet.operators.iterative import conjugate_gradients, largest_eigenvalue
 from lgmnet.operators.sparse import Sparse, product
@@ -18,6 +19,10 @@ from lgmnet.registry import require_choice
 WINDOWS = ("ramp", "hann")
 # Of the power iteration. It begins near the result, because no entry of Φ is negative.
 POWER_ITERATIONS = 50
+# A dense Φ may have so many entries, and W̃ needs the eigenvectors of a matrix with its rows.
+LARGEST_DENSE = 2**24
+# Of W̃: weaker directions would amplify noise. Measured in docs/ct.md.
+TOLERANCE = 1e-6
 
 
 class ParallelBeam(LinearOperator):
@@ -56,6 +61,7 @@ class ParallelBeam(LinearOperator):
         self.side = side
         self.size = (side, side)
         self._lipschitz: float | None = None
+        self._alista: Tensor | None = None
         self.unit = math.sqrt(side * len(self.angles))
         for name, matrix in self._matrices().items():
             for field, tensor in matrix._asdict().items():
@@ -105,6 +111,44 @@ class ParallelBeam(LinearOperator):
             where = torch.from_numpy(rays.positions(self.side, angle)).to(filtered)
             image = image + gap * interpolate(filtered[:, view], where + (self.detectors - 1) / 2)
         return image.reshape(-1, 1, self.side, self.side)
+
+    @in_full_precision
+    def alista(self, measurement: Tensor) -> Tensor:
+        """W̃ᵀ applied to a measurement, ``(batch, 1, side, side)``.
+
+        W̃ is the dense matrix of `alista_matrix`, with w_jᵀφ_j = 1 for every column φ_j of Φ, as
+        the paper has it. It is computed once, by the first call.
+
+        Raises:
+            ValueError: Φ has too many entries, or a pixel that no ray hits.
+        """
+        self._check_measurement(measurement)
+        image = measurement.flatten(1) @ self._alista_matrix().to(measurement)
+        return image.reshape(-1, 1, self.side, self.side)
+
+    def _alista_matrix(self) -> Tensor:
+        """W̃ ``(views · detectors, side²)``; without entries if Φ is."""
+        self.check_dense()
+        if self._like().is_meta:
+            rows = len(self.angles) * self.detectors
+            return torch.empty(rows, self.side**2, device="meta")
+        if self._alista is None:
+            with torch.no_grad():
+                lengths = rays.ray_lengths(self.side, self.angles, self.detectors) / self.unit
+                phi = torch.from_numpy(lengths.toarray()).float()
+                weights = alista_matrix(phi, TOLERANCE) / phi.square().sum(0)
+                self._alista = weights.to(self._like().device)
+        return self._alista
+
+    def check_dense(self) -> None:
+        """Raise ValueError if Φ is too large to be made dense."""
+        entries = len(self.angles) * self.detectors * self.side**2
+        if entries > LARGEST_DENSE:
+            raise ValueError(
+                f"w_tilde 'alista' is a dense matrix of {entries:,} numbers for images of "
+                f"{self.side} x {self.side} pixels with {len(self.angles)} views, expected at most "
+                f"{LARGEST_DENSE:,}; set model.w_tilde=fbp, or choose a smaller side or fewer views"
+            )
 
     @in_full_precision
     def project(self, image: Tensor, measurement: Tensor) -> Tensor:

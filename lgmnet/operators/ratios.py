@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +14,8 @@ from lgmnet.conversion import ConfigError, require, require_choice
 from lgmnet.operators import matrices
 from lgmnet.operators.base import LinearOperator
 from lgmnet.operators.block_sampling import BlockSampling
+from lgmnet.operators.hadamard import ORDERINGS, hadamard
+from lgmnet.operators.patterns import VALUES, PatternSampling, start_patterns
 from lgmnet.operators.sampling import OPERATORS, SamplingConfig, Source
 
 # The ratios of the published tables.
@@ -50,10 +53,20 @@ class BlockSamplingConfig(SamplingConfig):
     phi: str = "learned"
     """``learned`` with the network, or ``fixed``."""
     phi_init: str = "xavier"
-    """Initial Φ: xavier, gaussian, small_gaussian, orthonormal, pca (of training blocks), or the
-    path of a file."""
+    """Initial Φ: xavier, gaussian, small_gaussian, orthonormal, hadamard, pca (of training blocks),
+    or the path of a file."""
+    phi_scale: str = "keep"
+    """Scale of a Φ from a file: ``keep``, or ``unit`` to divide it by its largest singular value
+    ‖Φ‖₂, as for a matrix of ±1, of 0 and 1, or of N(0, 1)."""
+    ordering: str = "sequency"
+    """Order of the Hadamard patterns: sequency, cake_cutting or zigzag; see `hadamard`."""
+    phi_values: str = "real"
+    """Values of Φ up to one scale: real, binary (0 or 1), sign (-1 or 1), or 8bit (-128 to 127);
+    see `PatternSampling`."""
 
-    compared: ClassVar[tuple[str, ...]] = ("block_size", "phi", "phi_init")
+    compared: ClassVar[tuple[str, ...]] = (
+        "block_size", "phi", "phi_init", "ordering", "phi_values",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,7 +86,15 @@ class BlockSamplingConfig(SamplingConfig):
         )
         require(self.block_size >= 1, f"sampling.block_size is {self.block_size}, expected >= 1")
         require_choice("sampling.rounding", self.rounding, ("ceil", "floor", "round", "table33"))
+        require_choice("sampling.phi_scale", self.phi_scale, ("keep", "unit"))
         require_choice("sampling.phi", self.phi, ("learned", "fixed"))
+        require_choice("sampling.ordering", self.ordering, tuple(ORDERINGS))
+        require_choice("sampling.phi_values", self.phi_values, ("real", *VALUES))
+        require(
+            self.phi_init == "hadamard" or self.ordering == "sequency",
+            f"sampling.ordering is '{self.ordering}', but only sampling.phi_init=hadamard has an "
+            f"ordering, and it is '{self.phi_init}'",
+        )
 
     @property
     def is_range(self) -> bool:
@@ -184,17 +205,29 @@ class BlockSamplingConfig(SamplingConfig):
         Raises:
             ConfigError: a setting, the file of Φ or the saved Φ is wrong.
         """
-        matrix = source.tensor("matrix", lambda: self.initial_matrix(source))
+        learned = self.phi == "learned"
+        try:
+            if self.phi_values == "real":
+                matrix = source.tensor("matrix", lambda: self.initial_matrix(source))
+                self._check_rows(matrix)
+                return BlockSampling(matrix, self.block_size, learned)
+            start = cache(lambda: start_patterns(self.initial_matrix(source), self.phi_values))
+            patterns = source.tensor("patterns", lambda: start()[0])
+            scale = source.tensor("scale", lambda: start()[1])
+            self._check_rows(patterns)
+            return PatternSampling(patterns, scale, self.phi_values, self.block_size, learned)
+        except ConfigError:
+            raise
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+
+    def _check_rows(self, matrix: Tensor) -> None:
         expected = self.measurements(), self.block_size**2
         require(
             tuple(matrix.shape) == expected,
             f"Φ has shape {tuple(matrix.shape)}, but ratio {self.ratio}, rounding "
             f"'{self.rounding}' and block size {self.block_size} need {expected}",
         )
-        try:
-            return BlockSampling(matrix, self.block_size, self.phi == "learned")
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
 
     def initial_matrix(self, source: Source) -> Tensor:
         """The initial Φ ``(m, B²)`` of ``phi_init``.
@@ -205,29 +238,51 @@ class BlockSamplingConfig(SamplingConfig):
         if self.phi_init == "pca":
             blocks = source.blocks(self.block_size)
             return torch.zeros(m, pixels) if blocks is None else matrices.pca(blocks, m)
+        if self.phi_init == "hadamard":
+            return hadamard(m, self.block_size, self.ordering)
         if self.phi_init in STARTS:
             return STARTS[self.phi_init](m, pixels, torch.Generator().manual_seed(source.seed))
-        return self._matrix_from_file(m)
+        return self._matrix_from_file(m, pixels)
 
-    def _matrix_from_file(self, m: int) -> Tensor:
+    def _matrix_from_file(self, m: int, pixels: int) -> Tensor:
         path = Path(self.phi_init)
         if not path.suffix:
             raise ConfigError(
                 f"sampling.phi_init is '{path}', expected xavier, gaussian, small_gaussian, "
-                "orthonormal, pca or a file"
+                "orthonormal, hadamard, pca or a file"
             )
         try:
             matrix = matrices.load_matrix(path)
         except ValueError as error:
             raise ConfigError(f"sampling.phi_init: {error}") from None
-        if len(matrix) != m:
-            ratio = len(matrix) / self.block_size**2
-            raise ConfigError(
-                f"{path} measures {len(matrix)} numbers per block (ratio {ratio:.4f}), but "
+        try:
+            self._check_shape(matrix, m, pixels)
+            return matrices.scaled(matrix, self.phi_scale)
+        except ValueError as error:
+            raise ConfigError(f"sampling.phi_init={path}: {error}") from None
+
+    def _check_shape(self, matrix: Tensor, m: int, pixels: int) -> None:
+        """Raise ValueError unless Φ is ``(m, pixels)``; say what is probably meant."""
+        rows, columns = matrix.shape
+        if columns != pixels and rows == pixels:
+            raise ValueError(
+                f"Φ has shape ({rows}, {columns}), expected ({m}, {pixels}): it is probably "
+                "transposed; save its transpose (a row per measurement, a column per pixel)"
+            )
+        if columns != pixels:
+            side = math.isqrt(columns)
+            square = side * side == columns
+            raise ValueError(
+                f"Φ has {columns} columns, but a block of {self.block_size} x {self.block_size} "
+                f"has {pixels} pixels; "
+                + (f"set sampling.block_size={side}" if square else "use a Φ with B² columns")
+            )
+        if rows != m:
+            raise ValueError(
+                f"Φ measures {rows} numbers per block (ratio {rows / pixels:.4f}), but "
                 f"sampling.ratio {self.ratio} with rounding '{self.rounding}' needs {m}; "
                 "change the ratio, the rounding or the file"
             )
-        return matrix
 
     def at(self, operator: LinearOperator, condition: str) -> LinearOperator:
         """The operator with the first rows of Φ for this ratio; ``operator`` for a single ratio."""
@@ -235,7 +290,9 @@ class BlockSamplingConfig(SamplingConfig):
         assert isinstance(operator, BlockSampling)
         return operator.first(rows) if self.is_range else operator
 
-    def draw(self, operator: LinearOperator, random: np.random.Generator) -> LinearOperator:
+    def draw(
+        self, operator: LinearOperator, random: np.random.Generator, samples: int = 1
+    ) -> LinearOperator:
         """The operator with the first rows of Φ. The logarithm of their number is uniform.
 
         PSNR grows with the logarithm of the ratio: from 1 to 4 % it gains as many dB as from 10 to

@@ -6,7 +6,8 @@ The class is registered under the value of ``sampling.operator``. Its fields are
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -15,7 +16,11 @@ from torch import Tensor
 
 from lgmnet.conversion import require, require_choice
 from lgmnet.operators.base import LinearOperator
+from lgmnet.operators.detector import Detector
 from lgmnet.registry import Registry
+
+# Bits of a detector; float32 holds no more.
+MOST_BITS = 24
 
 
 class Source(Protocol):
@@ -47,11 +52,51 @@ class SamplingConfig(ABC):
     """Standard deviation of n, in the unit of y (images are in [0, 1]). A learned Φ may grow, which
     increases the signal. To compare networks with noise, use a fixed Φ."""
 
+    gain: float = 1.0
+    """The detector gives gain · y + offset. The network is not told: an error of calibration."""
+    offset: float = 0.0
+    """In the unit of y; see ``gain``."""
+    photons: float = 0.0
+    """Counted photons for a value 1 of y, which gives Poisson noise; 0: none. A negative value is
+    counted as light of its size. The two patterns of a difference have more light and noise."""
+    clip: tuple[float, ...] = ()
+    """Range [low, high] of the detector, in the unit of y. Empty: no clipping, and the steps of
+    ``quantise`` span the values of each image."""
+    quantise: int = 0
+    """Bits of the detector, 1 to 24; 0: real numbers."""
+    dither: bool = False
+    """Add uniform noise of one step before rounding."""
+
     compared: ClassVar[tuple[str, ...]] = ()
     """The settings that decide whether two scores can be compared."""
 
     def __post_init__(self) -> None:
         require(self.noise_std >= 0, f"sampling.noise_std is {self.noise_std}, expected >= 0")
+        for name, value in (
+            ("gain", self.gain),
+            ("offset", self.offset),
+            ("photons", self.photons),
+        ):
+            require(isfinite(value), f"sampling.{name} is {value}, expected a finite number")
+        require(self.gain > 0, f"sampling.gain is {self.gain}, expected > 0")
+        require(self.photons >= 0, f"sampling.photons is {self.photons}, expected >= 0")
+        require(
+            not self.clip or (len(self.clip) == 2 and -inf < self.clip[0] < self.clip[1] < inf),
+            f"sampling.clip is {list(self.clip)}, expected [low, high], such as [0, 1]",
+        )
+        require(
+            0 <= self.quantise <= MOST_BITS,
+            f"sampling.quantise is {self.quantise}, expected 1 to {MOST_BITS} bits, or 0 for none",
+        )
+        require(
+            self.quantise > 0 or not self.dither,
+            "sampling.dither needs steps; set sampling.quantise to a number of bits",
+        )
+
+    @property
+    def detector(self) -> Detector:
+        """What the detector does to y, besides Gaussian noise."""
+        return Detector(**{f.name: getattr(self, f.name) for f in fields(Detector)})
 
     @abstractmethod
     def make(self, source: Source) -> LinearOperator:
@@ -108,8 +153,15 @@ class SamplingConfig(ABC):
         self.condition(condition)
         return operator
 
-    def draw(self, operator: LinearOperator, random: np.random.Generator) -> LinearOperator:
-        """The operator of one training step; see `at`."""
+    def draw(
+        self, operator: LinearOperator, random: np.random.Generator, samples: int = 1
+    ) -> LinearOperator:
+        """The operator of one training step; see `at`.
+
+        Args:
+            samples: crops of the step, of all processes. Each may be measured differently, see
+                `LinearOperator.part`.
+        """
         return operator
 
     def describe(self, condition: str) -> dict[str, Any]:

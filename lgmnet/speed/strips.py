@@ -115,7 +115,7 @@ class InStrips(SensingModel):
     """
 
     def __init__(self, model: SensingModel, max_memory: int, progress: bool = False) -> None:
-        super().__init__(model.operator, model.network, model.noise_std)
+        super().__init__(model.operator, model.network, model.noise_std, model.detector)
         check_strips(model.network, model.operator)
         self.max_memory = max_memory
         self._sizes: Sizes | None = None

@@ -138,16 +138,19 @@ def backward(
     parts = batch.chunk(settings.accumulate)
     weight = measured_share(operator, model.operator) ** settings.ratio_exponent / len(parts)
     with convolutions(settings.precision, fixed_size=True):
+        first = 0
         for k, part in enumerate(parts):
             target = to_unit(part)
+            measured = operator.part(first, len(part))
+            first += len(part)
             # Processes exchange gradients once per batch, with its last part.
             module = wrapped if reduced or k + 1 == len(parts) else model
             with autocast(here.device, settings.precision):
-                reconstruction = module(target, operator)
+                reconstruction = module(target, measured)
             loss, terms = total_loss(
                 reconstruction,
                 target,
-                operator,
+                measured,
                 settings.loss,
                 settings.measurement_weight,
                 settings.orthogonality_weight,

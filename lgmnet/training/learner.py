@@ -66,7 +66,8 @@ class Learner:
         # line search compares losses, so all its steps have the same noise and operator.
         number = 0 if searches else step
         random = generator(settings.seed, number, OPERATOR_STREAM)
-        operator = self.config.sampling.draw(self.model.operator, random)
+        drawn = self.config.sampling.draw(self.model.operator, random, settings.batch_size)
+        operator = drawn.part(self._here.rank * len(batch), len(batch))
         terms = self._gradients(batch, operator, number)
         if searches:
             self._closure = self._line_search(terms, partial(self._gradients, batch, operator, 0))

@@ -1,7 +1,7 @@
 """Muon: an optimizer whose steps have equal size in all directions of a kernel."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -97,13 +97,17 @@ class View(NamedTuple):
 def _directions(kernels: list[nn.Parameter], views: list[View]) -> list[Tensor]:
     """Nesterov momentum of the gradients, as matrices."""
     averages = [view.average for view in views]
-    # If the gradient has another memory order than its kernel, this is a copy.
-    gradients = [
-        kernel.grad.permute(view.axes).reshape(view.matrix.shape)  # type: ignore[union-attr]
-        for kernel, view in zip(kernels, views, strict=True)
-    ]
+    gradients = [_gradient(kernel, view) for kernel, view in zip(kernels, views, strict=True)]
     torch._foreach_lerp_(averages, gradients, 1 - MOMENTUM)
     return list(torch._foreach_lerp(gradients, averages, MOMENTUM))
+
+
+def _gradient(kernel: nn.Parameter, view: View) -> Tensor:
+    """The gradient of a kernel as a matrix: a copy if it has another memory order, else a view."""
+    gradient = cast(Tensor, kernel.grad)
+    if gradient.stride() == view.strides:
+        return gradient.as_strided(view.matrix.shape, view.matrix.stride())  # a single call
+    return gradient.permute(view.axes).reshape(view.matrix.shape)
 
 
 def memory_order(kernel: Tensor) -> list[int]:

@@ -40,7 +40,7 @@ class ReducedWeights:
     @torch.no_grad()
     def load(self) -> None:
         """Take over the weights and the noise of the first model."""
-        self.model.noise_std = self._source.noise_std
+        self.model.noise_std, self.model.detector = self._source.noise_std, self._source.detector
         for reduced in self._reduced:
             reduced.grad = None
         if self._full:

@@ -45,6 +45,16 @@ class QuadraticStep(nn.Module):
         return operator.solve(image, self.weight, operator.adjoint(measurement))
 
 
+class NoStep(nn.Module):
+    """The image as it is: for networks without data steps. ``step`` is not used."""
+
+    def __init__(self, step: float = 0.0) -> None:
+        super().__init__()
+
+    def forward(self, image: Tensor, measurement: Tensor, operator: LinearOperator) -> Tensor:
+        return image
+
+
 class SigmoidRange(nn.Module):
     """x − σ(conv[x, ΦᵀΦx, Φᵀy]) on features; the learned values that are subtracted lie in (0, 1).
 

@@ -38,7 +38,10 @@ class Measurement(NamedTuple):
 def measure_image(
     model: SensingModel, pixels: np.ndarray, name: str, condition: str | None = None
 ) -> Measurement:
-    """Measure an image on the device of the model. Zeros pad it to whole blocks.
+    """Measure an image on the device of the model.
+
+    The last row and column are repeated up to whole blocks. Zeros, with which published protocols
+    score, leave a seam along these borders.
 
     Args:
         pixels: ``(H, W)`` or BGR ``(H, W, 3)`` or ``(H, W, C)``, uint8, uint16 or float32. An
@@ -55,7 +58,7 @@ def measure_image(
     [plane] = color.channels(pixels, color.policy_for(model.operator.channels))
     image = to_unit(channels_first(plane).to(device_of(model)))[None]
     if model.operator.size is None:
-        image = pad_to_block(image, model.multiple)
+        image = pad_to_block(image, model.multiple, "replicate")
     with torch.inference_mode():
         values = model.measure(image, name)
     values = values.cpu().contiguous()  # safetensors takes no other

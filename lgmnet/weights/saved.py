@@ -67,6 +67,10 @@ class Weights:
         state = read_tensors(self.path)
         model = build_model(self.config, saved_operator(state))
         load_state(model, state, str(self.path))
+        try:
+            model.operator.check_weights()
+        except ValueError as error:
+            raise CheckpointError(f"{self.path}: {error}") from None
         return at_condition(model.eval(), self.config.sampling, condition)
 
     def shadow(self) -> SensingModel:
@@ -178,7 +182,8 @@ def save_weights(
     Raises:
         CheckpointError: the file cannot be written, or a value is NaN or infinite.
     """
-    state = {k: stored(v, precision) for k, v in model.state_dict().items()}
+    shown = {OPERATOR + k: v for k, v in model.operator.weights().items()}
+    state = {k: stored(v, precision) for k, v in (model.state_dict() | shown).items()}
     if ruined := first_not_finite(state):
         raise CheckpointError(f"{path} was not written: {ruined} contains NaN or infinity")
     full = {
@@ -225,7 +230,7 @@ def adopt_weights(model: SensingModel, name: str | Path, phi: bool = True) -> No
     """Copy trained weights, perhaps of another ratio, to a new model.
 
     Args:
-        phi: also copy their Φ, if it has the same shape.
+        phi: also copy their Φ, if it has the same shape and kind of values.
 
     Raises:
         CheckpointError: there are no such weights, or they belong to another network.
