@@ -62,3 +62,14 @@ def test_a_network_that_shows_nothing_has_its_result():
     model = SensingModel(BlockSampling(matrices.orthonormal(20, 64), 8), Silent())
     [only] = iterates(model, model.measure(torch.rand(1, 1, 16, 16)))
     assert only.name == "result"
+
+
+def test_of_many_estimates_some_are_kept_and_the_last():
+    operator = BlockSampling(matrices.orthonormal(20, 64), 8)
+    network = MODELS.create("gap_tv", iterations=50, dual_iterations=1)
+    model = SensingModel(operator, network)
+    y = model.measure(torch.rand(1, 1, 16, 16))
+    found = iterates(model, y, 8)
+    assert [each.number for each in found] == [0, 8, 16, 24, 32, 40, 48, 49]
+    assert found[1].name == "stage 9"
+    assert torch.equal(found[-1].image, model.reconstruct(y))

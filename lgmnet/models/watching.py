@@ -45,28 +45,41 @@ class Iterate(NamedTuple):
 
     name: of the step that has computed it, such as ``stage 3``.
     image: ``(batch, channels, H, W)``, 1.0 is white, not clipped.
+    number: of the estimate, counted from 0.
     """
 
     name: str
     image: Tensor
+    number: int = 0
 
 
 @torch.no_grad()
-def iterates(model: SensingModel, measurement: Tensor) -> list[Iterate]:
-    """All estimates of a model, first to last; the last one is `SensingModel.reconstruct`'s.
+def iterates(model: SensingModel, measurement: Tensor, most: int = 64) -> list[Iterate]:
+    """The estimates of a model, first to last; the last one is `SensingModel.reconstruct`'s.
 
     A network that does not call its watcher has one estimate, its result.
 
     Args:
         measurement: y ``(batch, *measurement_shape)`` by the operator of the model.
+        most: of more estimates, only every second, fourth, … is kept, and the last. So an algorithm
+            of a thousand iterations does not fill the memory.
     """
     found: list[Iterate] = []
+    last = Iterate("result", measurement, -1)
     watched = "watch" in inspect.signature(model.network.forward).parameters
+    stride = 1
 
     def watch(image: Tensor, name: str) -> None:
-        found.append(Iterate(name, image[..., :height, :width]))
+        nonlocal found, last, stride
+        last = Iterate(name, image[..., :height, :width], last.number + 1)
+        if last.number % stride == 0:
+            found.append(last)
+        if len(found) > most:
+            found, stride = found[::2], 2 * stride
 
     height, width = model.operator.size or (None, None)  # a canvas may be larger than the image
     arguments = (watch,) if watched else ()
     result = model.network(measurement, model.operator.on_canvas(), *arguments)
-    return found or [Iterate("result", result.image[..., :height, :width])]
+    if last.number < 0:
+        return [Iterate("result", result.image[..., :height, :width])]
+    return found if found[-1] is last else [*found, last]

@@ -26,12 +26,14 @@ class Estimate(NamedTuple):
     pixels: ``(H, W)`` or ``(H, W, C)``, 0..255, not clipped; None if it is not kept.
     psnr: in dB, by the rules.
     residual: ‖Φx − y‖ / ‖y‖, the mean over the planes.
+    number: of the step, counted from 0.
     """
 
     name: str
     pixels: np.ndarray | None
     psnr: float
     residual: float
+    number: int
 
 
 class Examined(NamedTuple):
@@ -70,7 +72,7 @@ def examine(model: SensingModel, image: NamedImage, rules: Rules, kept: int) -> 
     shown = set(spread(count - 1, kept))
     start, *estimates = (
         Estimate(step.name, step.pixels if k == 0 or k - 1 in shown else None,
-                 metrics.score_psnr(step.pixels, truth, rules.protocol), step.residual)
+                 metrics.score_psnr(step.pixels, truth, rules.protocol), step.residual, step.number)
         for k, step in enumerate(joined)
     )  # fmt: skip
     score = metrics.score(joined[-1].pixels, truth, rules.protocol)
@@ -83,6 +85,7 @@ class _Step(NamedTuple):
     name: str
     pixels: np.ndarray
     residual: float
+    number: int
 
 
 def _steps(model: SensingModel, plane: np.ndarray, rules: Rules, name: str) -> list[_Step]:
@@ -95,19 +98,20 @@ def _steps(model: SensingModel, plane: np.ndarray, rules: Rules, name: str) -> l
     y = model.measure(fitted, name)
     scale = y.norm() if y.any() else torch.ones(())
 
-    def step(name: str, image: Tensor) -> _Step:
+    def step(name: str, image: Tensor, number: int = 0) -> _Step:
         residual = float((operator(image) - y).norm() / scale)
         pixels = channels_last(from_unit(crop_back(image, height, width)[0]))
-        return _Step(name, pixels, residual)
+        return _Step(name, pixels, residual, number)
 
     smallest = operator.project(torch.zeros_like(fitted), y)
-    found = [step(each.name, each.image) for each in iterates(model, y)]
+    found = [step(*each) for each in iterates(model, y)]
     return [step("Φ⁺y", smallest), *found]
 
 
 def _joined(planes: list[_Step]) -> _Step:
     residual = float(np.mean([plane.residual for plane in planes]))
-    return _Step(planes[0].name, color.join([plane.pixels for plane in planes]), residual)
+    pixels = color.join([plane.pixels for plane in planes])
+    return _Step(planes[0].name, pixels, residual, planes[0].number)
 
 
 def spread(count: int, most: int) -> list[int]:

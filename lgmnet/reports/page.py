@@ -149,7 +149,8 @@ def example(
         assert last is not None
         assert one.start.pixels is not None
         stages = [
-            {"name": e.name, "psnr": as_json(e.psnr, 3), "residual": as_json(e.residual, 6),
+            {"name": e.name, "number": e.number, "psnr": as_json(e.psnr, 3),
+             "residual": as_json(e.residual, 6),
              "src": picture(pictures.shown(e.pixels))
                     if with_stages and e.pixels is not None else None}
             for e in one.estimates

@@ -221,9 +221,9 @@ if (data.examples && data.examples.length) {
     const image = by("stage-image");
     image.hidden = !near;
     if (near) { image.src = view.stages[near[1]].src; image.alt = `${example.name} after ${view.stages[near[1]].name}`; shape(image); }
-    const lines = (field) => example.views.map((v, k) => ({ label: v.label, points: line(v.stages.map((s) => s[field])), marked: k === weights.selectedIndex }));
-    chart(by("psnr-chart"), "PSNR after each stage", "stage", "PSNR (dB)", lines("psnr"), { mark: index + 1 });
-    chart(by("residual-chart"), "‖y − Φx‖ / ‖y‖ after each stage", "stage", "residual", lines("residual"), { mark: index + 1, log: true });
+    const lines = (field) => example.views.map((v, k) => ({ label: v.label, points: v.stages.map((s) => [s.number, s[field]]), marked: k === weights.selectedIndex }));
+    chart(by("psnr-chart"), "PSNR after each stage", "step", "PSNR (dB)", lines("psnr"), { mark: step.number });
+    chart(by("residual-chart"), "‖y − Φx‖ / ‖y‖ after each stage", "step", "residual", lines("residual"), { mark: step.number, log: true });
   };
   function openStages() {
     const view = data.examples[current].views[weights.selectedIndex];
