@@ -1,6 +1,6 @@
 """A photograph in and out: a simulated measurement with the Φ of some weights."""
 
-from os import PathLike
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +14,8 @@ from lgmnet.weights.saved import load
 
 
 def reconstruct(
-    photo: str | PathLike[str],
-    weights: str | PathLike[str] = "lgm_net_tiny_r0.10",
+    photo: str | os.PathLike[str],
+    weights: str | os.PathLike[str] = "lgm_net_tiny_r0.10",
     *,
     color: bool = False,
     condition: str | None = None,
@@ -37,7 +37,7 @@ def reconstruct(
     Raises:
         ValueError: the photograph or the weights cannot be read or do not fit together.
     """
-    model = load(weights, condition=condition)
+    model = load(os.fspath(weights), condition=condition)
     if model.operator.channels != 1:
         raise ValueError(
             f"{weights} measures images of {model.operator.channels} channels, expected weights "
