@@ -91,7 +91,7 @@ def _of_image(
             yield "mismatch", value, psnr("mismatch", operator=mismatched(model.operator, value))
     if model.operator.size is None:
         whole = [rebuild(model, plane, rules, image.name) for plane in planes]
-        for key, value, part in parts(planes[0].shape[:2]):
+        for key, value, part in parts(planes[0].shape[:2], model.operator.multiple):
             cut = [np.ascontiguousarray(plane[part]) for plane in planes]
             own = [rebuild(model, plane, rules, image.name) for plane in cut]
             usual = _psnr([plane[part] for plane in whole], cut, rules)
@@ -146,8 +146,11 @@ def mismatched(operator: BlockSampling, percent: float) -> BlockSampling:
     return BlockSampling(matrix + change, operator.block_size, learned=False)
 
 
-def parts(shape: Sequence[int]) -> Iterator[tuple[str, float, tuple[slice, slice]]]:
-    """The parts of an image for the tests shift and size, as far as they fit."""
+def parts(shape: Sequence[int], block: int) -> Iterator[tuple[str, float, tuple[slice, slice]]]:
+    """The parts of an image for the tests shift and size, as far as they fit.
+
+    A part for the test size begins at a border of blocks, so it is not shifted against them.
+    """
     height, width = shape
     for shift in TESTS[3].values:
         if min(height, width) > 2 * shift:
@@ -155,7 +158,7 @@ def parts(shape: Sequence[int]) -> Iterator[tuple[str, float, tuple[slice, slice
     for value in TESTS[4].values:
         side = int(value)
         if side <= min(height, width):
-            top, left = (height - side) // 2, (width - side) // 2
+            top, left = ((length - side) // 2 // block * block for length in (height, width))
             yield "size", value, (slice(top, top + side), slice(left, left + side))
 
 
