@@ -69,9 +69,8 @@ class USRNet(UnfoldingNetwork):
     Paper:     K. Zhang, L. Van Gool and R. Timofte, CVPR 2020, arXiv:2003.10428.
     Original:  github.com/cszn/USRNet
     Differences from the original: the defaults are the tiny network (590,332 values). Theirs is
-    ``stages=8 widths=[64,128,256,512] hidden=64``. A batch has one kernel here, and one per image
-    there. Data steps are in float64: in float32, as theirs, the weights of 4e-6 without noise
-    leave rounding errors of up to 1e-3 in the image.
+    ``stages=8 widths=[64,128,256,512] hidden=64``. Data steps are in float64: in float32,
+    as theirs, the weights of 4e-6 without noise leave rounding errors of up to 1e-3 in the image.
     """
 
     def __init__(
