@@ -162,3 +162,10 @@ def test_a_part_of_a_set_has_its_images_in_order(image_folder):
 def test_a_folder_may_be_named_like_a_part(image_folder, tmp_path):
     image_folder.rename(tmp_path / "set[1:2]")
     assert len(open_test_set(str(tmp_path / "set[1:2]"), [])) > 1
+
+
+def test_a_part_of_the_builtin_images():
+    part = open_test_set("builtin[1:3]", [])
+    assert (part.name, part.names) == ("builtin_1-3", ["camera", "chelsea"])
+    images, _ = open_training_images(["builtin[:2]"], [], 8)
+    assert images.names == ["brick.png", "cell.png"]

@@ -184,14 +184,20 @@ def part_of(name: str) -> tuple[str, slice]:
     return name[: found.start()], slice(first, last)
 
 
-def find_images(name: str, roots: Sequence[Path]) -> list[Path]:
+def find_images(
+    name: str, roots: Sequence[Path], own: tuple[str, ...] = builtin.TEST
+) -> list[Path]:
     """The images of a folder or file (see `find_folder`), or of a part (see `part_of`).
+
+    Args:
+        own: the images that ``builtin`` stands for.
 
     Raises:
         ImageError: there is nothing, or no image in the part.
     """
     base, part = part_of(name)
-    paths = list_images(find_folder(base, roots))
+    is_builtin = base == "builtin"
+    paths = builtin.paths(own) if is_builtin else list_images(find_folder(base, roots))
     if not paths[part]:
         raise ImageError(f"{name} is empty: the set has {len(paths)} images, counted from 0")
     return paths[part]
@@ -221,15 +227,16 @@ def find_folder(name: str, roots: Sequence[Path]) -> Path:
 
 def open_test_set(name: str, roots: Sequence[Path]) -> TestSet:
     """``builtin``, a known test set such as Set11, or any folder or image file."""
-    if name == "builtin":
-        return TestSet(name, builtin.paths(builtin.TEST))
     base, part = part_of(name)
-    folder, paths = find_folder(base, roots), find_images(name, roots)
-    label = folder.stem if folder.is_file() else folder.resolve().name
+    paths = find_images(name, roots)
+    label, folder = base, None
+    if base != "builtin":
+        folder = find_folder(base, roots)
+        label = folder.stem if folder.is_file() else folder.resolve().name
     if part != slice(None):
         first = part.start or 0
         label += f"_{first}-{first + len(paths)}"
-    return TestSet(label, paths, folder if folder.is_dir() else None)
+    return TestSet(label, paths, folder if folder and folder.is_dir() else None)
 
 
 def open_test_sets(names: Sequence[str], roots: Sequence[Path]) -> list[TestSet]:
@@ -272,8 +279,7 @@ def open_training_images(
         return _open_packed(find_folder(names[0], roots), smallest, reserved, color)
     paths: list[Path] = []
     for name in names:
-        builtins = builtin.paths(builtin.TRAIN) if name == "builtin" else None
-        paths += builtins or find_images(name, roots)
+        paths += find_images(name, roots, builtin.TRAIN)
     taken = same_files(paths, reserved)
     found = scan_measured([path for path in paths if path not in taken], smallest, color)
     for path in taken:
