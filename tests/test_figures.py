@@ -1,12 +1,14 @@
 """Figures for papers: what is drawn, and that labels, units and fonts are in the file."""
 
+import json
+
 import cv2
 import numpy as np
 import pytest
 
 from lgmnet import metrics
 from lgmnet.commands import main
-from lgmnet.papers import crops, curves, style
+from lgmnet.papers import crops, curves, figure, style
 from lgmnet.papers.collect import Column, collect
 from tests.conftest import PROJECT, smooth_image
 from tests.test_papers import write_run
@@ -119,6 +121,28 @@ def test_a_result_without_weights_has_no_size(tmp_path, capsys):
     assert "no weights are beside" in capsys.readouterr().err
     assert main([*words, "--data", "BSD68"]) == 1
     assert "there are Set11 at 10 %" in capsys.readouterr().err
+
+
+def test_psnr_over_stages_ends_with_the_score(tmp_path, image_folder, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(curves, "over_stages", lambda plt, found, name: drawn.update(found))
+    monkeypatch.setattr(figure, "save", lambda *_: None)
+    names = ["ista_net_plus_5_r0.10", "lgm_net_tiny_r0.10"]
+    words = ["figure", "stages", *names, "--labels", "ISTA-Net⁺", "LGM-Net", "--device", "cpu"]
+    assert main([*words, "--data", str(image_folder), "--output", f"{tmp_path}/o.png"]) == 0
+    assert [len(psnr) for psnr in drawn.values()] == [1 + 5, 9]
+    scored = ["test", names[0], "--data", str(image_folder), "--output", str(tmp_path / "scores")]
+    assert main(scored) == 0
+    [result] = json.loads((tmp_path / "scores/metrics.json").read_text())["datasets"].values()
+    assert drawn["ISTA-Net⁺"][-1] == pytest.approx(result["psnr"], abs=1e-4)
+
+
+def test_stages_have_an_axis_from_the_start_on():
+    with style.plotting() as plt:
+        [axes] = curves.over_stages(plt, {"A": [20.0, 25.0, 27.0]}, "Set11").axes
+        assert list(axes.lines[0].get_xdata()) == [0, 1, 2]
+        assert axes.get_xlabel() == "stage (0: start)"
+        assert axes.get_ylabel() == "PSNR (dB)"
 
 
 def test_the_figure_of_readme_is_sharp():

@@ -1,7 +1,7 @@
 """PSNR over the sampling ratio, and over the size and cost of the networks."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lgmnet import complexity, report
@@ -101,6 +101,17 @@ def over_cost(plt: Any, methods: Sequence[Method], column: Column) -> Any:
     legend = figure.legend(loc="outside lower center")
     for mark in legend.legend_handles:
         mark.set_sizes([25])
+    return figure
+
+
+def over_stages(plt: Any, found: Mapping[str, Sequence[float]], dataset: str) -> Any:
+    """PSNR of the estimates of each network over the number of its stage; 0 is the start."""
+    figure, axes = plt.subplots(figsize=(ONE_COLUMN, 2.6), layout="constrained")
+    for k, (label, psnr) in enumerate(found.items()):
+        axes.plot(range(len(psnr)), psnr, marker=MARKS[k % len(MARKS)], label=label)
+    axes.set_xlabel("stage (0: start)")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    _finish(axes, dataset)
     return figure
 
 

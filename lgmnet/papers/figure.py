@@ -1,16 +1,22 @@
 """The figures that ``lgmnet figure`` draws."""
 
 import argparse
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
 
 from lgmnet import runtime
 from lgmnet.data import builtin
-from lgmnet.data.datasets import find_images
+from lgmnet.data.datasets import TestSet, find_images, open_test_set
+from lgmnet.evaluation.rebuild import Rules
+from lgmnet.metrics import find_protocol
 from lgmnet.papers import crops, curves
 from lgmnet.papers.collect import collect, columns
 from lgmnet.papers.style import ONE_COLUMN, plotting, save
+from lgmnet.reports.examine import examine
+from lgmnet.runtime import Runtime
+from lgmnet.weights.saved import find_weights
 
 
 def draw(arguments: argparse.Namespace) -> None:
@@ -19,7 +25,9 @@ def draw(arguments: argparse.Namespace) -> None:
     Raises:
         ValueError: there is no such image, weights or result, or they do not fit together.
     """
-    kinds = {"crops": draw_crops, "ratio": draw_ratio, "cost": draw_cost}
+    kinds = {
+        "crops": draw_crops, "ratio": draw_ratio, "cost": draw_cost, "stages": draw_stages,
+    }  # fmt: skip
     with plotting() as plt:
         save(arguments.output, kinds[arguments.kind](plt, arguments))
 
@@ -86,3 +94,29 @@ def draw_cost(plt: Any, arguments: argparse.Namespace) -> Any:
         known = ", ".join(map(str, found))
         raise ValueError(f"no result has this test set and ratio; there are {known}")
     return curves.over_cost(plt, methods, chosen[0])
+
+
+def draw_stages(plt: Any, arguments: argparse.Namespace) -> Any:
+    labels = arguments.labels or arguments.inputs
+    if len(labels) != len(arguments.inputs):
+        raise ValueError(f"{len(labels)} labels for {len(arguments.inputs)} weights; give one each")
+    images = open_test_set(arguments.data or "builtin", runtime.data_roots())
+    with runtime.start(arguments.device) as here:
+        runtime.announce(here, sys.stderr)
+        found = [psnr_of_stages(name, images, here) for name in arguments.inputs]
+    return curves.over_stages(plt, dict(zip(labels, found, strict=True)), images.name)
+
+
+def psnr_of_stages(name: str, images: TestSet, here: Runtime) -> list[float]:
+    """PSNR of the estimate after each stage, from the start on: the mean over the images.
+
+    Raises:
+        ValueError: the network shows no estimate before its result.
+    """
+    weights = find_weights(name)
+    own, model = weights.config.evaluation, weights.load().to(here.device)
+    rules = Rules(find_protocol(own.protocol), own.color, own.padding)
+    rows = [[step.psnr for step in examine(model, i, rules, 2).estimates] for i in images]
+    if len(rows[0]) < 2:
+        raise ValueError(f"{name} has one estimate, its result; the figure needs several")
+    return [statistics.fmean(column) for column in zip(*rows, strict=False)]
