@@ -146,6 +146,7 @@ def shadow_model(config: Config, state: Mapping[str, Tensor], parts: int) -> Sen
         ConfigError: the model has more parts, its tensors are too large for any machine, or a
             setting is wrong.
     """
+    MODELS.find(config.model.name)  # a package of a user is not imported on the meta device
     try:
         with torch.device("meta"), _at_most(parts):
             return build_model(config, saved_operator(state))

@@ -354,6 +354,7 @@ def config_from_dict(tree: Mapping[str, Any]) -> Config:
 def _operator(tree: Mapping[str, Any]) -> type[SamplingConfig]:
     """The settings of the operator that ``sampling.operator`` names."""
     name = str(section_of(tree, "sampling").get("operator", USUAL_OPERATOR))
+    OPERATORS.find(name)
     require_choice("sampling.operator", name, OPERATORS.names())
     return typing.cast(type[SamplingConfig], OPERATORS.get(name))
 

@@ -19,6 +19,8 @@ LARGEST_TREE = 100_000
 LARGEST_TEXT = 200_000
 # Section of a config -> (name of a key in older files -> its current name).
 FORMER_NAMES = {"data": {"patch_size": "crop_size"}}
+# Keys whose values may be paths, by section.
+PATHS = {"sampling": ("phi_init",), "data": ("train", "validation")}
 
 
 class ConfigError(ValueError):
@@ -165,7 +167,10 @@ def parse_yaml(text: str) -> Any:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The keys and values of a YAML file (see `find_file`). Raises ConfigError."""
+    """The keys and values of a YAML file (see `find_file`). Raises ConfigError.
+
+    The values of `PATHS` are first relative to the folder of the file: what exists there is used.
+    """
     path = find_file(path)
     require(path.is_file(), f"there is no config file {path}; see configs/")
     try:
@@ -173,7 +178,36 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except ValueError as error:  # also for text that is not UTF-8, and for invalid dates
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
     require(isinstance(tree, dict), f"{path} contains no keys and values")
-    return with_current_names(tree)
+    return _with_own_paths(with_current_names(tree), path.parent)
+
+
+def _with_own_paths(tree: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """``tree`` with the paths of what lies in ``folder``, the folder of the YAML file."""
+    found = dict(tree)
+    for section in PATHS.keys() & tree.keys():
+        if isinstance(tree[section], dict):
+            found[section] = {
+                key: _own_paths(value, folder) if key in PATHS[section] else value
+                for key, value in tree[section].items()
+            }
+    if isinstance(tree.get("per_ratio"), dict):
+        found["per_ratio"] = {
+            ratio: _with_own_paths(entry, folder) if isinstance(entry, dict) else entry
+            for ratio, entry in tree["per_ratio"].items()
+        }
+    return found
+
+
+def _own_paths(value: Any, folder: Path) -> Any:
+    """A path, or a list of paths. ``builtin`` is no path."""
+    if isinstance(value, str) and "," in value:
+        value = [item.strip() for item in value.split(",")]
+    if isinstance(value, list):
+        return [_own_paths(item, folder) for item in value]
+    if value in ("", "builtin") or not isinstance(value, str):
+        return value
+    own = folder / value.partition("[")[0]  # train[:100] is a part of train
+    return str(folder / value) if own.exists() else value
 
 
 def read_with_bases(path: Path) -> dict[str, Any]:

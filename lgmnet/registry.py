@@ -3,9 +3,13 @@
 import difflib
 import inspect
 from collections.abc import Callable, Iterable
+from importlib.metadata import entry_points
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+
+# Entry points of other packages: the name of a network or operator -> the module that registers it.
+PLUGINS = "lgmnet.plugins"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -48,8 +52,25 @@ class Registry(Generic[T]):
     def names(self) -> list[str]:
         return sorted(self._constructors)
 
-    def get(self, name: str) -> Callable[..., T]:
+    def find(self, name: str) -> bool:
+        """Whether ``name`` is known. If not, the package that offers this name is imported first.
+
+        Raises:
+            ValueError: a package offers the name, and cannot be imported.
+        """
         if name not in self._constructors:
+            for plugin in entry_points(group=PLUGINS, name=name):
+                try:
+                    plugin.load()
+                except Exception as error:  # the code of another package can raise any error
+                    raise ValueError(
+                        f"{self.kind} '{name}' comes from the package {plugin.value}, which cannot "
+                        f"be imported ({type(error).__name__}: {error}); correct or uninstall it"
+                    ) from error
+        return name in self._constructors
+
+    def get(self, name: str) -> Callable[..., T]:
+        if not self.find(name):
             raise ValueError(
                 f"unknown {self.kind} '{name}'{nearest(name, self.names())} "
                 f"(known: {', '.join(self.names())})"

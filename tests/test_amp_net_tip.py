@@ -6,12 +6,12 @@ import torch
 from scipy.signal import correlate2d
 
 from lgmnet import complexity
+from lgmnet.commands.import_weights_run import import_weights, likely_ratio
 from lgmnet.config import load_config
 from lgmnet.models import AMPNetTIP, SensingModel
 from lgmnet.models.amp_net_tip import from_published
 from lgmnet.operators import BlockSampling, matrices
 from lgmnet.weights.saved import Weights
-from scripts.import_weights import import_weights, likely_ratio
 from tests.test_configs import FOLDER
 
 

@@ -6,7 +6,8 @@ import sys
 import pytest
 
 import lgmnet
-from lgmnet.commands import COMMANDS, call, main
+from lgmnet.commands import COMMANDS, call, import_weights, import_weights_run, main
+from lgmnet.weights.published import TRANSLATORS
 from tests.conftest import PROJECT
 
 HEAVY = "print([m for m in ('torch', 'cv2', 'scipy', 'matplotlib') if m in sys.modules])"
@@ -63,6 +64,11 @@ def test_a_command_is_in_the_overview_and_its_examples_name_the_program(name, ca
     text = capsys.readouterr().out
     assert f"lgmnet {name}" in text.partition("example")[2]
     assert ".py" not in text.partition("example")[2]
+
+
+def test_all_networks_with_an_importer_can_be_named():
+    names = {*import_weights_run.IMPORTERS, *TRANSLATORS, "usrnet"}
+    assert tuple(sorted(names)) == import_weights.NETWORKS
 
 
 def test_an_unknown_command_names_the_nearest(capsys):

@@ -63,6 +63,30 @@ def test_a_missing_base_is_named(load):
         load("base: nowhere.yaml")
 
 
+def test_a_path_is_first_relative_to_the_folder_of_its_file(load, tmp_path, monkeypatch):
+    here = tmp_path / "elsewhere"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "builtin").mkdir()  # the name stays that of the images that come with scikit-image
+    for name in ("phi.npy", "held_out.txt"):
+        (tmp_path / name).touch()
+    text = minimal(
+        sampling={"ratio": 0.1, "phi_init": "phi.npy"},
+        data={"train": ["photos[:9]", "builtin", "BSDS500"], "validation": "held_out.txt"},
+    )
+    config = load(text)
+    assert config.sampling.phi_init == str(tmp_path / "phi.npy")
+    assert config.data.train == (str(tmp_path / "photos[:9]"), "builtin", "BSDS500")
+    assert config.data.validation == str(tmp_path / "held_out.txt")
+    config = load("base: common.yaml\ndata: {train: 'photos, BSDS500'}", common=text)
+    assert config.data.train == (str(tmp_path / "photos"), "BSDS500")
+    assert config.sampling.phi_init == str(tmp_path / "phi.npy")
+    config = load(text, ["sampling.phi_init=phi.npy", "data.train=photos"])
+    assert config.sampling.phi_init == "phi.npy"  # a command is relative to where it is typed
+    assert config.data.train == ("photos",)
+
+
 def test_later_wins_of_base_file_per_ratio_and_override(load):
     """Each of four keys is set by one source more than the key before it."""
     config = load(

@@ -229,6 +229,16 @@ def test_a_damaged_tiff_is_refused_where_pillow_refuses_it(tmp_path, compression
     assert refused > 1
 
 
+def test_the_profile_of_a_png_gives_no_warning(tmp_path, capfd):
+    """libpng prints: iCCP: known incorrect sRGB profile, or that a profile is not valid."""
+    pixels = photograph()
+    Image.fromarray(pixels).save(tmp_path / "x.png", icc_profile=bytes(200))
+    cv2.imread(str(tmp_path / "x.png"), cv2.IMREAD_UNCHANGED)
+    assert "iCCP" in capfd.readouterr().err
+    np.testing.assert_array_equal(read_pixels(tmp_path / "x.png"), pixels[..., ::-1])
+    assert capfd.readouterr().err == ""
+
+
 def test_a_png_damaged_inside_is_refused(tmp_path):
     path = tmp_path / "x.png"
     Image.fromarray(photograph()).save(path)

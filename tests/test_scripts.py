@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from lgmnet.build import build_model
+from lgmnet.commands import verify_run
 from lgmnet.config import load_config
 from lgmnet.data.images import read_pixels
 from lgmnet.data.packed import PackedImages
@@ -389,13 +390,9 @@ def test_curves_of_runs_are_drawn_phase_after_phase(tmp_path, monkeypatch, capsy
 @pytest.mark.slow
 @pytest.mark.shared
 def test_verify_passes_and_notices_a_wrong_value(monkeypatch, capsys):
-    monkeypatch.syspath_prepend(str(PROJECT / "scripts"))
-    import verify
-
-    monkeypatch.setattr(verify, "RATIOS", (10,))
-    monkeypatch.setitem(verify.GOLDEN_PSNR, "border4", (26.55, 32.41))
-    monkeypatch.setattr(sys, "argv", ["verify.py", "--device", "cpu"])
-    assert verify.main() == 1
+    monkeypatch.setattr(verify_run, "RATIOS", (10,))
+    monkeypatch.setitem(verify_run.GOLDEN_PSNR, "border4", (26.55, 32.41))
+    assert run_main("scripts/verify.py", ["--device", "cpu"], monkeypatch) == 1
     lines = capsys.readouterr().out.splitlines()
     failed = [line for line in lines if "FAIL" in line]
     assert len(failed) == 1

@@ -22,6 +22,7 @@ from lgmnet.runtime import Runtime
 from lgmnet.training.checks import check_run
 from lgmnet.training.gradients import Gradients
 from lgmnet.training.images import open_data
+from lgmnet.training.log import RunLog
 from lgmnet.training.loop import NonFiniteLoss, train
 from lgmnet.training.schedule import Position, rate_factor
 from lgmnet.weights import files, saved, tensor_files
@@ -608,3 +609,14 @@ def test_where_compiling_fails_there_are_no_graphs_to_replay_either():
     assert "continues without" in notes[0]
     assert not gradients.settings.compile
     assert not gradients.settings.cuda_graphs
+
+
+def test_the_bar_moves_by_time_between_two_lines_of_the_log(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("lgmnet.training.log.MOVES", (0.0, 0.0))
+    with RunLog(tmp_path, total=100.0, start=0.0) as log:
+        log.tick(step=7, done=30.0)
+    assert " 30%" in capsys.readouterr().err
+    monkeypatch.setattr("lgmnet.training.log.MOVES", (60.0, 60.0))
+    with RunLog(tmp_path, total=100.0, start=0.0) as log:
+        log.tick(step=7, done=30.0)
+    assert " 30%" not in capsys.readouterr().err

@@ -35,6 +35,10 @@ COMMANDS = {
     "robustness": Command("PSNR over noise, bits, shifts and sizes.", "scripts/robustness.py"),
     "table": Command("Several results as one table: LaTeX, Markdown, CSV.", "scripts/table.py"),
     "figure": Command("Figures for a paper: crops, PSNR over ratio and cost.", "scripts/figure.py"),
+    "export": Command("Write one file for programs without lgmnet.", "scripts/export_model.py"),
+    "refit": Command("Adapt weights to your own Φ.", "scripts/refit.py"),
+    "import-weights": Command("Import weights of the authors.", "scripts/import_weights.py"),
+    "verify": Command("Compare this machine with known scores.", "scripts/verify.py"),
     "prepare-data": Command("Download, copy or pack data sets.", "scripts/prepare_data.py"),
 }
 
@@ -61,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def overview() -> str:
     """The text of ``lgmnet --help``."""
-    lines = [f"  {name:<14}{command.summary}" for name, command in COMMANDS.items()]
+    lines = [f"  {name:<16}{command.summary}" for name, command in COMMANDS.items()]
     return "\n".join(
         [
             "usage: lgmnet COMMAND ...",

@@ -60,7 +60,8 @@ def decode(image: Image.Image, path: Path) -> np.ndarray:
     if image.format == "TIFF":
         tiff_content.refuse_incomplete(path.read_bytes(), image.tag_v2)  # type: ignore[attr-defined]
     if image.format == "PNG":  # Pillow does not compare the checksums of the pixels
-        pixels = jpeg_content.opencv(path.read_bytes(), cv2.IMREAD_UNCHANGED)
+        content = without_profile(path.read_bytes())
+        pixels = jpeg_content.opencv(content, cv2.IMREAD_UNCHANGED)
         return _with_key(pixels, image) if pixels.ndim == 2 else pixels
     if image.mode in GREY_MODES - {"1", "L"}:
         return np.array(image).astype(pixel_type(image))  # in the byte order of this machine
@@ -72,6 +73,20 @@ def decode(image: Image.Image, path: Path) -> np.ndarray:
     if image.mode in ("1", "L"):
         return np.array(image.convert("L"))  # writable
     return np.asarray(image.convert("RGB"))[:, :, ::-1]
+
+
+def without_profile(content: bytes) -> bytes:
+    """A PNG file without its colour profile.
+
+    The profile does not change the decoded pixels. For many profiles libpng prints a warning.
+    """
+    place = 8  # after the signature come chunks: length, type, data, checksum
+    while content[place + 4 : place + 8] not in (b"IDAT", b""):
+        end = place + 12 + int.from_bytes(content[place : place + 4], "big")
+        if content[place + 4 : place + 8] == b"iCCP":
+            return content[:place] + content[end:]
+        place = end
+    return content
 
 
 def _refuse_short(image: Image.Image, path: Path) -> None:

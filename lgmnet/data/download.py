@@ -299,8 +299,8 @@ def _install(dataset: Dataset, target: Path, source: Path | None, recorded: Reco
     if not absent:
         return f"complete, {len(dataset.entries)} files in {target}"
     staging = target.with_name(f".{dataset.name}.partial")
-    bar = tqdm(absent, desc=dataset.name, unit="file", disable=None)
-    files = [_fetch(dataset, entry, staging, source, recorded) for entry in bar]
+    with tqdm(absent, desc=dataset.name, unit="file", disable=None) as bar:
+        files = [_fetch(dataset, entry, staging, source, recorded) for entry in bar]
     if dataset.is_packed:
         _publish_unpacked(files, staging, target)
     else:

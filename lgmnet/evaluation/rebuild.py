@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from lgmnet import metrics
 from lgmnet.data import color
@@ -250,8 +251,10 @@ def validate(
     protocol = metrics.PROTOCOLS["mri" if images.channels == 2 else "paper"]
     rules = Rules(protocol, "bands", "crop" if model.operator.size else "zeros")
     scores = []
-    with without_compilation(model.network):
+    bar = tqdm(desc="validation", total=count, unit="image", leave=False, disable=None)
+    with without_compilation(model.network), bar:
         for k, result in enumerate(evaluate(model, samples, runtime, rules)):
+            bar.update()
             scores.append(result.score)
             if show is not None:
                 show(k, color.grey_picture(from_protocol_scale(result.pixels)))

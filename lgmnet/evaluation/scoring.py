@@ -125,25 +125,26 @@ def score_set(
 ) -> Iterator[list[Result] | Failure]:
     """Score this process's share of a set: for each image one result per rules, without pixels."""
     share = images.share(here.rank, here.processes)
-    bar = tqdm(share.paths, images.name, unit="image", leave=False, disable=not here.is_main)
-    for name, path in zip(share.names, bar, strict=True):
-        try:
-            image = NamedImage(name, read_pixels(path))
-            results = evaluate_image(model, image, here, rules)
-            if keep is not None:
-                keep(images.name, results[0])
-        except ValueError as error:
-            reason = str(error)
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise
-            reason = OUT_OF_MEMORY
-        else:
-            # A slice of the pixels would keep all of them in memory.
-            yield [result._replace(pixels=np.empty(0)) for result in results]
-            continue
-        release_memory()
-        yield Failure(name, reason)
+    hide = not here.is_main
+    with tqdm(share.paths, images.name, unit="image", leave=False, disable=hide) as bar:
+        for name, path in zip(share.names, bar, strict=True):
+            try:
+                image = NamedImage(name, read_pixels(path))
+                results = evaluate_image(model, image, here, rules)
+                if keep is not None:
+                    keep(images.name, results[0])
+            except ValueError as error:
+                reason = str(error)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                reason = OUT_OF_MEMORY
+            else:
+                # A slice of the pixels would keep all of them in memory.
+                yield [result._replace(pixels=np.empty(0)) for result in results]
+                continue
+            release_memory()
+            yield Failure(name, reason)
 
 
 def _require_some(scored: Mapping[str, list[list[Result] | Failure]]) -> None:

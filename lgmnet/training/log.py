@@ -1,6 +1,7 @@
 """The log of a run: console, log.jsonl and TensorBoard."""
 
 import json
+import sys
 import time
 from math import isfinite
 from pathlib import Path
@@ -17,6 +18,8 @@ from lgmnet.speed.precision import precision_note
 from lgmnet.training.images import TrainingData
 from lgmnet.training.schedule import Position
 
+# Seconds between two moves of the progress bar on a terminal, and in a file.
+MOVES = (0.5, 60.0)
 # Largest number of bad images named on the console; the log contains all.
 SHOWN = 20
 
@@ -44,6 +47,8 @@ class RunLog:
         self._file = self._path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         self._total = total
+        self._pause = MOVES[0] if sys.stderr.isatty() else MOVES[1]
+        self._moved, self._line = time.monotonic(), ""
         form = "{desc} {percentage:3.0f}% |{bar}| {elapsed}<{remaining} {postfix}"
         self._bar = tqdm(total=total, initial=start, desc=folder.name, bar_format=form)
 
@@ -117,8 +122,8 @@ class RunLog:
                 "minutes": at.elapsed / 60,
             },
         )
-        line = f"step {at.step}  loss {means['loss']:.3e}  {speed:.0f} images/s"
-        self._progress(done, line)
+        self._line = f"  loss {means['loss']:.3e}  {speed:.0f} images/s"
+        self._progress(at.step, done)
 
     def end(self, step: int, unreadable: list[str], signal: int) -> None:
         """Record how the run ended, and which images could not be decoded."""
@@ -127,9 +132,15 @@ class RunLog:
             self.say(f"{len(unreadable)} images could not be decoded: {named}")
         self.record(step, "end", {"unreadable": unreadable, "signal": signal})
 
-    def _progress(self, done: float, line: str) -> None:
+    def tick(self, step: int, done: float) -> None:
+        """Move the progress bar after a step, if it has not moved for some time (`MOVES`)."""
+        if self.active and time.monotonic() >= self._moved + self._pause:
+            self._progress(step, done)
+
+    def _progress(self, step: int, done: float) -> None:
         if self.active:
-            self._bar.set_postfix_str(line, refresh=False)
+            self._moved = time.monotonic()
+            self._bar.set_postfix_str(f"step {step}{self._line}", refresh=False)
             self._bar.update(min(done, self._total) - self._bar.n)
 
     def say(self, text: str) -> None:

@@ -62,6 +62,7 @@ def train(config: Config, folder: Path, here: Runtime, resume: bool = False) -> 
             if at.step % settings.log_every == 0:
                 means, speed = recent.means(at.step), recent.speed()
                 log.step(at, rate, speed, means, here, 100 * progress(at, settings))
+            log.tick(at.step, 100 * progress(at, settings))
         recent.means(at.step)
         if not stopped_by:
             saver.finish(at)
