@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy.io import savemat
 
-from lgmnet.build import build_model
+from lgmnet.build import Source, build_model
 from lgmnet.config import config_from_dict
 from lgmnet.operators import matrices
 from lgmnet.weights.camera import Layout, arrange, read_own_matrix, read_values
@@ -161,6 +161,26 @@ def test_a_scaled_and_transposed_phi_of_the_weights_is_recognised(scene, monkeyp
     tensor = torch.from_numpy(image / 255.0).float()[None, None]
     expected = model.reconstruct(model.measure(tensor))[0, 0].numpy()
     np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_weights_of_a_scaled_phi_take_readings_of_the_original_one(tmp_path, monkeypatch, capsys):
+    """‖Φ‖₂ is about 42. The weights hold Φ / ‖Φ‖₂; the camera shows Φ; nobody gives the factor."""
+    matrix = np.random.default_rng(0).choice([-1, 1], size=(103, 1024)).astype(np.int8)
+    np.save(tmp_path / "phi.npy", matrix)
+    config = config_from_dict(tiny_config().as_dict() | {"sampling": {
+        "ratio": 0.1, "phi_init": str(tmp_path / "phi.npy"), "phi": "fixed", "phi_scale": "unit",
+    }})  # fmt: skip
+    model = build_model(config, Source()).eval()
+    save_weights(tmp_path / "w.safetensors", model, config)
+    image = smooth_image(*SIZE)
+    values = camera(image / 255.0, matrix.astype(float), 32, Layout())
+    np.savetxt(tmp_path / "detector.csv", values, delimiter=",")
+    options = ["--matrix", tmp_path / "phi.npy", "--weights", tmp_path / "w.safetensors"]
+    found = rebuilt(tmp_path, monkeypatch, *options)
+    assert "another Φ" not in capsys.readouterr().err
+    y = model.measure(torch.from_numpy(image / 255.0).float()[None, None])
+    assert np.abs(values).max() > 20 * y.abs().max()
+    np.testing.assert_allclose(found, model.reconstruct(y)[0, 0].numpy(), atol=1e-4)
 
 
 def test_another_phi_is_used_with_a_warning(scene, monkeypatch, capsys):
