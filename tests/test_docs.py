@@ -64,7 +64,7 @@ def test_the_network_of_the_page_learns(monkeypatch):
 def test_the_matrix_of_the_page_has_the_norm_of_its_table(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(example("own-phi.md"), {})
-    phi = load_matrix(tmp_path / "phi.npy")
+    phi = load_matrix(tmp_path / "my_phi.npy")
     assert phi.shape == (103, 1024)
     assert torch.linalg.matrix_norm(phi, 2).item() == pytest.approx(42, abs=1)
 

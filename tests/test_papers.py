@@ -194,3 +194,15 @@ def test_columns_are_in_the_order_of_sets_and_ratios(tmp_path):
     names = [("b_r0.25", 0.25), ("b_r0.10", 0.1)]
     paths = [write_run(tmp_path / name, ratio=ratio) for name, ratio in names]
     assert columns(collect(paths)) == [Column("Set11", 0.1), Column("Set11", 0.25)]
+
+
+def test_shipped_scores_of_older_versions_name_their_training_data():
+    [method] = collect(["lgm_net_tiny_r0.10"])
+    results = method.cells[Column("Set11", 0.1)][0].results
+    assert results["training_data"] == "BSDS500, extra"
+    assert results["sampling"]["phi_init"] == "pca"
+
+
+def test_a_set_that_was_not_scored_says_where_scores_are(capsys):
+    assert main(["table", "lgm_net_tiny_r0.10", "--data", "photos"]) == 1
+    assert "are in results/<weights>: name this folder" in capsys.readouterr().err

@@ -1,7 +1,7 @@
 """Score weights on test sets: PSNR and SSIM per image, with the published values.
 
-Writes metrics.json, metrics.csv and, on request, the reconstructions. Existing scores are kept.
-Test sets are added to a file with the same weights and rules; otherwise a new file
+Writes metrics.json, metrics.csv and, on request, the reconstructions. Existing scores of other test
+sets are kept. Test sets are added to a file with the same weights and rules; otherwise a new file
 metrics.<protocol>.json is written. The exit code is 1 if an image could not be scored.
 """
 

@@ -145,7 +145,7 @@ class LinearOperator(nn.Module, ABC):
             if side == 0 or side % whole:
                 raise ValueError(
                     f"image {name} {side} is not a multiple of {whole}; use pad_to_block before "
-                    "measuring and crop_back after"
+                    "measuring and crop_back after (both in lgmnet.data.transforms)"
                 )
 
     @abstractmethod

@@ -11,6 +11,8 @@ import yaml
 
 from lgmnet import report
 from lgmnet.project import PROJECT
+from lgmnet.weights.loadable import settings_of
+from lgmnet.weights.saved import find_weights
 
 # What the results of one table must agree in, with the value of older files.
 RULES = {"protocol": None, "color": "luma", "padding": "zeros", "noise_std": 0.0,
@@ -136,7 +138,14 @@ def _read(file: Path) -> Found:
     configs = [folder / "config.yaml" for folder in (file.parent, file.parent.parent)]
     config = next((c for c in configs if c.is_file()), None)
     tree = yaml.safe_load(config.read_text(encoding="utf-8")) if config else {}
-    return Found(file, results, tree)
+    return Found(file, results | _settings(config.parent if config else file.parent), tree)
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """What the weights in a folder say of Φ and training data: older results do not say it."""
+    if not any(folder.glob("*.safetensors")):
+        return {}
+    return settings_of(find_weights(folder))
 
 
 def _same_rules(first: Found, found: Found) -> None:

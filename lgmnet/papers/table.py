@@ -31,5 +31,8 @@ def choose(found: Sequence[Column], names: Sequence[str]) -> list[Column]:
     known = list(dict.fromkeys(column.dataset for column in found))
     missing = [name for name in names if name not in known]
     if missing:
-        raise ValueError(f"no result is of '{missing[0]}'; there are {', '.join(known)}")
+        raise ValueError(
+            f"no result is of '{missing[0]}'; there are {', '.join(known)}. The scores of test.py "
+            "are in results/<weights>: name this folder"
+        )
     return [column for name in names or known for column in found if column.dataset == name]
