@@ -16,6 +16,7 @@ import torch
 import yaml
 
 from lgmnet import build
+from lgmnet.commands import main
 from lgmnet.conversion import merge, read_with_bases
 from lgmnet.data.packed import pack
 from tests.conftest import PROJECT, smooth_image
@@ -105,13 +106,18 @@ def test_a_command_runs(command, folder, monkeypatch):
         pytest.importorskip("onnxruntime")
     # One process is enough: test_training.py has two.
     launcher, *arguments = shlex.split(re.sub(r"torchrun --nproc-per-node \d+", "python", command))
-    assert launcher == "python", "a new kind of command: run it here, or add it to SKIPPED"
+    known = launcher in ("python", "lgmnet")
+    assert known, "a new kind of command: run it here, or add it to SKIPPED"
     monkeypatch.chdir(folder)
     monkeypatch.delenv("LGMNET_DATA", raising=False)
     monkeypatch.setattr(build, "START_BLOCKS", 2048)
-    if arguments[0] == "train.py":
+    if arguments[0] in ("train.py", "train"):
         shutil.rmtree("runs", ignore_errors=True)  # a reader trains one of them, not all
-    assert run_main(arguments[0], [*arguments[1:], *ADDED.get(command, [])], monkeypatch) == 0
+    arguments += ADDED.get(command, [])
+    if launcher == "lgmnet":
+        assert main(arguments) == 0
+    else:
+        assert run_main(arguments[0], arguments[1:], monkeypatch) == 0
 
 
 @pytest.mark.parametrize("example", EXAMPLES)

@@ -453,6 +453,14 @@ def test_preflight_reports_images_size_and_speed(image_folder, capsys, monkeypat
     for words in ("7 good", "unreadable        1", "broken.png", "GFLOP", "steps/s", "MiB"):
         assert words in text
     assert "a training step costs about 3.0 times that" in text
+    assert "estimated" not in text
+    monkeypatch.setattr("lgmnet.costs.preflight.LONGEST_STEP", 0.0)
+    config = tiny_config(image_folder)
+    assert preflight(config, CPU) == 0
+    batch = config.training.batch_size
+    assert f"from steps of 1 of {batch} crops: their time is multiplied by {batch}" in (
+        capsys.readouterr().out
+    )
 
 
 def test_a_signal_is_noted_and_the_old_handler_comes_back():

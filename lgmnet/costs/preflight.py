@@ -1,5 +1,6 @@
 """The dry run: estimate the cost of a run before it starts."""
 
+import dataclasses
 import itertools
 import shutil
 import sys
@@ -24,6 +25,8 @@ from lgmnet.training.states import resolve_precision
 # Parameters, gradients and two moments of Adam, each in float32.
 BYTES_PER_PARAMETER = 16
 SPEED_SECONDS = 5.0
+# On a CPU, a step that is expected to take more seconds is estimated from one crop per process.
+LONGEST_STEP = 10.0
 MIB = 2**20
 
 
@@ -102,8 +105,13 @@ def _print_speed(
     settings = config.training
     total = round(settings.minutes * 60 / speed.seconds) if settings.minutes else settings.steps
     where = torch.cuda.get_device_name(here.device) if here.device.type == "cuda" else "CPU"
-    rate = f"{1 / speed.seconds:.2f} steps/s = {settings.batch_size / speed.seconds:.1f} crops/s"
+    rate = f"{1 / speed.seconds:.3g} steps/s = {settings.batch_size / speed.seconds:.1f} crops/s"
     compiling = ", compiling included" if settings.compile else ""
+    if speed.scale > 1:
+        show(
+            f"estimated         from steps of {here.processes} of {settings.batch_size} crops: "
+            f"their time is multiplied by {speed.scale:g}; training itself needs more memory"
+        )
     show(f"first step        {speed.first:.1f} s{compiling}; training.minutes begins after it")
     show(f"speed             {rate} on {here.processes} x {where}")
     show(f"waiting for data  {100 * speed.waiting:.0f} % of the time")
@@ -114,16 +122,37 @@ def _print_speed(
 
 
 class Speed(NamedTuple):
-    """Seconds of the first step and of a later step, and the share of waiting for data."""
+    """Seconds of the first step and of a later step, and the share of waiting for data.
+
+    scale: the factor of times that are not measured, but estimated from a smaller batch.
+    """
 
     first: float
     seconds: float
     waiting: float
+    scale: float = 1.0
 
 
 def _measure(
     config: Config, data: TrainingData, here: Runtime, show: Callable[[str], None]
 ) -> Speed:
+    """The speed of real steps; on a CPU, steps of one crop per process come first."""
+    settings, one = config.training, here.processes
+    if here.device.type != "cpu" or settings.batch_size == one:
+        return _measure_steps(config, data, here, show, SPEED_SECONDS)
+    small = dataclasses.replace(settings, batch_size=one, accumulate=1)
+    trial = dataclasses.replace(config, training=small)
+    speed = _measure_steps(trial, data, here, show, 0.0)
+    scale = settings.batch_size / one
+    if not here.agree(float(speed.seconds * scale > LONGEST_STEP)):
+        return _measure_steps(config, data, here, show, SPEED_SECONDS)
+    return Speed(speed.first * scale, speed.seconds * scale, speed.waiting, scale)
+
+
+def _measure_steps(
+    config: Config, data: TrainingData, here: Runtime, show: Callable[[str], None], least: float
+) -> Speed:
+    """Measure steps of this config, at least two, for ``least`` seconds."""
     learner = Learner(build_model(config), config, here)
     learner.note = lambda step, text: show(f"{'note':<17} {text}")
     _, batches = open_batches(config, data.train, here, 0)
@@ -143,14 +172,16 @@ def _measure(
     step()  # compiles, allocates and starts the loader
     here.synchronise()
     first = time.perf_counter() - started
-    seconds, waiting = _timed(step, here)
+    seconds, waiting = _timed(step, here, least)
     if here.device.type == "cuda":
         # Steps were only queued, so the queue may have waited, not the device.
-        _, waiting = _timed(step, here, alone=True)
+        _, waiting = _timed(step, here, least, alone=True)
     return Speed(first, seconds, waiting)
 
 
-def _timed(step: Callable[[], float], here: Runtime, alone: bool = False) -> tuple[float, float]:
+def _timed(
+    step: Callable[[], float], here: Runtime, least: float, alone: bool = False
+) -> tuple[float, float]:
     """Seconds per step, and the share of waiting for data.
 
     Args:
@@ -158,7 +189,7 @@ def _timed(step: Callable[[], float], here: Runtime, alone: bool = False) -> tup
     """
     steps, waited = 0, 0.0
     started = time.perf_counter()
-    while here.agree(float(steps < 2 or time.perf_counter() < started + SPEED_SECONDS)):
+    while here.agree(float(steps < 2 or time.perf_counter() < started + least)):
         waited += step()
         steps += 1
         if alone:
