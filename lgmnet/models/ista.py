@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lgmnet.models.base import MODELS, Reconstruction, UnfoldingNetwork, Watch
 from lgmnet.models.ista_transforms import BlockDCT, SparsePrior, Wavelet
+from lgmnet.models.signal_wavelet import SignalWavelet
 from lgmnet.models.total_variation import TotalVariation
 from lgmnet.models.watching import FIRST, stage_name
 from lgmnet.operators import LinearOperator
@@ -15,8 +16,10 @@ from lgmnet.registry import require_choice
 from lgmnet.unfolding.momentum import nesterov_momentum, no_momentum
 
 # Prior -> default λ, relative to the largest coefficient. The value for tv was chosen on five chest
-# MR images with a mask of ratio 20 %.
-WEIGHTS = {"block_dct": 0.003, "image_dct8": 0.003, "wavelet": 0.003, "tv": 0.001}
+# MR images with a mask of ratio 20 %, that for signal_wavelet on synthetic ECG (docs/signals.md).
+WEIGHTS = {
+    "block_dct": 0.003, "image_dct8": 0.003, "wavelet": 0.003, "signal_wavelet": 0.003, "tv": 0.001,
+}  # fmt: skip
 # Continuation: λ is multiplied by this factor after every 10 iterations.
 CONTINUATION_FACTOR, CONTINUATION_EVERY = 0.9, 10
 
@@ -32,7 +35,8 @@ class ISTA(UnfoldingNetwork):
         block_size: B, from the operator; None for an operator without blocks.
         iterations: largest number of iterations.
         prior: Ψ is ``block_dct``, the DCT of each measured block; ``image_dct8``, the DCT of 8 x 8
-            blocks of the image; or ``wavelet``. With ``tv`` the total variation replaces ‖Ψx‖₁, see
+            blocks of the image; ``wavelet``; or ``signal_wavelet``, for a signal that is stored row
+            after row, see `SignalWavelet`. With ``tv`` the total variation replaces ‖Ψx‖₁, see
             `TotalVariation`.
         shifts: shifts of Ψ along each axis, for cycle spinning; 1: no cycle spinning.
         wavelet: ``haar`` or ``db4``.
@@ -73,10 +77,11 @@ class ISTA(UnfoldingNetwork):
         self.weight = WEIGHTS[prior] if weight is None else weight
         check_options(iterations, self.weight, continuation, tolerance)
         check_prior(prior, block_size, shifts)
-        priors: dict[str, Callable[[], SparsePrior | TotalVariation]] = {
+        priors: dict[str, Callable[[], SparsePrior | SignalWavelet | TotalVariation]] = {
             "block_dct": lambda: SparsePrior(BlockDCT(block_size or 0), shifts),
             "image_dct8": lambda: SparsePrior(BlockDCT(8), shifts),
             "wavelet": lambda: SparsePrior(Wavelet(wavelet, levels), shifts),
+            "signal_wavelet": lambda: SignalWavelet(wavelet, levels, shifts),
             "tv": lambda: TotalVariation(dual_iterations),
         }
         self.prior = priors[prior]()
