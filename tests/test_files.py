@@ -45,12 +45,20 @@ def test_a_link_stays_a_link(tmp_path):
     assert (tmp_path / "a.txt").read_text() == "new"
 
 
-def test_an_error_names_the_file_and_the_free_space(tmp_path):
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [(errno.ENOSPC, "No space left on device"), (errno.EDQUOT, "Disk quota exceeded")],
+)
+def test_an_error_names_the_file_and_the_free_space(tmp_path, number, reason):
     def full(temporary):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(temporary))
+        temporary.write_text("half")
+        raise OSError(number, os.strerror(number), str(temporary))
 
-    with pytest.raises(OSError, match=r"No space left on device, [\d.]+ MB free: '.*/a\.txt'"):
+    write_text(tmp_path / "a.txt", "old")
+    with pytest.raises(OSError, match=rf"{reason}, [\d.]+ MB free: '.*/a\.txt'"):
         write_whole(tmp_path / "a.txt", full)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+    assert (tmp_path / "a.txt").read_text() == "old"
 
 
 def test_an_error_of_another_file_stays_what_it_is(tmp_path):

@@ -282,6 +282,13 @@ def no_http(stream):
     stream.write(b"\x00" * 1000)
 
 
+def slow_headers(stream):
+    stream.write(b"HTTP/1.1 200 OK\r\nX: ")
+    for _ in range(1000):
+        stream.write(b"x")
+        time.sleep(0.02)
+
+
 def long_header(stream):
     stream.write(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n")
 
@@ -298,6 +305,7 @@ def long_header(stream):
         (to_a_file, "not allowed"),
         (no_http, "http://127"),
         (long_header, "http://127"),
+        (slow_headers, "did not send its headers within 0.3 s"),
     ],
 )
 def test_a_hostile_server_ends_in_an_error(answer, said, tmp_path, monkeypatch):

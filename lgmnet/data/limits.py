@@ -2,6 +2,8 @@
 
 import time
 from http.client import HTTPMessage, HTTPResponse
+from queue import Empty, Queue
+from threading import Thread
 from typing import IO
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
@@ -44,12 +46,33 @@ class _Redirects(HTTPRedirectHandler):
 
 
 def open_url(request: Request, timeout: float) -> HTTPResponse:
-    """As `urllib.request.urlopen`, with these redirects.
+    """As `urllib.request.urlopen`, with these redirects and a limit for all headers together.
+
+    Args:
+        timeout: seconds without a byte.
 
     Raises:
         DownloadError: a redirect leaves https.
+        ConnectionError: the headers are not complete within `WINDOW_S`.
     """
-    return build_opener(_Redirects).open(request, timeout=timeout)
+    answers: Queue[HTTPResponse | BaseException] = Queue()
+
+    def ask() -> None:
+        try:
+            answers.put(build_opener(_Redirects).open(request, timeout=timeout))
+        except BaseException as error:  # raised again in the thread that waits
+            answers.put(error)
+
+    Thread(target=ask, daemon=True).start()
+    try:
+        answer = answers.get(timeout=WINDOW_S)
+    except Empty:
+        raise ConnectionError(
+            f"the server did not send its headers within {WINDOW_S:g} s"
+        ) from None
+    if isinstance(answer, BaseException):
+        raise answer
+    return answer
 
 
 class Pace:
