@@ -35,7 +35,7 @@ from tqdm import tqdm
 from lgmnet.data.catalogue import Dataset, DownloadError, Entry
 from lgmnet.data.images import ImageError, read_pixels
 from lgmnet.data.limits import Pace, content_length, open_url, require_size
-from lgmnet.files import sha256, write_text
+from lgmnet.files import DISK_FULL, sha256, write_text
 
 TIMEOUT_S = 30.0
 ATTEMPTS = 4
@@ -43,7 +43,6 @@ PAUSE_S = 2.0  # before the second attempt; the pauses become longer
 PASSING_ERRORS = (URLError, HTTPException, ConnectionError, TimeoutError)
 PASSING_STATUS = {408, 425, 429, 500, 502, 503, 504}  # HTTP states worth another attempt
 DAMAGED_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 BLOCK_BYTES = 1 << 20
 # Images are compressed, so an archive of them unpacks to at most this many times its size.
 LARGEST_RATIO, ALWAYS_ALLOWED = 20, 10_000_000
