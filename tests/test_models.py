@@ -31,6 +31,7 @@ SMALL = {
     "fista": {"iterations": 5, "shifts": 2},
     "fista_net": {"stages": 3, "channels": 8},
     "gap_net": {"stages": 2, "width": 8},
+    "pnp_gap": {"iterations": 2, "width": 8},
     "gap_tv": {"iterations": 5},
     "gin_amp_net_tip": {"stages": 2, "channels": 8},
     "gin_fista_net": {"stages": 3, "channels": 8},
