@@ -16,7 +16,8 @@ from tests.test_models import SMALL, small_model
 # No blocks, or nothing to say of them.
 OTHER = {"admm_net", "bicubic", "gap_net", "ista", "fista", "pnp_gap", "usrnet"}
 WHOLE_IMAGE = (
-    "admm_net", "bicubic", "fista", "gap_net", "gap_tv", "ista", "lorun", "prl", "usrnet",
+    "admm_net", "bicubic", "fista", "gap_net", "gap_tv", "ista", "lorun", "pnp_gap", "prl",
+    "usrnet",
 )  # fmt: skip
 
 
