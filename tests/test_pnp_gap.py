@@ -5,9 +5,11 @@ import torch
 import torch.nn.functional as F
 from scipy.fft import dct
 
+from lgmnet.config import ConfigError
 from lgmnet.models import GAPTV, PlugAndPlayGAP, SensingModel
 from lgmnet.models.pnp_gap import cosines
-from lgmnet.operators import CodedAperture
+from lgmnet.operators import BlockSampling, CodedAperture, matrices
+from lgmnet.training.checks import check_trainable
 
 
 def cubes(count=2, bands=6, side=16):
@@ -79,7 +81,7 @@ def test_training_removes_noise_and_does_not_measure():
 
 def test_a_trained_denoiser_rebuilds_better_than_a_projection():
     images, operator = cubes(8), aperture()
-    model = SensingModel(operator, small(iterations=20, coefficients=2, noise=(0.5, 0.05)))
+    model = SensingModel(operator, small(iterations=20, coefficients=2, noise=(0.5, 0.05))).train()
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
     for _ in range(200):
         optimizer.zero_grad()
@@ -87,9 +89,16 @@ def test_a_trained_denoiser_rebuilds_better_than_a_projection():
         optimizer.step()
     y = operator(images)
     start = operator.project(torch.zeros_like(images), y)
-    with torch.no_grad():
-        found = model.reconstruct(y)
+    found = model.eval().reconstruct(y)
     assert (found - images).norm() < 0.5 * (start - images).norm()
+
+
+def test_a_learned_matrix_is_refused():
+    model = SensingModel(BlockSampling(matrices.orthonormal(4, 16), 4), small(image_channels=1))
+    with pytest.raises(ConfigError, match="cannot learn Φ; set sampling.phi=fixed"):
+        check_trainable(model)
+    model.operator.requires_grad_(False)
+    check_trainable(model)
 
 
 @pytest.mark.parametrize(
