@@ -65,6 +65,19 @@ def test_the_noise_level_falls_geometrically():
     assert told == pytest.approx([0.4, 0.2, 0.1])
 
 
+@torch.no_grad()
+def test_the_unit_of_the_measurement_does_not_matter():
+    operator, network = aperture(), small(brightness=0.2)
+    y = operator(cubes())
+    factors = torch.tensor([3, 0.1]).view(2, 1, 1, 1)
+    found, scaled = network(y, operator).image, network(factors * y, operator).image
+    torch.testing.assert_close(scaled, factors * found)
+    seen = []
+    network(y, operator, lambda image, _: seen.append(image))
+    torch.testing.assert_close(seen[-1], found)
+    assert network(0 * y, operator).image.isfinite().all()
+
+
 def test_training_removes_noise_and_does_not_measure():
     model = SensingModel(aperture(), small(coefficients=2, noise=(0.3, 0.1))).train()
     model.operator.forward = None  # a measurement would fail
@@ -109,6 +122,7 @@ def test_a_learned_matrix_is_refused():
         ({"noise": (0.1, 0.2)}, r"noise is \[0.1, 0.2\], expected \[first, last\]"),
         ({"noise": (0.1,)}, r"expected \[first, last\]"),
         ({"coefficients": 7}, "coefficients is 7, expected at most the channels of an image, 6"),
+        ({"brightness": -1}, "brightness is -1, expected at least 0"),
         ({"coefficients": -1}, "coefficients is -1"),
     ],
 )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lgmnet.models.base import MODELS, Reconstruction, UnfoldingNetwork, Watch
-from lgmnet.models.gap_tv import alternate
+from lgmnet.models.gap_tv import alternate, root_mean_square
 from lgmnet.models.lorun import DENOISERS
 from lgmnet.operators import LinearOperator
 from lgmnet.operators.base import in_full_precision
@@ -38,6 +38,8 @@ class PlugAndPlayGAP(UnfoldingNetwork):
         noise: standard deviation that the denoiser is told, first and last; white is 1. It is
             trained for all levels from 0 to the first one.
         accelerated: whether the residuals are added up, see `alternate`.
+        brightness: root mean square of the projection of the black image, to which y is scaled, and
+            the image is scaled back. So the unit of y does not matter. 0: y is not scaled.
         image_channels: c, from the operator.
 
     Shapes:
@@ -59,6 +61,7 @@ class PlugAndPlayGAP(UnfoldingNetwork):
         coefficients: int = 0,
         noise: tuple[float, ...] = (0.5, 0.05),
         accelerated: bool = True,
+        brightness: float = 0.0,
         image_channels: int = 1,
     ) -> None:
         super().__init__()
@@ -68,6 +71,8 @@ class PlugAndPlayGAP(UnfoldingNetwork):
             raise ValueError(
                 f"noise is {list(noise)}, expected [first, last] with 0 < last <= first; white is 1"
             )
+        if not 0 <= brightness < math.inf:
+            raise ValueError(f"brightness is {brightness}, expected at least 0")
         if not 0 <= coefficients <= image_channels:
             raise ValueError(
                 f"coefficients is {coefficients}, expected at most the channels of an image, "
@@ -81,20 +86,27 @@ class PlugAndPlayGAP(UnfoldingNetwork):
         self.noise = (float(noise[0]), float(noise[1]))
         self.iterations = iterations
         self.accelerated = accelerated
+        self.brightness = brightness
 
     def forward(
         self, measurement: Tensor, operator: LinearOperator, watch: Watch | None = None
     ) -> Reconstruction:
+        unit = self.unit(measurement, operator) if self.brightness else torch.ones(())
+        shown = watch and (lambda image, name: watch(image * unit, name))
+        steps = [partial(self.denoise, level=level) for level in self.levels()]
+        image = alternate(measurement / unit, operator, steps, self.accelerated, shown)
+        return Reconstruction(image * unit)
+
+    def levels(self) -> list[float]:
+        """The noise level of every iteration."""
         first, last = (math.log(level) for level in self.noise)
-        levels = torch.linspace(first, last, self.iterations).exp().tolist()
-        image = alternate(
-            measurement,
-            operator,
-            [partial(self.denoise, level=level) for level in levels],
-            self.accelerated,
-            watch,
-        )
-        return Reconstruction(image)
+        return torch.linspace(first, last, self.iterations).exp().tolist()
+
+    def unit(self, measurement: Tensor, operator: LinearOperator) -> Tensor:
+        """What y is divided by, ``(batch, 1, 1, 1)``; 1 for a black image."""
+        black = torch.zeros_like(operator.adjoint(measurement))
+        light = root_mean_square(operator.project(black, measurement))
+        return torch.where(light > 0, light / self.brightness, 1)
 
     def denoise(self, image: Tensor, level: Tensor | float) -> Tensor:
         """Remove noise of standard deviation ``level``: a number, or ``(batch, 1, 1, 1)``."""
