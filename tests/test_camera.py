@@ -299,6 +299,20 @@ def test_mistakes_with_an_own_phi_get_one_line(options, message, photo, monkeypa
     assert re.search(message, capsys.readouterr().err)
 
 
+@pytest.mark.parametrize(("rows", "code"), [(103, 0), (50, 1)])
+def test_ista_net_that_starts_from_the_adjoint_takes_another_phi_of_the_same_size(
+    rows, code, photo, monkeypatch, capsys
+):
+    network = {"name": "ista_net_plus", "stages": 1, "channels": 2, "start": "back_projection"}
+    config = config_from_dict(tiny_config().as_dict() | {"model": network})
+    save_weights(photo / "w.safetensors", build_model(config), config)
+    np.save(photo / "phi.npy", matrices.orthonormal(rows, 1024).numpy())
+    arguments = [photo / "w.safetensors", "--matrix", photo / "phi.npy"]
+    more = ["--data", photo / "photo.png", "--output", photo / "x"]
+    assert run_main("test.py", [*arguments, *more], monkeypatch) == code
+    assert ("made for their own Φ" in capsys.readouterr().err) == bool(code)
+
+
 def test_refitting_computes_the_parts_of_phi_anew(tmp_path, monkeypatch, capsys):
     """ISTA-Net's x⁰ = Qy belongs to Φ: the Q of the old Φ would be a wrong start."""
     phi = hadamard(103, 32, "sequency")
@@ -350,10 +364,10 @@ def test_the_commands_of_the_page_work(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     commands = re.findall(r"^python (scripts/\S+) (.*)$", PAGE.read_text("utf-8"), re.MULTILINE)
     assert [script for script, _ in commands] == [
-        "scripts/reconstruct.py", "scripts/refit.py", "scripts/reconstruct.py",
+        "scripts/reconstruct.py", "scripts/refit.py", "scripts/reconstruct.py", "scripts/refit.py",
     ]  # fmt: skip
     for script, text in commands:
-        short = text.replace("--minutes 3", "--minutes 0.05")
+        short = text.replace("--minutes 3", "--minutes 0.05").replace("--steps 100", "--steps 1")
         assert run_main(script, shlex.split(short), monkeypatch) == 0
     assert cv2.imread("image.png", cv2.IMREAD_GRAYSCALE).shape == SIZE
     assert json.loads((tmp_path / "runs/own/log.jsonl").read_text().splitlines()[0])

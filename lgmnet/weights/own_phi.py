@@ -120,10 +120,10 @@ def own_operator(
     if factor := _factor(matrix, operator.matrix.detach()):
         rows = len(matrix)
         return operator.first(rows) if rows < operator.measurements else operator, factor, True
-    _check_network(model, network)
     scaled = unit_norm(matrix)
     factor = float((scaled * matrix).sum() / matrix.square().sum())
     own = BlockSampling(scaled, math.isqrt(matrix.shape[1]), learned=False)
+    _check_network(model, network, own)
     return own.to(operator.matrix.device), factor, False
 
 
@@ -137,9 +137,11 @@ def _factor(matrix: Tensor, own: Tensor) -> float:
     return factor if factor > 0 and difference < SAME else 0.0
 
 
-def _check_network(model: SensingModel, network: str) -> None:
-    fixed = "measurements" in inspect.signature(MODELS.get(network)).parameters
-    if fixed or any(isinstance(module, Fitted) for module in model.modules()):
+def _check_network(model: SensingModel, network: str, own: BlockSampling) -> None:
+    """Raise ValueError if the network has parts made for its Φ, or for another size of Φ."""
+    sized = "measurements" in inspect.signature(MODELS.get(network)).parameters
+    other = sized and own.sizes() != model.operator.sizes()
+    if other or any(isinstance(module, Fitted) for module in model.modules()):
         raise ValueError(
             f"the weights of {network} have parts made for their own Φ, and this Φ is another; "
             "adapt them (python scripts/refit.py), or choose a network such as lgm_net"
