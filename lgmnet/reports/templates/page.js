@@ -118,7 +118,7 @@ if (data.examples && data.examples.length) {
       if (k === 0 || data.about[k].operator !== data.about[0].operator || view.start !== example.views[0].start) {
         found.push({ name: `${many}Φ⁺y`, src: view.start, caption: `${many}Φ⁺y, ${fixed(view.start_psnr, 2)} dB` });
       }
-      if (view.first && view.first.src !== view.start) {
+      if (view.first && view.first.src !== view.start && !(Math.abs(view.first.psnr - view.start_psnr) < 0.005)) {
         found.push({ name: `${many}x⁰`, src: view.first.src, caption: `${many}start x⁰, ${fixed(view.first.psnr, 2)} dB` });
       }
       found.push({ name: `${many}reconstruction`, src: view.image, caption: `${many}reconstruction, ${fixed(view.psnr, 2)} dB, SSIM ${fixed(view.ssim, 4)}` });
