@@ -181,18 +181,21 @@ def test_every_image_of_a_batch_may_have_its_own_kernel():
 
 
 def test_y_may_be_rounded_to_8_bits_before_noise_is_added():
-    plain, rounded = (
+    plain, rounded, detector = (
         build_model(
             config_from_dict(
                 {"model": {"name": "bicubic"}, "sampling": {"operator": "blur_down", **changes}}
             )
         )
-        for changes in ({}, {"lr_quantise": True})
+        for changes in ({}, {"lr_quantise": True}, {"quantise": 8, "clip": [0, 1]})
     )
     image = torch.rand(1, 3, 32, 32)
     y, stored = plain.measure(image), rounded.measure(image)
     assert 0 < (y - stored).abs().max() <= 0.5 / 255 + 1e-6
     torch.testing.assert_close((255 * stored).round() / 255, stored)
+    torch.testing.assert_close(detector.measure(image), stored)
+    assert not torch.equal(detector.measure(2 * image - 0.5), rounded.operator(2 * image - 0.5))
+    torch.testing.assert_close(detector.measure(2 * image - 0.5), rounded.measure(2 * image - 0.5))
     assert torch.equal(rounded.operator(image), plain.operator(image))
     rounded.noise_std = plain.noise_std = 0.1
     difference = rounded.measure(image, "name") - plain.measure(image, "name")

@@ -67,6 +67,14 @@ def test_the_page_works(browser, page):  # noqa: F811
     def by(name):
         return browser.find_element("id", name)
 
+    # Every image has its measurement, start, reconstruction and error.
+    captions = texts(browser, "#grid figcaption")
+    assert captions[:2] == ["truth", "measurement y, 103 × 2 × 3"]
+    for part in ("Φ⁺y", "start x⁰", "reconstruction", "error"):
+        assert any(part in caption for caption in captions), part
+    assert run("return document.querySelector('.measured').getBoundingClientRect().height") > 20
+    assert by("right").get_attribute("value") == "one: reconstruction"
+
     # The slider moves the border, by keys too.
     set_value(browser, "slider", 25)
     assert run("return document.getElementById('clip').style.clipPath") == "inset(0px 75% 0px 0px)"

@@ -13,9 +13,11 @@ from scipy.io import savemat
 
 from lgmnet.build import Source, build_model
 from lgmnet.config import config_from_dict
-from lgmnet.operators import matrices
-from lgmnet.weights.camera import Layout, arrange, read_own_matrix, read_values
-from lgmnet.weights.saved import load, save_weights
+from lgmnet.operators import BlockSampling, matrices
+from lgmnet.operators.hadamard import hadamard
+from lgmnet.weights.camera import Layout, arrange, read_values
+from lgmnet.weights.own_phi import read_own_matrix
+from lgmnet.weights.saved import find_weights, load, save_weights
 from tests.conftest import PROJECT, smooth_image, tiny_config
 from tests.test_scripts import run_main
 
@@ -226,6 +228,131 @@ def test_a_network_with_parts_of_its_own_phi_is_refused(scene, monkeypatch, caps
     assert "made for their own Φ" in capsys.readouterr().err
 
 
+def scores(folder, name, monkeypatch, *options):
+    """metrics.json of test.py with these options, on the photograph of a folder."""
+    output = folder / name
+    arguments = [*options, "--data", folder / "photo.png", "--output", output]
+    assert run_main("test.py", arguments, monkeypatch) == 0
+    found = json.loads((output / "metrics.json").read_text())
+    return found, found["datasets"]["photo"]["psnr"]
+
+
+@pytest.fixture
+def photo(tmp_path):
+    cv2.imwrite(str(tmp_path / "photo.png"), smooth_image(*SIZE))
+    return tmp_path
+
+
+@pytest.mark.parametrize("rows", [103, 50])
+def test_the_score_with_the_own_phi_of_the_weights_is_the_usual_one(rows, photo, monkeypatch):
+    matrix = load("lgm_net_tiny_r0.10").operator.matrix.detach()[:rows]
+    np.save(photo / "phi.npy", 42 * matrix.numpy().T)
+    usual, psnr = scores(photo, "usual", monkeypatch)
+    own, same = scores(photo, "own", monkeypatch, "--matrix", photo / "phi.npy")
+    assert (same == psnr and own["phi_sha256"] == usual["phi_sha256"]) == (rows == 103)
+    assert own["ratio"] == (0.1 if rows == 103 else rows / 1024)
+    assert same > psnr - 10
+
+
+@pytest.mark.parametrize(
+    "phi",
+    [
+        np.random.default_rng(0).integers(0, 2, (103, 1024)).astype(bool),
+        np.random.default_rng(0).choice([-1, 1], (103, 1024)).astype(np.int8),
+        np.linalg.qr(np.random.default_rng(0).normal(size=(1024, 200)))[0],  # transposed
+        np.random.default_rng(0).normal(size=(30, 256)),  # blocks of 16 x 16
+    ],
+    ids=["binary", "sign", "transposed", "small blocks"],
+)
+def test_the_loss_with_another_phi_is_measured(phi, photo, monkeypatch, capsys):
+    """The score is that of y = Φx with Φ / ‖Φ‖₂, reconstructed by the trained network."""
+    np.save(photo / "phi.npy", phi)
+    found, psnr = scores(photo, "own", monkeypatch, "--matrix", photo / "phi.npy")
+    assert "another Φ than that of lgm_net_tiny_r0.10" in capsys.readouterr().err
+    _, usual = scores(photo, "usual", monkeypatch)
+    assert 0 < psnr < usual
+    rows, pixels = sorted(phi.shape)
+    assert found["ratio"] == rows / pixels
+    model = load("lgm_net_tiny_r0.10")
+    rows_first = phi if phi.shape == (rows, pixels) else phi.T
+    scaled = torch.from_numpy(rows_first / np.linalg.norm(phi.astype(float), 2)).float()
+    own = model.measured_by(BlockSampling(scaled, int(pixels**0.5), learned=False)).eval()
+    image = torch.from_numpy(smooth_image(*SIZE) / 255.0).float()[None, None]
+    error = (own.reconstruct(own.measure(image)) - image).clamp(-1, 1).square().mean()
+    assert psnr == pytest.approx(-10 * float(error.log10()), abs=1.0)  # not rounded, not clipped
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--matrix", "none.npy"], "there is no sampling matrix at none.npy"),
+        (["--column-major"], "--column-major needs --matrix"),
+        (["mri_admm_net_mask_20", "--matrix", "phi.npy"], "--matrix is for block sampling"),
+        (["ista_net_plus_5_r0.10", "--matrix", "phi.npy"], "adapt them .*refit.py"),
+    ],
+)
+def test_mistakes_with_an_own_phi_get_one_line(options, message, photo, monkeypatch, capsys):
+    np.save(photo / "phi.npy", np.eye(16)[:4])
+    options = [photo / part if part == "phi.npy" else part for part in options]
+    arguments = [*options, "--data", photo / "photo.png", "--output", photo / "x"]
+    assert run_main("test.py", arguments, monkeypatch) == 1
+    assert re.search(message, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(("rows", "code"), [(103, 0), (50, 1)])
+def test_ista_net_that_starts_from_the_adjoint_takes_another_phi_of_the_same_size(
+    rows, code, photo, monkeypatch, capsys
+):
+    network = {"name": "ista_net_plus", "stages": 1, "channels": 2, "start": "back_projection"}
+    config = config_from_dict(tiny_config().as_dict() | {"model": network})
+    save_weights(photo / "w.safetensors", build_model(config), config)
+    np.save(photo / "phi.npy", matrices.orthonormal(rows, 1024).numpy())
+    arguments = [photo / "w.safetensors", "--matrix", photo / "phi.npy"]
+    more = ["--data", photo / "photo.png", "--output", photo / "x"]
+    assert run_main("test.py", [*arguments, *more], monkeypatch) == code
+    assert ("made for their own Φ" in capsys.readouterr().err) == bool(code)
+
+
+def test_refitting_computes_the_parts_of_phi_anew(tmp_path, monkeypatch, capsys):
+    """ISTA-Net's x⁰ = Qy belongs to Φ: the Q of the old Φ would be a wrong start."""
+    phi = hadamard(103, 32, "sequency")
+    np.save(tmp_path / "phi.npy", phi.numpy())
+    run = tmp_path / "run"
+    arguments = [tmp_path / "phi.npy", "--weights", "ista_net_plus_5_r0.10", "--output", run]
+    short = [*arguments, "--steps", "1", "--rate", "1e-30"]
+    assert run_main("scripts/refit.py", short, monkeypatch) == 0
+    model, old = load(run), load("ista_net_plus_5_r0.10")
+    torch.testing.assert_close(model.operator.matrix, phi)
+    assert not torch.equal(model.network.start.matrix, old.network.start.matrix)
+    for name, value in model.network.named_parameters():
+        torch.testing.assert_close(value, old.network.state_dict()[name])
+    image = torch.from_numpy(smooth_image(*SIZE) / 255.0).float()[None, None]
+    y = model.measure(image)
+    errors = [float((each.network.start(y) - image).square().mean()) for each in (model, old)]
+    assert 10 * errors[0] < errors[1]
+
+
+@pytest.mark.parametrize(("length", "steps"), [(["--steps", "3"], 3), (["--minutes", "0.01"], 0)])
+def test_the_length_of_refitting(length, steps, tmp_path, monkeypatch):
+    np.save(tmp_path / "phi.npy", np.random.default_rng(0).choice([-1, 1], (10, 256)))
+    arguments = [tmp_path / "phi.npy", "--output", tmp_path / "run", *length]
+    assert run_main("scripts/refit.py", arguments, monkeypatch) == 0
+    found = find_weights(tmp_path / "run")
+    assert found.number("step") == steps if steps else found.number("step") >= 1
+    assert find_weights(tmp_path / "run").config.training.minutes == (0 if steps else 0.01)
+
+
+@pytest.mark.parametrize("length", [["--steps", "0"], ["--minutes", "0"], ["--minutes", "nan"]])
+def test_a_wrong_length_is_refused_before_anything_is_written(
+    length, tmp_path, monkeypatch, capsys
+):
+    np.save(tmp_path / "phi.npy", np.eye(16)[:4])
+    arguments = [tmp_path / "phi.npy", "--output", tmp_path / "run", *length]
+    assert run_main("scripts/refit.py", arguments, monkeypatch) == 1
+    assert "expected" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 def test_the_commands_of_the_page_work(tmp_path, monkeypatch):
     """A camera with patterns of ±1, its Φ not the one of any weights."""
@@ -237,10 +364,10 @@ def test_the_commands_of_the_page_work(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     commands = re.findall(r"^python (scripts/\S+) (.*)$", PAGE.read_text("utf-8"), re.MULTILINE)
     assert [script for script, _ in commands] == [
-        "scripts/reconstruct.py", "scripts/refit.py", "scripts/reconstruct.py",
+        "scripts/reconstruct.py", "scripts/refit.py", "scripts/reconstruct.py", "scripts/refit.py",
     ]  # fmt: skip
     for script, text in commands:
-        short = text.replace("--minutes 3", "--minutes 0.05")
+        short = text.replace("--minutes 3", "--minutes 0.05").replace("--steps 100", "--steps 1")
         assert run_main(script, shlex.split(short), monkeypatch) == 0
     assert cv2.imread("image.png", cv2.IMREAD_GRAYSCALE).shape == SIZE
     assert json.loads((tmp_path / "runs/own/log.jsonl").read_text().splitlines()[0])

@@ -318,11 +318,11 @@ def test_a_real_camera_shifts_as_the_operator_does(scene, reference):
     assert all(float(strength[0].max()) > 5 * float(other.max()) for other in strength[1:])
 
 
-def turned(cube, into):
-    """The file of a cube, with its bands as the first axis."""
+def turned(cube, into, axis=0):
+    """The file of a cube, with its bands as another axis."""
     into.mkdir()
     with np.load(cube) as content:
-        bands = np.moveaxis(content["cube"], 2, 0)
+        bands = np.moveaxis(content["cube"], 2, axis)
         np.savez(into / cube.name, cube=bands, scale=content["scale"])
     return into
 
@@ -336,11 +336,13 @@ def score_of(data, monkeypatch, *overrides):
 def test_cubes_that_do_not_fit_are_named(cubes, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     first = turned(cubes / "synthetic_000.npz", tmp_path / "first")
+    second = turned(cubes / "synthetic_000.npz", tmp_path / "second", axis=1)
     for data, overrides, message in (
         (first, (), "images of 32 channels, but CodedAperture measures images of 4; the first axis "
-         "has 4, but channels are the last axis: transpose the files"),
+         "has 4, but bands are the last axis: transpose the files"),
+        (second, (), "the second axis has 4, but bands are the last axis: transpose the files"),
         (cubes, ("sampling.bands=5",), "images of 4 channels, but CodedAperture measures images "
-         "of 5; use other images, or another operator"),
+         "of 5; use cubes of 5 bands, or set sampling.bands=4"),
         (cubes, ("sampling.size=[32,48]",), "has 32 x 32 pixels, but CodedAperture measures 32 x "
          "48; use images of that size"),
     ):  # fmt: skip
@@ -353,7 +355,7 @@ def test_training_cubes_that_do_not_fit_are_named(cubes, tmp_path, monkeypatch, 
     config = small_run(cubes, NETWORK, epochs=1, steps_per_epoch=1)
     (tmp_path / "c.yaml").write_text(config.as_yaml())
     for changes, message in (
-        ([f"data.train={first}"], "synthetic_000.npz is too small: 4 x 32 pixels"),
+        ([f"data.train={first}"], "is too small: 4 x 32 pixels, 32 bands (the last axis)"),
         (["sampling.bands=5"], "data.color=bands gives images of 4 channels, but CodedAperture"),
         (["data.crop_size=16"], "data.crop_size is 16, but CodedAperture measures images of 32"),
     ):

@@ -17,10 +17,19 @@ from lgmnet.config import config_from_dict
 from lgmnet.data.datasets import NamedImage
 from lgmnet.evaluation.rebuild import Rules, evaluate
 from lgmnet.models import MODELS, SensingModel
-from lgmnet.operators import BlockSampling, FourierMask, masks, matrices
+from lgmnet.operators import (
+    BlockSampling,
+    BlurDown,
+    CodedAperture,
+    FourierMask,
+    ParallelBeam,
+    masks,
+    matrices,
+)
+from lgmnet.operators.base import tiles
 from lgmnet.reports.examine import describe_operator, examine, learned_values, spread
 from lgmnet.reports.page import number
-from lgmnet.reports.pictures import data_uri, error_map, shown
+from lgmnet.reports.pictures import curve, data_uri, error_map, shown
 from lgmnet.reports.robustness import mismatched, noisy, parts, quantised, robustness
 from lgmnet.runtime import Runtime
 from lgmnet.weights.saved import save_weights
@@ -130,6 +139,91 @@ def test_a_complex_image_is_examined():
     assert shown(found.truth).shape == (64, 64)
     assert math.isnan(found.seams)
     assert describe_operator(operator).tiles is not None
+
+
+# The measurement as a picture.
+
+
+def measured(operator, image):
+    return operator.picture_of(operator(image))
+
+
+def test_every_number_of_a_block_is_a_tile_with_its_own_range():
+    image = torch.arange(16.0).reshape(1, 1, 4, 4)
+    picture = measured(BlockSampling(torch.eye(4), 2), image)
+    tile = torch.tensor([[0.0, 2], [8, 10]]) / 10  # the upper left pixels of the blocks
+    torch.testing.assert_close(picture, tile.repeat(2, 2))
+    assert tiles(torch.rand(5, 2, 2)).shape == (4, 4)  # they fill a square; the fifth is left out
+
+
+def test_a_camera_with_one_block_has_a_picture():
+    picture = measured(BlockSampling(torch.eye(4), 2), torch.tensor([[[[0.0, 1], [2, 4]]]]))
+    torch.testing.assert_close(picture, torch.tensor([[0.0, 0.25], [0.5, 1]]))
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_measured_frequencies_are_shown_with_frequency_zero_in_the_middle(channels):
+    operator = FourierMask(masks.pseudo_radial((64, 64), 16), channels=channels)
+    picture = measured(operator, torch.rand(1, channels, 64, 64) + 1)
+    assert picture.max() == picture[32, 32] == 1
+    assert not picture[~torch.fft.fftshift(operator.mask)].any()
+
+
+def test_a_small_image_a_snapshot_and_a_sinogram_are_shown_as_they_are():
+    colours = torch.rand(1, 3, 8, 8)
+    small = measured(BlurDown(torch.ones(1, 1), 2, channels=3), colours)
+    torch.testing.assert_close(small, colours[0, :, ::2, ::2].permute(1, 2, 0))
+    snapshot = CodedAperture(torch.ones(4, 4), bands=2, step=1)
+    picture = measured(snapshot, torch.tensor([1.0, 3]).reshape(1, 2, 1, 1).expand(1, 2, 4, 4))
+    torch.testing.assert_close(picture, torch.tensor([0.0, 1, 1, 1, 2 / 3]).expand(4, 5))
+    sinogram = measured(ParallelBeam(8, (0.0, 90.0)), torch.rand(1, 1, 8, 8))
+    assert sinogram.shape[0] == 2
+    assert (sinogram.min(), sinogram.max()) == (0, 1)
+
+
+def test_many_bands_are_shown_in_colours_and_their_error_is_the_mean():
+    cube = np.zeros((2, 2, 28))
+    cube[..., -1], cube[..., 0] = 90, 200  # red is the last third (9 bands), blue the first (10)
+    assert shown(cube).tolist() == [[[20, 0, 10]] * 2] * 2
+    black, mean = np.zeros((2, 2)), np.full((2, 2), 290 / 28)
+    assert np.array_equal(error_map(cube, 0 * cube), error_map(mean, black))
+
+
+def test_the_page_shows_the_measurement_and_the_start(page):
+    _, data = content(page)
+    assert data["about"][0]["shows"] == BlockSampling.shows
+    for example in data["examples"]:
+        for view in example["views"]:
+            assert view["measured"]["shape"] == [103, 2, 3]
+            assert (view["measured"]["height"], view["measured"]["width"]) == (16, 24)
+            assert view["first"]["src"] == view["stages"][0]["src"]
+            assert view["first"]["psnr"] == pytest.approx(view["stages"][0]["psnr"], abs=1e-3)
+
+
+def test_signals_are_curves(weights, tmp_path):
+    signal = np.zeros((1, 96, 32, 1), np.float32)
+    signal[0, :16] = 1  # the first half of the first line
+    np.savez(tmp_path / "ecg.npz", images=signal)
+    arguments = [str(weights), "--data", str(tmp_path / "ecg.npz"), "--output", str(tmp_path)]
+    assert call("test", [*arguments, "--report", "--device", "cpu"], "test.py") == 0
+    text, data = content(tmp_path / "report.html")
+    assert "the first 2048 samples in two lines" in text
+    (example,) = data["examples"]
+    assert (example["signal"], example["height"], example["width"]) == (True, 512, 1024)
+    pixels = curve(255 * signal[0, :, :, 0])
+    tops = (pixels < 128).argmax(0)  # the first dark pixel of every column, of the first line
+    assert (tops[:500] == 4).all()
+    assert (tops[520:] == 252).all()
+    assert np.array_equal(pixels[256:, 520:], pixels[:256, 520:])
+
+
+def test_the_page_has_the_bits_of_the_scores(weights, photos, tmp_path):
+    arguments = [str(weights), "--data", str(photos / "plain.png"), "--output", str(tmp_path)]
+    assert call("test", [*arguments, "--bits", "2", "--report", "--device", "cpu"], "test.py") == 0
+    scores = json.loads((tmp_path / "metrics.json").read_text())
+    _, data = content(tmp_path / "report.html")
+    psnr = scores["datasets"]["plain"]["psnr"]
+    assert data["examples"][0]["views"][0]["psnr"] == pytest.approx(psnr, abs=1e-3)
 
 
 # Seams.

@@ -21,7 +21,7 @@ from lgmnet.commands import verify_run
 from lgmnet.config import load_config
 from lgmnet.data.images import read_pixels
 from lgmnet.data.packed import PackedImages
-from lgmnet.weights.saved import Weights, save_weights
+from lgmnet.weights.saved import Weights, find_weights, save_weights
 from tests.conftest import smooth_image, tiny_config, torchrun, without_device
 
 PROJECT = Path(__file__).parents[1]
@@ -181,11 +181,17 @@ def test_without_memory_for_the_weights_there_is_advice(
 
 def run_main(script, arguments, monkeypatch):
     """Run a script's main() in this process: a second faster than a new one."""
+    module = load_script(script)
+    monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+    return module.main()
+
+
+def load_script(script):
+    """A script as a module."""
     spec = importlib.util.spec_from_file_location(Path(script).stem + "_script", PROJECT / script)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
-    return module.main()
+    return module
 
 
 @pytest.mark.parametrize(
@@ -417,3 +423,48 @@ def test_the_first_run_on_a_gpu_is_rehearsed_on_a_cpu(tmp_path):
     assert "Error" not in report
     whole, parts = re.findall(r"^(?:whole|parts)\n((?: +step.*\n)+)", report, re.M)
     assert whole.split("loss")[-1][:5] == parts.split("loss")[-1][:5]
+
+
+@pytest.mark.parametrize(
+    ("config", "channels", "options", "start"),
+    [
+        ("configs/sr_bicubic.yaml", 3, ["--at", "x3_k4"], "y, enlarged"),
+        ("configs/fista.yaml", 1, [], "Φᵀy, rescaled"),
+    ],
+)
+def test_make_figure_draws_a_part_of_an_image(config, channels, options, start, tmp_path):
+    """Truth, start, reconstruction and error, in colours if the operator measures them."""
+    colours = np.dstack([smooth_image(50, 70, k) for k in range(3)])
+    cv2.imwrite(str(tmp_path / "photo.png"), colours)
+    script = load_script("scripts/make_figure.py")
+    model = find_weights(PROJECT / config).load(options[-1] if options else None)
+    truth, first, last = script.columns(model, colours)
+    shape = (48, 69, 3) if channels == 3 else (50, 70)
+    assert truth.shape == first.shape == last.shape == shape
+    if channels == 3:
+        assert np.array_equal(truth, colours[:48, :69, ::-1])  # RGB
+        assert len(np.unique(first[:3, :3, 0])) == 1  # enlarged
+    axes = []
+    output = tmp_path / "figure.png"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(script, "write_figure", lambda _, figure, dpi: axes.extend(figure.axes))
+        arguments = ["--weights", PROJECT / config, "--images", tmp_path / "photo.png", *options]
+        more = ["--region", "4,8,20", "--error", "--output", output]
+        patch.setattr(sys, "argv", ["make_figure.py", *map(str, [*arguments, *more])])
+        assert script.main() == 0
+    titles = [axis.get_title() for axis in axes]
+    assert titles[0] == "photo"
+    assert titles[1].startswith(start)
+    assert titles[3] == "error, white = 0.1"
+    parts = [np.asarray(axis.images[0].get_array()) for axis in axes]
+    assert np.array_equal(parts[0], truth[4:24, 8:28].astype(np.uint8))
+    difference = np.abs(np.clip(last, 0, 255) - truth)[4:24, 8:28]
+    expected = difference.max(axis=2) if channels == 3 else difference
+    np.testing.assert_allclose(parts[3], expected)
+
+
+def test_a_region_outside_the_image_is_refused(tmp_path, monkeypatch, capsys):
+    cv2.imwrite(str(tmp_path / "photo.png"), smooth_image(50, 70))
+    arguments = ["--images", tmp_path / "photo.png", "--region", "40,0,20"]
+    assert run_main("scripts/make_figure.py", arguments, monkeypatch) == 1
+    assert "outside the shown rows" in capsys.readouterr().err

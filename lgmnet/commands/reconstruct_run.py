@@ -18,8 +18,9 @@ from lgmnet.operators import BlockSampling
 from lgmnet.speed.inference import prepare
 from lgmnet.speed.memory import OUT_OF_MEMORY, out_of_memory
 from lgmnet.speed.precision import convolutions
-from lgmnet.weights.camera import Layout, arrange, read_own_matrix, read_values, with_own_matrix
+from lgmnet.weights.camera import Layout, arrange, read_values
 from lgmnet.weights.measurement import Measurement, load_measurement, reconstruct_image
+from lgmnet.weights.own_phi import own_operator, read_own_matrix
 from lgmnet.weights.saved import find_weights
 
 # Files with the numbers of a camera.
@@ -53,14 +54,15 @@ def of_camera(
     name = str(arguments.measurement)
     y = arrange(values, len(matrix), (height // block, width // block), layout, name)
     network = weights.config.model.name
-    model, y, known = with_own_matrix(model, network, matrix, y)
+    operator, unit, known = own_operator(model, network, matrix)
+    model = model.measured_by(operator).eval()
     if not known:
         print(
             f"warning: {arguments.weights} was trained for another Φ and loses quality on this "
             "one; scripts/refit.py adapts it in minutes",
             file=sys.stderr,
         )
-    return model.to(device), Measurement(y, height, width, model.operator.fingerprint())
+    return model.to(device), Measurement(unit * y, height, width, operator.fingerprint())
 
 
 def sides(text: str | None) -> tuple[int, int]:

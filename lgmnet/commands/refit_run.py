@@ -4,14 +4,14 @@ import argparse
 import dataclasses
 import math
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from lgmnet.commands import call
 from lgmnet.config import Config
 from lgmnet.data.images import write_array
 from lgmnet.files import write_text
-from lgmnet.weights.camera import read_own_matrix, unit_norm
+from lgmnet.operators.matrices import load_matrix
+from lgmnet.weights.own_phi import own_sampling, read_own_matrix, unit_norm
 from lgmnet.weights.saved import find_weights
 
 
@@ -19,29 +19,19 @@ def own_config(config: Config, arguments: argparse.Namespace, matrix: Path) -> C
     """The config of the weights with the user's Φ and a short schedule."""
     if config.lora is not None:
         raise ValueError("weights with adapters cannot be adapted to another Φ; choose others")
-    rows, pixels = np.load(matrix).shape
-    sampling = dataclasses.replace(
-        config.block_sampling,
-        ratio=rows / pixels,
-        block_size=math.isqrt(pixels),
-        rounding="round",
-        phi="fixed",
-        phi_init=str(matrix),
-        phi_values="real",
-        ordering="sequency",
-    )
+    sampling = own_sampling(config.block_sampling, load_matrix(matrix), matrix)
     training = dataclasses.replace(
         config.training,
+        **length(arguments),
         start=arguments.weights,
         start_phi=False,
-        minutes=arguments.minutes,
         rate=arguments.rate,
         schedule="onecycle",
         milestones=(),
         ema=0.99,
         precision="auto",
     )
-    side, images = math.isqrt(pixels), tuple(arguments.data)
+    side, images = sampling.block_size, tuple(arguments.data)
     data = dataclasses.replace(
         config.data,
         train=images,
@@ -55,12 +45,23 @@ def own_config(config: Config, arguments: argparse.Namespace, matrix: Path) -> C
     )
 
 
+def length(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The settings of training for ``--steps`` or ``--minutes``."""
+    steps, minutes = arguments.steps, arguments.minutes
+    if steps is None:
+        if not 0 < minutes < math.inf:
+            raise ValueError(f"--minutes is {minutes}, expected > 0")
+        return {"minutes": minutes}
+    if steps < 1:
+        raise ValueError(f"--steps is {steps}, expected at least 1")
+    return {"minutes": 0.0, "epochs": 1, "steps_per_epoch": steps}
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Write Φ and the config into the folder of the run, and train; returns the exit code."""
     folder = arguments.output
     matrix = unit_norm(read_own_matrix(arguments.matrix, arguments.column_major))
-    if not arguments.minutes > 0:
-        raise ValueError(f"--minutes is {arguments.minutes}, expected > 0")
+    length(arguments)  # a mistake is told before anything is written
     if (folder / "last.pt").exists():
         raise ValueError(f"{folder} already contains a run; choose another --output")
     config = find_weights(arguments.weights).config

@@ -19,6 +19,7 @@ EXAMPLES = """examples:
   python test.py runs/lgm_net_tiny_all_ratios_r0.01-0.50 --ratio 0.05 0.1 --data Set11
   python test.py runs/lorun_unet_r0.10/backbone --adapters runs/other/adapters.safetensors
   python test.py runs/quickstart_r0.10 --data Set11 --report
+  python test.py lgm_net_tiny_r0.10 --matrix phi.npy --data Set11
   python test.py configs/fista.yaml sampling.ratio=0.25 --data Set11
   torchrun --nproc-per-node 4 test.py runs/lgm_net_r0.10 --data Urban100
 """
@@ -43,6 +44,12 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--merge",
         help="adapters: on_the_fly (memory of one denoiser, default) or per_stage (faster)",
+    )
+    parser.add_argument(
+        "--matrix", type=Path, help="measure with your Φ instead: .npy, .npz, .mat, .safetensors"
+    )
+    parser.add_argument(
+        "--column-major", action="store_true", help="pixels of --matrix numbered as in MATLAB"
     )
     parser.add_argument(
         "--data", nargs="+", default=["builtin"], help="test sets by name, folder or image"

@@ -20,6 +20,7 @@ from lgmnet.runtime import Runtime
 from lgmnet.speed import memory
 from lgmnet.weights.adapters import Adapted
 from lgmnet.weights.loadable import Loadable
+from lgmnet.weights.own_phi import WithOwnPhi
 from lgmnet.weights.saved import find_weights
 
 
@@ -33,14 +34,26 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(memory.OUT_OF_MEMORY) from None
 
 
-def score_weights(arguments: argparse.Namespace) -> int:
-    """Score all conditions and protocols; returns the exit code."""
-    weights: Loadable
-    weights = find_weights(arguments.weights, arguments.overrides)
+def asked_weights(arguments: argparse.Namespace) -> Loadable:
+    """The weights that the arguments name, with the user's adapters and Φ."""
+    weights: Loadable = find_weights(arguments.weights, arguments.overrides)
     if arguments.adapters:
         weights = Adapted(weights, arguments.adapters, arguments.merge or "on_the_fly")
     elif arguments.merge:
         raise ValueError(f"--merge {arguments.merge} needs --adapters; give an adapters file")
+    if arguments.matrix:
+        own = WithOwnPhi(weights, arguments.matrix, arguments.column_major)
+        trained = "the Φ" if own.known else "another Φ than that"
+        print(f"{arguments.matrix} is {trained} of {weights.name}", file=sys.stderr)
+        return own
+    if arguments.column_major:
+        raise ValueError("--column-major needs --matrix; give the file of your Φ")
+    return weights
+
+
+def score_weights(arguments: argparse.Namespace) -> int:
+    """Score all conditions and protocols; returns the exit code."""
+    weights = asked_weights(arguments)
     # Defaults come from the config of the weights.
     asked = {k: getattr(arguments, k) for k in ("color", "padding")}
     asked = {k: v for k, v in asked.items() if v is not None}

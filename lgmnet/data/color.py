@@ -65,6 +65,20 @@ def grey_picture(pixels: np.ndarray) -> np.ndarray:
     return np.hypot(*np.moveaxis(pixels, 2, 0)) if pixels.shape[2] == 2 else pixels.mean(axis=2)
 
 
+def colour_picture(pixels: np.ndarray) -> np.ndarray:
+    """A picture of any pixels: grey ``(H, W)``, or BGR ``(H, W, 3)``.
+
+    A complex image is shown as its magnitude. Of more than three bands the means of the first, the
+    middle and the last third are blue, green and red.
+    """
+    if pixels.ndim == 2 or pixels.shape[2] == 3:
+        return pixels
+    if pixels.shape[2] < 3:
+        return grey_picture(pixels)
+    thirds = np.array_split(pixels, 3, axis=2)
+    return np.dstack([part.mean(axis=2) for part in thirds])
+
+
 def _reversed(pixels: np.ndarray) -> np.ndarray:
     """BGR to RGB and RGB to BGR; other pixels unchanged."""
     if pixels.ndim == 3 and pixels.shape[2] == 3:

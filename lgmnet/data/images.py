@@ -208,6 +208,8 @@ def scan(paths: Sequence[Path], smallest: int) -> Scan:
                 found.rejected[path] = result
             elif min(result[:2]) < smallest:
                 size = f"{result.height} x {result.width} pixels"
+                if result.channels > 3:
+                    size += f", {result.channels} bands (the last axis)"
                 found.rejected[path] = printable(f"{path} is too small: {size}")
             else:
                 found.paths.append(path)

@@ -158,8 +158,8 @@ def reconstruct_plane(
     """
     image = to_unit(channels_first(plane).to(runtime.device))[None]
     operator = model.operator
-    _, channels, rows, _ = image.shape
-    check_channels(operator, channels, f"evaluation.color={rules.color}", rows)
+    _, channels, *sides = image.shape
+    check_channels(operator, channels, f"evaluation.color={rules.color}", sides)
     fitted = fit(image, model, rules)
     measurement = model.measure(fitted, name)
     rebuilt = model.reconstruct(measurement)
@@ -177,23 +177,31 @@ def reconstruct_plane(
     return Plane(pixels(rebuilt), pixels(projected), float(residual))
 
 
-def check_channels(operator: LinearOperator, channels: int, policy: str, height: int = 0) -> None:
+def check_channels(
+    operator: LinearOperator, channels: int, policy: str, sides: Sequence[int] = ()
+) -> None:
     """Raise ValueError unless the operator measures ``channels`` channels, set by ``policy``.
 
     Args:
-        height: rows of the image, if known. If they are as many as the channels of the operator,
-            the message says that the channels are the last axis of a file.
+        sides: height and width of the image, if known. If one of them is the number of channels of
+            the operator, the message says that the channels are the last axis of a file.
     """
-    if channels == operator.channels:
+    needed = operator.channels
+    if channels == needed:
         return
     key, _, value = policy.partition("=")
-    better = color.policy_for(operator.channels)
-    advice = "use other images" if value == better else f"set {key}={better}"
-    if value == "bands" and height == operator.channels > 3:
-        advice = f"the first axis has {height}, but channels are the last axis: transpose the files"
+    better = color.policy_for(needed)
+    advice = f"set {key}={better}, or choose another operator"
+    if value == better:
+        advice = "use other images, or another operator"
+    if value == "bands" and needed > 3:
+        advice = f"use cubes of {needed} bands, or set sampling.bands={channels}"
+    if value == "bands" and needed > 3 and needed in sides:
+        axis = ("first", "second")[list(sides).index(needed)]
+        advice = f"the {axis} axis has {needed}, but bands are the last axis: transpose the files"
     raise ValueError(
         f"{policy} gives images of {channels} channels, but {type(operator).__name__} measures "
-        f"images of {operator.channels}; {advice}, or another operator"
+        f"images of {needed}; {advice}"
     )
 
 

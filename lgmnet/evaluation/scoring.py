@@ -56,6 +56,11 @@ class Scoring:
     precision: str = "fp32"
     max_memory: str | None = None
 
+    def sampling(self, weights: Loadable) -> SamplingConfig:
+        """How the images are measured: as the weights say, with the bits that were asked for."""
+        own = weights.config.sampling
+        return own if self.bits is None else dataclasses.replace(own, quantise=self.bits)
+
 
 def score_sets(
     weights: Loadable,
@@ -79,9 +84,7 @@ def score_sets(
     rules = [
         Rules(find_protocol(r.protocol), r.color, r.padding, how.consistency) for r in how.rules
     ]
-    sampling = weights.config.sampling
-    if how.bits is not None:
-        sampling = dataclasses.replace(sampling, quantise=how.bits)
+    sampling = how.sampling(weights)
     condition = sampling.usual if how.condition is None else sampling.condition(how.condition)
     model = weights.load(condition)
     about = {

@@ -75,6 +75,8 @@ class LinearOperator(nn.Module, ABC):
     """Height and width of an image must be multiples of this, in pixels."""
     size: tuple[int, int] | None = None
     """Height and width of an image, in pixels; None if the operator supports several sizes."""
+    shows: str = "the measurement"
+    """What `picture_of` shows, for captions."""
 
     @property
     def support(self) -> Tensor | None:
@@ -95,6 +97,16 @@ class LinearOperator(nn.Module, ABC):
     def picture(self) -> Tensor | None:
         """Φ as a picture, ``(H, W)`` in [0, 1] on the CPU; None if there is no picture."""
         return None
+
+    def picture_of(self, measurement: Tensor) -> Tensor:
+        """One y ``(1, C, h, w)`` as a picture: ``(H, W)``, or RGB ``(H, W, 3)``; on the CPU.
+
+        The values are in [0, 1]. Three channels are colours. Other channels, at most 64, stand side
+        by side, and each has its own range from black to white.
+        """
+        y = measurement[0].detach().float().cpu()
+        y = y if y.ndim == 3 else y.reshape(1, 1, -1)
+        return rearrange(y, "c h w -> h w c").clamp(0, 1) if len(y) == 3 else tiles(y)
 
     def on_canvas(self) -> "LinearOperator":
         """What a network works with: this operator, or one of the same y and larger images.
@@ -229,3 +241,17 @@ class LinearOperator(nn.Module, ABC):
         An operator may override it with a faster method.
         """
         return self.adjoint(self(images))
+
+
+def tiles(maps: Tensor, most: int = 64) -> Tensor:
+    """Maps ``(count, h, w)`` side by side in a square, each scaled to [0, 1]. Some may be left out.
+
+    Maps of one pixel become one map.
+    """
+    side = math.isqrt(min(len(maps), most))
+    maps = maps[: side * side]
+    if maps.shape[1:] == (1, 1):
+        maps, side = rearrange(maps, "(h w) 1 1 -> 1 h w", h=side), 1
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    maps = (maps - low) / (high - low).clamp_min(1e-12)
+    return rearrange(maps, "(r c) h w -> (r h) (c w)", r=side)

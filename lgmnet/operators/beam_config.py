@@ -38,7 +38,7 @@ class ParallelBeamConfig(SamplingConfig):
         require(
             (self.views is None) != (not self.angles),
             f"sampling.views is {self.views} and sampling.angles is {list(self.angles)}; set one "
-            "of them",
+            "of them, and the other one to its default: sampling.views=null or sampling.angles=[]",
         )
         require(self.side >= 1, f"sampling.side is {self.side}, expected at least 1 pixel")
         require(

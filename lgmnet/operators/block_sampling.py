@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from lgmnet.operators.base import LinearOperator, check_weight, in_full_precision
+from lgmnet.operators.base import LinearOperator, check_weight, in_full_precision, tiles
 from lgmnet.operators.matrices import fingerprint
 
 
@@ -34,6 +34,7 @@ class BlockSampling(LinearOperator):
     """
 
     matrix: Tensor
+    shows = "the first numbers of all blocks, each as a picture"
     gathers: bool = True
     """Apply Φ as a product with gathered blocks; else as a strided convolution, as published."""
     reduced_gram: bool = False
@@ -73,12 +74,8 @@ class BlockSampling(LinearOperator):
 
     def picture(self) -> Tensor:
         """See `LinearOperator.picture`: a grid of the first 64 rows of Φ, each scaled to [0, 1]."""
-        rows = self.matrix.detach()[:64].float().cpu()
-        side = int(len(rows) ** 0.5)
-        rows = rows[: side * side]
-        low, high = rows.amin(1, keepdim=True), rows.amax(1, keepdim=True)
-        rows = (rows - low) / (high - low).clamp_min(1e-12)
-        return rearrange(rows, "(r c) (h w) -> (r h) (c w)", r=side, h=self.block_size)
+        rows = self.matrix.detach().float().cpu()
+        return tiles(rearrange(rows, "m (h w) -> m h w", h=self.block_size))
 
     def first(self, rows: int) -> "BlockSampling":
         """The operator of the first ``rows`` rows of Φ; gradients reach this operator's Φ."""

@@ -36,7 +36,8 @@ class BlurDownConfig(SamplingConfig):
     channels: int = 3
     """Of an image: 3 (RGB), or 1 (luma)."""
     lr_quantise: bool = False
-    """Whether y is rounded to 8 bits, before noise is added."""
+    """Whether y is rounded to 8 bits, before noise is added. Without noise it is the same as
+    ``quantise: 8`` with ``clip: [0, 1]``, a detector that rounds after the noise."""
 
     compared: ClassVar[tuple[str, ...]] = ("scale", "kernels", "channels", "lr_quantise")
 

@@ -46,6 +46,7 @@ class BlurDown(LinearOperator):
     """
 
     kernels: Tensor
+    shows = "the small image"
 
     def __init__(
         self,

@@ -48,6 +48,7 @@ class CodedAperture(LinearOperator):
     """
 
     mask: Tensor
+    shows = "the snapshot: all bands, shifted and added"
 
     def __init__(
         self, mask: Tensor, bands: int = 28, step: int = 2, canvas: str = "crop256"

@@ -39,6 +39,7 @@ class FourierMask(LinearOperator):
     """
 
     masks: Tensor
+    shows = "the measured frequencies, logarithm of the magnitude, frequency 0 in the middle"
 
     def __init__(self, mask: Tensor, channels: int = 1, centred: bool = False) -> None:
         super().__init__()
@@ -62,6 +63,11 @@ class FourierMask(LinearOperator):
     def picture(self) -> Tensor:
         """See `LinearOperator.picture`: the mask with the zero frequency in the middle."""
         return torch.fft.fftshift(self.mask).float().cpu()
+
+    def picture_of(self, measurement: Tensor) -> Tensor:
+        """See `LinearOperator.picture_of`: 80 dB of the magnitude, frequency 0 in the middle."""
+        size = torch.fft.fftshift(join(measurement.detach().float().cpu())[0].abs())
+        return 1 + torch.log10((size / size.max().clamp_min(1e-12)).clamp_min(1e-4)) / 4
 
     @property
     def support(self) -> Tensor:

@@ -95,6 +95,8 @@ def load_kernels(path: Path) -> Tensor:
     _, array = read_array(path, ("kernels", "kernel"), "file of kernels", "'kernels'")
     if array.dtype == object:
         held = list(array.flat)
+    elif array.ndim not in (2, 3):
+        raise ValueError(f"{path} has shape {array.shape}, expected (h, w) or (kernels, h, w)")
     else:
         held = list(array[None] if array.ndim == 2 else array)
     if not held or any(np.asarray(kernel).dtype.kind not in "uif" for kernel in held):

@@ -53,6 +53,8 @@ class ParallelBeam(LinearOperator):
         A. Kak and M. Slaney, "Principles of Computerized Tomographic Imaging", 1988, chapter 3.
     """
 
+    shows = "the sinogram, a row for each view"
+
     def __init__(self, side: int, angles: Sequence[float], detectors: int | None = None) -> None:
         super().__init__()
         self.angles = tuple(float(angle) for angle in angles)

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from lgmnet import metrics
@@ -40,6 +41,9 @@ class Examined(NamedTuple):
     """One image in a network.
 
     truth: ``(H, W)`` or ``(H, W, C)``, 0..255.
+    measured: y of the first plane as a picture, ``(h, w)`` or BGR ``(h, w, 3)``, 0..255.
+    shape: of y of the first plane.
+    signal: whether the image is a signal: one block wide, and several blocks high.
     start: the smallest image that Φ measures as y, Φ⁺y. It does not depend on the network.
     estimates: of the network, first to last.
     score: of the last one.
@@ -47,6 +51,9 @@ class Examined(NamedTuple):
     """
 
     truth: np.ndarray
+    measured: np.ndarray
+    shape: tuple[int, ...]
+    signal: bool
     start: Estimate
     estimates: list[Estimate]
     score: metrics.Score
@@ -64,7 +71,8 @@ def examine(model: SensingModel, image: NamedImage, rules: Rules, kept: int) -> 
         ValueError: the operator does not support the channels or the size of the image.
     """
     planes = color.channels(image.pixels, rules.color)
-    steps = [_steps(model, p, rules, f"{image.name}:{k}") for k, p in enumerate(planes)]
+    found = [_steps(model, p, rules, f"{image.name}:{k}") for k, p in enumerate(planes)]
+    steps = [each for _, each in found]
     height, width = steps[0][0].pixels.shape[:2]
     truth = protocol_scale(color.join(planes))[:height, :width]
     count = min(map(len, steps))  # ISTA needs another number of steps in each plane
@@ -78,7 +86,19 @@ def examine(model: SensingModel, image: NamedImage, rules: Rules, kept: int) -> 
     score = metrics.score(joined[-1].pixels, truth, rules.protocol)
     block = model.operator.sizes().get("block_size")
     ratio = math.nan if block is None else metrics.seams(joined[-1].pixels, truth, block)
-    return Examined(truth, start, estimates, score, ratio)
+    signal = planes[0].ndim == 2 and block == width < height
+    y = found[0][0]
+    measured = _measured(y, model.operator, signal)
+    return Examined(truth, measured, tuple(y.shape[1:]), signal, start, estimates, score, ratio)
+
+
+def _measured(y: Tensor, operator: LinearOperator, signal: bool) -> np.ndarray:
+    """y as a picture, 0..255; that of a signal in the order of time, with the range of y."""
+    if signal:
+        y = rearrange(y, "1 m blocks 1 -> blocks m").cpu()
+        return 255 * ((y - y.min()) / (y.max() - y.min()).clamp_min(1e-12)).numpy()
+    picture = 255 * operator.picture_of(y).numpy()
+    return picture[..., ::-1] if picture.ndim == 3 else picture
 
 
 class _Step(NamedTuple):
@@ -88,8 +108,10 @@ class _Step(NamedTuple):
     number: int
 
 
-def _steps(model: SensingModel, plane: np.ndarray, rules: Rules, name: str) -> list[_Step]:
-    """Φ⁺y and the estimates of the network for channels that are measured together."""
+def _steps(
+    model: SensingModel, plane: np.ndarray, rules: Rules, name: str
+) -> tuple[Tensor, list[_Step]]:
+    """y; and Φ⁺y and the estimates of the network, for channels that are measured together."""
     image = to_unit(channels_first(plane).to(device_of(model)))[None]
     operator = model.operator
     check_channels(operator, image.shape[1], f"evaluation.color={rules.color}")
@@ -105,7 +127,7 @@ def _steps(model: SensingModel, plane: np.ndarray, rules: Rules, name: str) -> l
 
     smallest = operator.project(torch.zeros_like(fitted), y)
     found = [step(*each) for each in iterates(model, y)]
-    return [step("Φ⁺y", smallest), *found]
+    return y, [step("Φ⁺y", smallest), *found]
 
 
 def _joined(planes: list[_Step]) -> _Step:

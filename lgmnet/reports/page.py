@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -19,6 +19,7 @@ from lgmnet.evaluation.scoring import Scoring
 from lgmnet.files import write_text
 from lgmnet.metrics import find_protocol
 from lgmnet.models import SensingModel
+from lgmnet.models.watching import FIRST
 from lgmnet.reports import pictures
 from lgmnet.reports.examine import (
     Examined,
@@ -103,9 +104,10 @@ def entry_labels(entries: Sequence[Entry]) -> list[str]:
 
 
 def load_model(entry: Entry, here: Runtime) -> SensingModel:
-    """The plain network, in float32, with the noise that was scored."""
+    """The plain network, in float32, with the noise and the detector that were scored."""
     model = entry.weights.load(entry.how.condition).to(here.device)
     model.noise_std = entry.results["noise_std"]
+    model.detector = entry.how.sampling(entry.weights).detector
     return model
 
 
@@ -142,7 +144,9 @@ def example(
     def picture(pixels: np.ndarray) -> str:
         return pictures.data_uri(pixels, quality)
 
-    truth = found[0].truth
+    truth, signal = found[0].truth, found[0].signal
+    shown = pictures.curve if signal else pictures.shown
+    error = pictures.error_curve if signal else pictures.error_map
     views = []
     for label, one in zip(labels, found, strict=True):
         last = one.estimates[-1].pixels
@@ -151,20 +155,43 @@ def example(
         stages = [
             {"name": e.name, "number": e.number, "psnr": as_json(e.psnr, 3),
              "residual": as_json(e.residual, 6),
-             "src": picture(pictures.shown(e.pixels))
+             "src": picture(shown(e.pixels))
                     if with_stages and e.pixels is not None else None}
             for e in one.estimates
         ]  # fmt: skip
         views.append({
             "label": label, "psnr": as_json(one.score.psnr), "ssim": as_json(one.score.ssim),
             "seams": as_json(one.seams), "start_psnr": as_json(one.start.psnr),
-            "start": picture(pictures.shown(one.start.pixels)),
-            "image": picture(pictures.shown(last)),
-            "error": picture(pictures.error_map(last, truth)), "stages": stages,
+            "start": picture(shown(one.start.pixels)), "image": picture(shown(last)),
+            "error": picture(error(last, truth)), "stages": stages,
+            "measured": measured(one, shown, picture), "first": first(one, shown, picture),
         })  # fmt: skip
-    height, width = truth.shape[:2]
-    return {"dataset": dataset, "name": name, "height": height, "width": width,
-            "truth": picture(pictures.shown(truth)), "views": views}  # fmt: skip
+    height, width = shown(truth).shape[:2]
+    return {"dataset": dataset, "name": name, "height": height, "width": width, "signal": signal,
+            "truth": picture(shown(truth)), "views": views}  # fmt: skip
+
+
+def measured(
+    one: Examined,
+    shown: Callable[[np.ndarray], np.ndarray],
+    picture: Callable[[np.ndarray], str],
+) -> dict[str, Any]:
+    """The picture of y, which has a size of its own."""
+    pixels = shown(one.measured)
+    height, width = pixels.shape[:2]
+    return {"src": picture(pixels), "height": height, "width": width, "shape": one.shape}
+
+
+def first(
+    one: Examined,
+    shown: Callable[[np.ndarray], np.ndarray],
+    picture: Callable[[np.ndarray], str],
+) -> dict[str, Any] | None:
+    """The network's own start x⁰; None if it does not show one."""
+    estimate = one.estimates[0]
+    if estimate.name != FIRST or estimate.pixels is None:
+        return None
+    return {"src": picture(shown(estimate.pixels)), "psnr": as_json(estimate.psnr)}
 
 
 def describe(label: str, entry: Entry, model: SensingModel) -> dict[str, Any]:
@@ -179,6 +206,7 @@ def describe(label: str, entry: Entry, model: SensingModel) -> dict[str, Any]:
         "parameters": complexity.parameters(model, frozen=True),
         "learned": {k: [as_json(v, 6) for v in vs] for k, vs in learned_values(model).items()},
         "operator": phi.title,
+        "shows": model.operator.shows,
         "tiles": None if tiles is None else pictures.data_uri(tiles),
         "spectrum": None if spectrum is None else pictures.data_uri(spectrum),
         "singular": [as_json(value, 5) for value in phi.singular],
@@ -244,6 +272,9 @@ def render(
         images=image_rows(labels, entries),
         about=about,
         examples=examples,
+        samples=pictures.LINES * pictures.LINE,
+        signals=any(example["signal"] for example in examples),
+        shows=dict.fromkeys(one["shows"] for one in about),
         first=first,
         protocol=dataclasses.asdict(find_protocol(first["protocol"])),
         bar=pictures.color_bar(),

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from lgmnet.config import Config, ConfigError, DataConfig
 from lgmnet.data.datasets import (
     TrainingImages,
@@ -70,14 +72,24 @@ def check_fit(operator: LinearOperator, images: TrainingImages, data: DataConfig
         check_channels(operator, images.channels, f"data.color={data.color}")
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    size = operator.size
-    if size is None or size == (data.crop_size, data.crop_size):
-        return
-    advice = f"set data.crop_size={size[0]}" if size[0] == size[1] else "crops are square"
-    raise ConfigError(
-        f"data.crop_size is {data.crop_size}, but {type(operator).__name__} measures images of "
-        f"{size[0]} x {size[1]} pixels; {advice}"
-    )
+    _check_crops(operator, data.crop_size)
+
+
+def _check_crops(operator: LinearOperator, side: int) -> None:
+    """Raise ConfigError unless the operator measures crops of this side."""
+    given = f"data.crop_size is {side}, but {type(operator).__name__} measures images"
+    if (size := operator.size) is not None and size != (side, side):
+        advice = f"set data.crop_size={size[0]}" if size[0] == size[1] else "crops are square"
+        raise ConfigError(f"{given} of {size[0]} x {size[1]} pixels; {advice}")
+    if rest := side % operator.multiple:
+        raise ConfigError(
+            f"{given} whose sides are multiples of {operator.multiple}; set "
+            f"data.crop_size={side + operator.multiple - rest}"
+        )
+    try:
+        operator.check_image(torch.empty(1, operator.channels, side, side, device="meta"))
+    except ValueError as error:
+        raise ConfigError(f"data.crop_size is {side}: {error}") from None
 
 
 def _read_list(name: str) -> list[str]:

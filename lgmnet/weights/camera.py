@@ -1,6 +1,5 @@
-"""Numbers of the user's own camera: put in order, and given to a network with the user's own Φ."""
+"""Numbers of the user's own camera, put in order."""
 
-import inspect
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +10,7 @@ from einops import rearrange
 from torch import Tensor
 
 from lgmnet.arrays import read_array
-from lgmnet.models import MODELS, SensingModel
-from lgmnet.operators import BlockSampling
-from lgmnet.operators.matrices import load_matrix
-from lgmnet.unfolding.fitted import Fitted
 
-# Two matrices are the same Φ if they differ by less, relative to their size, after scaling.
-SAME = 1e-3
 CHOICES = {"order": ("blocks", "patterns"), "pairs": ("none", "alternating", "halves")}
 
 
@@ -88,28 +81,6 @@ def _read_text(path: Path) -> np.ndarray:
         ) from None
 
 
-def read_own_matrix(path: Path, column_major: bool = False) -> Tensor:
-    """The user's Φ as ``(m, B²)``, float32, pixels along the rows; see `load_matrix`.
-
-    A matrix with more rows than columns is transposed, because m is at most B².
-
-    Raises:
-        ValueError: the matrix is zero, or its pixels make no square block.
-    """
-    matrix = load_matrix(path)
-    if matrix.shape[0] > matrix.shape[1]:
-        matrix = matrix.T.contiguous()
-    side = math.isqrt(matrix.shape[1])
-    if side**2 != matrix.shape[1] or not matrix.any():
-        raise ValueError(
-            f"{path} has shape {tuple(matrix.shape)}, expected (m, B²): a row for each pattern, a "
-            "column for each pixel of a square block, and not only zeros"
-        )
-    if column_major:
-        matrix = rearrange(matrix, "m (q p) -> m (p q)", q=side)
-    return matrix
-
-
 def arrange(
     values: np.ndarray, m: int, grid: tuple[int, int], layout: Layout, name: str = "the measurement"
 ) -> Tensor:
@@ -145,56 +116,3 @@ def _without_pairs(table: np.ndarray, pairs: str) -> np.ndarray:
         return table[:, ::2] - table[:, 1::2]
     plus, minus = np.split(table, 2, axis=1)
     return plus - minus
-
-
-def unit_norm(matrix: Tensor) -> Tensor:
-    """The matrix divided by its largest singular value, as networks expect it."""
-    return (matrix.double() / torch.linalg.matrix_norm(matrix.double(), 2)).float()
-
-
-def with_own_matrix(
-    model: SensingModel, network: str, matrix: Tensor, measurement: Tensor
-) -> tuple[SensingModel, Tensor, bool]:
-    """A model that reconstructs from the user's Φ, its measurement, and whether Φ was its own.
-
-    The measurement is divided by the same number as Φ.
-
-    Args:
-        network: registered name of the network.
-        matrix: the user's Φ, ``(m, B²)``, in any unit.
-        measurement: ``(1, m, …)``, in the same unit.
-
-    Raises:
-        ValueError: the network has parts that fit its own Φ only.
-    """
-    operator = model.operator
-    if not isinstance(operator, BlockSampling):
-        raise ValueError(f"--matrix is for block sampling, not for {type(operator).__name__}")
-    if factor := _factor(matrix, operator.matrix.detach()):
-        if len(matrix) < operator.measurements:
-            model = model.measured_by(operator.first(len(matrix)))
-        return model, measurement * factor, True
-    _check_network(model, network)
-    scaled = unit_norm(matrix)
-    factor = float((scaled * matrix).sum() / matrix.square().sum())
-    own = BlockSampling(scaled, math.isqrt(matrix.shape[1]), learned=False)
-    return model.measured_by(own.to(operator.matrix.device)).eval(), measurement * factor, False
-
-
-def _factor(matrix: Tensor, own: Tensor) -> float:
-    """The positive number that makes a matrix the first rows of ``own``; 0 if there is none."""
-    own = own[: len(matrix)].cpu()
-    if own.shape != matrix.shape:
-        return 0.0
-    factor = float((matrix * own).sum() / matrix.square().sum())
-    difference = (factor * matrix - own).norm() / own.norm()
-    return factor if factor > 0 and difference < SAME else 0.0
-
-
-def _check_network(model: SensingModel, network: str) -> None:
-    fixed = "measurements" in inspect.signature(MODELS.get(network)).parameters
-    if fixed or any(isinstance(module, Fitted) for module in model.modules()):
-        raise ValueError(
-            f"the weights of {network} have parts made for their own Φ, and this Φ is another; "
-            "choose a network such as lgm_net, or train with sampling.phi_init=FILE"
-        )

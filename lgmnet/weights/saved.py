@@ -22,6 +22,7 @@ from lgmnet.files import sha256
 from lgmnet.models import SensingModel
 from lgmnet.operators import BlockSampling, LinearOperator
 from lgmnet.operators.ratios import condition_of
+from lgmnet.unfolding.fitted import Fitted
 from lgmnet.weights import hub
 from lgmnet.weights.files import SUMS, CheckpointError, read_sums, write_atomically
 from lgmnet.weights.tensor_files import (
@@ -230,7 +231,8 @@ def adopt_weights(model: SensingModel, name: str | Path, phi: bool = True) -> No
     """Copy trained weights, perhaps of another ratio, to a new model.
 
     Args:
-        phi: also copy their Φ, if it has the same shape and kind of values.
+        phi: also copy their Φ, if it has the same shape and kind of values. Else the parts that
+            are computed from Φ (`Fitted`) stay as they are in the new model.
 
     Raises:
         CheckpointError: there are no such weights, or they belong to another network.
@@ -238,9 +240,21 @@ def adopt_weights(model: SensingModel, name: str | Path, phi: bool = True) -> No
     trained = find_weights(name).load()
     ours = {f"operator.{key}": value for key, value in model.operator.state_dict().items()}
     network = {f"network.{key}": value for key, value in trained.network.state_dict().items()}
+    if not phi:
+        network |= fitted_tensors(model)
     load_state(model, ours | network, f"training.start {name}")
     if phi:
         adopt_matrix(model, trained)
+
+
+def fitted_tensors(model: SensingModel) -> dict[str, Tensor]:
+    """The tensors of a model that are computed from its Φ, by name."""
+    return {
+        f"{name}.{key}": value
+        for name, part in model.named_modules()
+        if isinstance(part, Fitted)
+        for key, value in part.state_dict().items()
+    }
 
 
 def adopt_matrix(model: SensingModel, trained: SensingModel) -> None:

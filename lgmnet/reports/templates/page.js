@@ -70,8 +70,9 @@ function chart(figure, title, xTitle, yTitle, series, options = {}) {
     add("text", { x: left - 6, y: y + 4, "text-anchor": "end" }, options.log ? Number((10 ** tick).toPrecision(2)).toString() : tidy(tick));
   }
   const names = options.names;
+  const whole = names || points.every(([at]) => Number.isInteger(at));
   for (const tick of ticks(x0, x1, 6)) {
-    if (names && !Number.isInteger(tick)) continue;
+    if (whole && !Number.isInteger(tick)) continue;
     add("text", { x: X(tick), y: H - bottom + 16, "text-anchor": "middle" }, names ? names[tick] : tidy(tick));
   }
   add("text", { x: (left + W - right) / 2, y: H - 6, "text-anchor": "middle" }, xTitle);
@@ -117,10 +118,22 @@ if (data.examples && data.examples.length) {
       if (k === 0 || data.about[k].operator !== data.about[0].operator || view.start !== example.views[0].start) {
         found.push({ name: `${many}Φ⁺y`, src: view.start, caption: `${many}Φ⁺y, ${fixed(view.start_psnr, 2)} dB` });
       }
-      found.push({ name: `${many}reconstruction`, src: view.image, caption: `${many}${fixed(view.psnr, 2)} dB, SSIM ${fixed(view.ssim, 4)}` });
+      if (view.first && view.first.src !== view.start && !(Math.abs(view.first.psnr - view.start_psnr) < 0.005)) {
+        found.push({ name: `${many}x⁰`, src: view.first.src, caption: `${many}start x⁰, ${fixed(view.first.psnr, 2)} dB` });
+      }
+      found.push({ name: `${many}reconstruction`, src: view.image, caption: `${many}reconstruction, ${fixed(view.psnr, 2)} dB, SSIM ${fixed(view.ssim, 4)}` });
       found.push({ name: `${many}error`, src: view.error, caption: `${many}error` });
     });
     return found.map((p) => ({ alt: `${p.name} of ${example.name}`, ...p }));
+  };
+  // y has a size of its own, so it is not compared and not enlarged with the others.
+  const measured = () => {
+    const example = data.examples[current], sources = new Set();
+    return example.views.filter((view) => !sources.has(view.measured.src) && sources.add(view.measured.src)).map((view) => {
+      const label = example.views.length > 1 && view !== example.views[0] ? `${view.label}: ` : "";
+      const image = make("img", { class: "measured", src: view.measured.src, alt: `${label}measurement y of ${example.name}`, width: view.measured.width, height: view.measured.height });
+      return make("figure", {}, image, make("figcaption", {}, `${label}measurement y, ${view.measured.shape.join(" × ")}`));
+    });
   };
   const place = () => {
     const far = 100 - 100 / zoom;
@@ -150,18 +163,20 @@ if (data.examples && data.examples.length) {
   };
   const shape = (element) => { element.style.aspectRatio = `${data.examples[current].width} / ${data.examples[current].height}`; };
   const showGrid = () => {
-    by("grid").replaceChildren(...pictures().map((p) => {
+    const [truth, ...others] = pictures().map((p) => {
       const tile = make("div", { class: "tile" }, make("img", { src: p.src, alt: p.alt }));
       shape(tile);
       return make("figure", {}, tile, make("figcaption", {}, p.caption));
-    }));
+    });
+    by("grid").replaceChildren(truth, ...measured(), ...others);
+    document.body.classList.toggle("curves", data.examples[current].signal);
   };
   const open = (index) => {
     current = index; zoom = 1; x = y = 0;
     [...by("thumbs").children].forEach((b, k) => b.setAttribute("aria-pressed", k === index));
     const names = pictures().map((p) => p.name);
     fill(by("left"), names, by("left").options.length ? by("left").selectedIndex : 0);
-    fill(by("right"), names, by("right").options.length ? by("right").selectedIndex : 2);
+    fill(by("right"), names, by("right").options.length ? by("right").selectedIndex : names.findIndex((name) => name.endsWith("reconstruction")));
     shape(compare); select(); showGrid(); place(); cut(); openStages();
   };
   compare.prepend(by("below"));
@@ -241,6 +256,10 @@ if (data.examples && data.examples.length) {
   };
   stage.addEventListener("input", showStage);
   weights.addEventListener("change", () => { openStages(); showLearned(); });
+  if (data.examples.every((example) => example.views.every((view) => view.stages.length < 2))) {
+    by("stages").hidden = true;
+    document.querySelector('nav a[href="#stages"]').hidden = true;
+  }
   open(0);
   showLearned();
 }
