@@ -1,5 +1,7 @@
 """Pictures of a spectral camera: what is read, what is refused, and the command."""
 
+import json
+
 import cv2
 import numpy as np
 import pytest
@@ -108,3 +110,27 @@ def test_the_figure_needs_something_to_draw(monkeypatch, capsys, tmp_path):
     arguments = ["--measurements", tmp_path / "y.npy", "--output", out]
     assert run_main("scripts/make_cube_figure.py", arguments, monkeypatch) == 1
     assert "need the --mask of their camera" in capsys.readouterr().err
+
+
+def test_weights_are_scored_with_another_mask(camera, tmp_path, monkeypatch):
+    """As with a config that names the mask."""
+    mask, _ = camera
+    np.savez(tmp_path / "cube.npz", cube=np.random.default_rng(1).random((10, 12, 4)))
+    settings = ("sampling.bands=4", "model.iterations=3")
+    drawn = ("sampling.mask=random", "sampling.size=[8,8]")
+    for name, arguments in (
+        ("there", [*settings, f"sampling.mask={mask}"]),
+        ("here", [*settings, *drawn, "--mask", mask]),
+    ):
+        arguments = [CONFIG, *arguments, "--data", tmp_path / "cube.npz"]
+        assert run_main("test.py", [*arguments, "--output", tmp_path / name], monkeypatch) == 0
+    read = [
+        json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("here", "there")
+    ]
+    here, there = ((one["phi_sha256"], one["datasets"]["cube"]["psnr"]) for one in read)
+    assert here == there
+
+
+def test_a_mask_is_refused_for_other_problems(camera, monkeypatch, capsys):
+    assert run_main("test.py", ["lgm_net_tiny_r0.10", "--mask", camera[0]], monkeypatch) == 1
+    assert "measures with BlockSampling, expected sampling.operator=co" in capsys.readouterr().err

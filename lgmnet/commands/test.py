@@ -51,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--column-major", action="store_true", help="pixels of --matrix numbered as in MATLAB"
     )
+    parser.add_argument("--mask", help="spectral imaging: measure with this mask instead")
     parser.add_argument(
         "--data", nargs="+", default=["builtin"], help="test sets by name, folder or image"
     )

@@ -22,6 +22,7 @@ from lgmnet.weights.adapters import Adapted
 from lgmnet.weights.loadable import Loadable
 from lgmnet.weights.own_phi import WithOwnPhi
 from lgmnet.weights.saved import find_weights
+from lgmnet.weights.snapshot import WithMask
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -46,6 +47,8 @@ def asked_weights(arguments: argparse.Namespace) -> Loadable:
         trained = "the Φ" if own.known else "another Φ than that"
         print(f"{arguments.matrix} is {trained} of {weights.name}", file=sys.stderr)
         return own
+    if arguments.mask:
+        return WithMask(weights, arguments.mask)
     if arguments.column_major:
         raise ValueError("--column-major needs --matrix; give the file of your Φ")
     return weights

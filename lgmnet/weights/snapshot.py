@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from lgmnet.arrays import read_array
-from lgmnet.build import Source
+from lgmnet.build import Source, at_condition
 from lgmnet.config import ConfigError
 from lgmnet.models import SensingModel
 from lgmnet.operators import CodedAperture, CodedApertureConfig
-from lgmnet.weights.saved import Weights, find_weights
-from lgmnet.weights.untrained import Untrained
+from lgmnet.weights.loadable import Loadable
+from lgmnet.weights.saved import find_weights
 
 # What the public data sets call the picture.
 NAMES = ("meas_real", "meas", "measurement", "y")
@@ -54,26 +54,48 @@ def _size_message(path: Path, shape: tuple[int, ...], operator: CodedAperture) -
     )
 
 
+class WithMask:
+    """Weights of spectral imaging that measure with another mask, with the interface of `Weights`.
+
+    Args:
+        weights: of any size of image.
+        mask: a file, by path or below the folder of the data. All of it is used.
+
+    Raises:
+        ConfigError: the weights are not for spectral images, or the mask is none.
+    """
+
+    def __init__(self, weights: Loadable, mask: str) -> None:
+        settings = weights.config.sampling
+        if not isinstance(settings, CodedApertureConfig):
+            raise ConfigError(
+                f"{weights.name} measures with {type(settings).__name__.removesuffix('Config')}, "
+                "expected sampling.operator=coded_aperture; name weights or a config of spectral "
+                "imaging"
+            )
+        sampling = dataclasses.replace(settings, mask=mask, size=())
+        operator = sampling.make(Source())
+        self.name = f"{weights.name}_{Path(mask).stem}"
+        self.config = dataclasses.replace(weights.config, sampling=sampling)
+        self.metadata = {**weights.metadata, "phi_sha256": operator.fingerprint()}
+        self._model = weights.load().measured_by(operator).eval()
+
+    def load(self, condition: str | None = None) -> SensingModel:
+        """The model in float32, on the CPU, in evaluation mode; see `Weights.load`."""
+        return at_condition(self._model, self.config.sampling, condition)
+
+
 def model_of_camera(weights: str, mask: str, overrides: tuple[str, ...] = ()) -> SensingModel:
     """A network, or a method without trained values, that measures with the mask of a camera.
 
     Args:
         weights: name, folder or file of weights; or a config such as configs/cassi_gap_tv.yaml.
-        mask: a file, by path or below the folder of the data.
+        mask: see `WithMask`.
         overrides: changes of a config, ``section.key=value``.
 
     Raises:
         ConfigError: the weights are not for spectral images, or the mask is none.
     """
     is_config = Path(weights).suffix in (".yaml", ".yml")
-    found: Weights | Untrained = find_weights(
-        weights, [*overrides, f"sampling.mask={mask}"] if is_config else overrides
-    )
-    settings = found.config.sampling
-    if not isinstance(settings, CodedApertureConfig):
-        raise ConfigError(
-            f"{weights} measures with {type(settings).__name__.removesuffix('Config')}, expected "
-            "sampling.operator=coded_aperture; name weights or a config of spectral imaging"
-        )
-    operator = dataclasses.replace(settings, mask=mask, size=()).make(Source())
-    return found.load().measured_by(operator).eval()
+    own = [*overrides, f"sampling.mask={mask}"] if is_config else overrides
+    return WithMask(find_weights(weights, own), mask).load()
