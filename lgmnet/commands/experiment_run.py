@@ -21,9 +21,11 @@ from lgmnet.evaluation.scoring import Scoring, score_sets
 from lgmnet.files import write_text
 from lgmnet.operators import SamplingConfig
 from lgmnet.project import PROJECT
+from lgmnet.results import write_results
 from lgmnet.weights.saved import find_weights
 
 RUNS = Path("runs/experiments")
+ABOUT_IMAGES = ("images", "files_sha256")  # not in the row of a run
 KEYS = {"config", "axes", "seeds", "overrides", "data", "columns"}
 OPTIONAL = {"name_ratios", "fast", "grid"}
 
@@ -242,7 +244,7 @@ def perform(run: Run, folder: Path, experiment: dict[str, Any], device: str) -> 
         for name, values in scores["datasets"].items():
             named = f"{name} at {sampling.title(condition)}"
             datasets[named if experiment.get("name_ratios") else name] = values
-    report.write_results(folder, scores | {"datasets": datasets})
+    write_results(folder, scores | {"datasets": datasets})
 
 
 def table_rows(
@@ -278,7 +280,7 @@ def result(run: Run, folder: Path, name_ratios: bool = False) -> dict[str, Any]:
         "gflops": round(complexity.cost(model, side, side).flops / 1e9, 3),
         "scores": validation(folder, phases[0].sampling if name_ratios else None)
         | {
-            name: {key: value for key, value in values.items() if key != "images"}
+            name: {key: value for key, value in values.items() if key not in ABOUT_IMAGES}
             for name, values in scores.items()
         },
     }

@@ -11,6 +11,7 @@ from lgmnet.data.datasets import TestSet, open_test_set
 from lgmnet.data.images import ImageError
 from lgmnet.evaluation.scoring import Scoring, results_folder, score_sets
 from lgmnet.metrics import find_protocol
+from lgmnet.results import write_results
 from lgmnet.runtime import Runtime
 from lgmnet.speed import memory
 from lgmnet.training.phases import phases, train_phases
@@ -78,7 +79,7 @@ def score_run(config: Config, folder: Path, here: Runtime) -> None:
             how = Scoring(rules=[config.evaluation], condition=condition)
             [results] = score_sets(weights, sets, how, here)
             if here.is_main:
-                report.write_results(results_folder(folder, config.sampling, condition), results)
+                write_results(results_folder(folder, config.sampling, condition), results)
             here.say(f"at {config.sampling.title(condition)}")
             here.say(report.comparison(results))
             for name, scores in results["datasets"].items():
