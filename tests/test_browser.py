@@ -92,6 +92,8 @@ def test_the_page_works(browser, page):  # noqa: F811
     set_value(browser, "right", next(o for o in options if o.startswith("two: error")))
     assert texts(browser, "#tag-right") == ["two: error"]
 
+    assert "one: reconstruction" in options
+
     # Stages.
     count = int(run("return document.getElementById('stage').max"))
     assert count >= 2

@@ -165,20 +165,21 @@ def score(
     }
     if not here.is_main:
         return len(failed)
+    written = []
     for results in scored:
         several = f", protocol {results['protocol']}" if len(scored) > 1 else ""
         print(f"{weights.name} at {weights.config.sampling.title(at)}{several}")
         print(report.comparison(results))
-        path = add_results(folder, results)
-        print(f"written to {printable(path)}")
+        written.append(add_results(folder, results))
+        print(f"written to {printable(written[-1])}")
     if extended:
         print(
             f"images that are not in whole blocks: {len(extended)}; saved with padding "
             "'replicate', which leaves no seam, scored with 'zeros'; --padding sets both"
         )
     if with_page:
-        path = write_report(folder / "report.html", [Entry(weights, how, scored[0])], sets, here)
-        print(f"written to {printable(path)}")
+        page = folder / f"{written[0].stem.replace('metrics', 'report', 1)}.html"
+        print(write_report(page, [Entry(weights, how, scored[0])], sets, here))
     for image, reason in failed.items():
         print(f"test.py: {image} is not scored: {reason}", file=sys.stderr)
     return len(failed)

@@ -117,7 +117,7 @@ if (data.examples && data.examples.length) {
       if (k === 0 || data.about[k].operator !== data.about[0].operator || view.start !== example.views[0].start) {
         found.push({ name: `${many}Φ⁺y`, src: view.start, caption: `${many}Φ⁺y, ${fixed(view.start_psnr, 2)} dB` });
       }
-      found.push({ name: `${many}reconstruction`, src: view.image, caption: `${many}${fixed(view.psnr, 2)} dB, SSIM ${fixed(view.ssim, 4)}` });
+      found.push({ name: `${view.label}: reconstruction`, src: view.image, caption: `${view.label}: ${fixed(view.psnr, 2)} dB, SSIM ${fixed(view.ssim, 4)}` });
       found.push({ name: `${many}error`, src: view.error, caption: `${many}error` });
     });
     return found.map((p) => ({ alt: `${p.name} of ${example.name}`, ...p }));
