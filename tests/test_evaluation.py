@@ -2,6 +2,7 @@ import gc
 import json
 import math
 import weakref
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -118,6 +119,8 @@ def test_scores_are_those_of_the_pixels():
 def test_a_missing_test_set_says_where_it_was_sought(tmp_path):
     with pytest.raises(ImageError, match=r"looked at Set99.*prepare_data\.py --list"):
         open_test_set("Set99", [tmp_path])
+    with pytest.raises(ImageError, match=r"looked at data/coco2017\)"):  # not at data/data/coco2017
+        open_test_set("data/coco2017", [Path("data")])
 
 
 def test_a_test_set_is_found_by_name_path_and_file(tmp_path):
