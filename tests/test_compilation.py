@@ -18,9 +18,10 @@ from tests.conftest import tiny_config
 from tests.test_models import small_model
 
 CPU = Runtime(torch.device("cpu"))
-# Classical algorithms have nothing to train, and stop by what they see. GAP-Net projects on blocks,
-# and a projection looks whether the rows of Φ are independent.
-TRAINED = sorted(set(MODELS.names()) - {"ista", "fista", "gap_tv", "bicubic", "gap_net"})
+# Classical algorithms have nothing to train, and stop by what they see. GAP-Net and its
+# plug-and-play form project on blocks: a projection looks whether the rows of Φ are independent.
+OTHERS = {"ista", "fista", "gap_tv", "bicubic", "gap_net", "pnp_gap"}
+TRAINED = sorted(set(MODELS.names()) - OTHERS)
 
 
 class Counter:

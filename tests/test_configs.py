@@ -36,6 +36,7 @@ NARROW = {
     "fista": ["model.iterations=2"],
     "fista_net": ["model.stages=3"],
     "gap_net": ["model.stages=2", "model.width=8"],
+    "pnp_gap": ["model.iterations=2", "model.width=8"],
     "gap_tv": ["model.iterations=2"],
     "gin_amp_net_tip": ["model.stages=2"],
     "gin_fista_net": ["model.stages=3"],

@@ -14,9 +14,10 @@ from tests.conftest import assert_same_image
 from tests.test_models import SMALL, small_model
 
 # No blocks, or nothing to say of them.
-OTHER = {"admm_net", "bicubic", "gap_net", "ista", "fista", "usrnet"}
+OTHER = {"admm_net", "bicubic", "gap_net", "ista", "fista", "pnp_gap", "usrnet"}
 WHOLE_IMAGE = (
-    "admm_net", "bicubic", "fista", "gap_net", "gap_tv", "ista", "lorun", "prl", "usrnet",
+    "admm_net", "bicubic", "fista", "gap_net", "gap_tv", "ista", "lorun", "pnp_gap", "prl",
+    "usrnet",
 )  # fmt: skip
 
 

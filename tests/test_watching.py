@@ -11,7 +11,7 @@ from lgmnet.operators import BlockSampling, matrices
 from tests.test_models import SERVE_A_MASK, small_model
 
 # Networks without an estimate before their first step.
-WITHOUT_START = ("admm_csnet", "admm_net", "gap_tv")
+WITHOUT_START = ("admm_csnet", "admm_net", "gap_tv", "pnp_gap")
 
 
 @pytest.mark.parametrize("name", MODELS.names())

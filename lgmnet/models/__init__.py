@@ -15,6 +15,7 @@ from lgmnet.models.ista import FISTA, ISTA
 from lgmnet.models.ista_net import ISTANet, ISTANetPlus
 from lgmnet.models.lgm_net import LGMNet
 from lgmnet.models.lorun import LoRun
+from lgmnet.models.pnp_gap import PlugAndPlayGAP
 from lgmnet.models.prl import PRL
 from lgmnet.models.sensing import SensingModel
 from lgmnet.models.usrnet import USRNet
@@ -41,6 +42,7 @@ __all__ = [
     "ISTANetPlus",
     "LGMNet",
     "LoRun",
+    "PlugAndPlayGAP",
     "Reconstruction",
     "SensingModel",
     "USRNet",

@@ -54,6 +54,14 @@ class UnfoldingNetwork(nn.Module, ABC):
                 one is the result. Without it they are not kept. See `lgmnet.models.iterates`.
         """
 
+    def learn(self, image: Tensor) -> Reconstruction | None:
+        """The result of a training step that does not measure; the loss compares it with ``image``.
+
+        None, the default: training measures the images ``(batch, channels, H, W)``, and the whole
+        network reconstructs them. A network overrides it if its prior is trained alone.
+        """
+        return None
+
     def unfold(self, measurement: Any, operator: LinearOperator, run: Runner) -> Any:
         """The image; ``run`` executes every step.
 

@@ -1,6 +1,6 @@
 """GAP-TV: projections on the measurement, and total variation band by band. Nothing is trained."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from einops import rearrange, repeat
@@ -18,15 +18,14 @@ class GAPTV(UnfoldingNetwork):
     """Generalised alternating projection with total variation.
 
     Every iteration takes the closest image that Φ measures as y, and then the proximal mapping of
-    θ TV of every channel. The accelerated form adds what is left of y to the target of the next
-    projection.
+    θ TV of every channel.
 
     Args:
         iterations: of projection and proximal mapping.
         weight: θ, relative to the root mean square of the projection of the black image. So an
             image of twice the brightness has a reconstruction of twice the brightness.
         dual_iterations: steps of the proximal mapping, see `TotalVariation`.
-        accelerated: whether the residuals are added up.
+        accelerated: whether the residuals are added up, see `alternate`.
 
     Shapes:
         measurement as the operator has it -> image ``(batch, c, H, W)``.
@@ -60,13 +59,8 @@ class GAPTV(UnfoldingNetwork):
     ) -> Reconstruction:
         black = torch.zeros_like(operator.adjoint(measurement))
         threshold = self.weight * root_mean_square(operator.project(black, measurement))
-        image, target = black, measurement
-        for k in range(self.iterations):
-            image = self.denoise(operator.project(image, target), threshold)
-            show(watch, image, stage_name(k))
-            if self.accelerated:
-                target = target + (measurement - operator(image))
-        return Reconstruction(image)
+        steps = [lambda image: self.denoise(image, threshold)] * self.iterations
+        return Reconstruction(alternate(measurement, operator, steps, self.accelerated, watch))
 
     def denoise(self, image: Tensor, threshold: Tensor) -> Tensor:
         """The proximal mapping for each channel; the threshold is ``(batch, 1, 1, 1)``."""
@@ -77,6 +71,28 @@ class GAPTV(UnfoldingNetwork):
 
     def stages(self) -> Iterable[nn.Module]:
         return (self.prior,)
+
+
+def alternate(
+    measurement: Tensor,
+    operator: LinearOperator,
+    steps: Sequence[Callable[[Tensor], Tensor]],
+    accelerated: bool,
+    watch: Watch | None = None,
+) -> Tensor:
+    """Alternate projections on the measurement with ``steps``, which denoise; black comes first.
+
+    Args:
+        accelerated: add what is left of y after a step to the target of the next projection.
+        watch: see `UnfoldingNetwork.forward`.
+    """
+    image, target = torch.zeros_like(operator.adjoint(measurement)), measurement
+    for k, denoise in enumerate(steps):
+        image = denoise(operator.project(image, target))
+        show(watch, image, stage_name(k))
+        if accelerated:
+            target = target + (measurement - operator(image))
+    return image
 
 
 def root_mean_square(images: Tensor) -> Tensor:

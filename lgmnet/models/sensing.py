@@ -81,10 +81,13 @@ class SensingModel(nn.Module):
         return found._replace(image=found.image[..., :height, :width])
 
     def forward(self, image: Tensor, operator: LinearOperator | None = None) -> Reconstruction:
-        """Measure and reconstruct, with gradients, for training.
+        """Measure and reconstruct, with gradients. In training mode see `UnfoldingNetwork.learn`.
 
         Args:
             operator: used instead of the operator of this model, see `SamplingConfig.draw`.
         """
+        learned = self.network.learn(image) if self.training else None
+        if learned is not None:
+            return learned
         operator = self.operator if operator is None else operator
         return self.rebuild(self.measure(image, operator=operator), operator)

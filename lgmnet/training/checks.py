@@ -3,20 +3,26 @@
 import math
 
 import torch
-from torch import nn
 
 from lgmnet import complexity
 from lgmnet.build import build_network
 from lgmnet.config import Config, ConfigError
+from lgmnet.models import SensingModel, UnfoldingNetwork
 from lgmnet.runtime import Runtime
 
 
-def check_trainable(model: nn.Module) -> None:
-    """Raise ConfigError if nothing is trained, as in classical algorithms."""
+def check_trainable(model: SensingModel) -> None:
+    """Raise ConfigError if nothing is trained, as in classical algorithms, or if Φ cannot be."""
     if not complexity.parameters(model):
         raise ConfigError(
             "this network and its Φ have no trained values; score it without training: "
             "python test.py <this config>"
+        )
+    alone = type(model.network).learn is not UnfoldingNetwork.learn
+    if alone and complexity.parameters(model.operator):
+        raise ConfigError(
+            f"{type(model.network).__name__} is trained without measuring, so it cannot learn Φ; "
+            "set sampling.phi=fixed"
         )
 
 
