@@ -1,27 +1,17 @@
 """Tables of measured numbers, with published values for comparison."""
 
-import csv
-import io
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
-from itertools import chain, count
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import yaml
 
-from lgmnet.files import write_text
-
 # Heads of the columns that a protocol adds, or test.py --consistency.
 ADDED = {"nmse": "NMSE", "rmse": "RMSE", "residual": "‖Φx̂−y‖/‖y‖", "psnr_on_y": "PSNR on Φx=y"}
-# What results must agree in to stand in one file.
-SAME = ("network", "options", "ratio", "condition", "weights_sha256", "phi_sha256", "protocol",
-        "color", "padding", "noise_std", "detector", "precision")  # fmt: skip
 # Published results are without noise or detector, on images padded with zeros.
 USUAL: tuple[tuple[str, Any], ...] = ("padding", "zeros"), ("noise_std", 0), ("detector", {})
 # Digits that scores are printed with.
@@ -258,69 +248,6 @@ def replace_block(text: str, name: str, table: str) -> str:
 def number(value: float | None, digits: int) -> str:
     """``value`` with ``digits`` digits; a dash for None."""
     return "-" if value is None else f"{value:.{digits}f}"
-
-
-def write_results(folder: Path, results: Mapping[str, Any], name: str = "metrics") -> None:
-    """Write ``metrics.json`` and ``metrics.csv`` (one row per image)."""
-    content = json.dumps(finite(results), indent=2, ensure_ascii=False, allow_nan=False)
-    write_text(folder / f"{name}.json", content + "\n")
-    table = io.StringIO(newline="")
-    writer = csv.writer(table)
-    rows = [
-        (dataset, image, values)
-        for dataset, data in results["datasets"].items()
-        for image, values in data["images"].items()
-    ]
-    errors = [key for key in ("nmse", "rmse") if any(key in values for _, _, values in rows)]
-    columns = ["psnr", "ssim", *errors, "seconds"]
-    writer.writerow(["dataset", "image", *columns])
-    for dataset, image, values in rows:
-        writer.writerow([dataset, image, *(values.get(column) for column in columns)])
-    write_text(folder / f"{name}.csv", table.getvalue())
-
-
-def add_results(folder: Path, results: Mapping[str, Any]) -> Path:
-    """Add results to those in ``folder`` without losing any; return the JSON file.
-
-    Test sets are added to ``metrics.json`` if its weights, Φ and rules are the same (`SAME`). A
-    test set with the same images is replaced. Otherwise the file is ``metrics.<protocol>.json``,
-    or ``metrics.<protocol>.2.json`` and so on.
-    """
-    protocol = results["protocol"]
-    names = chain(["metrics", f"metrics.{protocol}"], (f"metrics.{protocol}.{k}" for k in count(2)))
-    name, before = next(
-        (name, before)
-        for name in names
-        if (before := _before(folder / f"{name}.json", results)) is not None
-    )
-    write_results(folder, {**results, "datasets": {**before, **results["datasets"]}}, name)
-    return folder / f"{name}.json"
-
-
-def _before(path: Path, results: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The test sets in a file if ``results`` may be added to it, else None."""
-    if not path.exists():
-        return {}
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        return None
-    if not isinstance(before, dict) or _rules(before) != _rules(results):
-        return None
-    for name in before["datasets"].keys() & results["datasets"].keys():
-        old, new = before["datasets"][name], results["datasets"][name]
-        lost = old["images"].keys() - new["images"].keys()
-        if lost or _names(old) != _names(new):
-            return None
-    return before["datasets"]
-
-
-def _rules(results: Mapping[str, Any]) -> dict[str, Any]:
-    return {"precision": "fp32"} | {key: results[key] for key in SAME if key in results}
-
-
-def _names(data: Mapping[str, Any]) -> set[str]:
-    return data["images"].keys() | data.get("failed", {}).keys()
 
 
 def finite(value: Any) -> Any:

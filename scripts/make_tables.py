@@ -13,6 +13,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
 
 from lgmnet import report
+from lgmnet.commands.prepare_data import LISTS
+from lgmnet.data.catalogue import dataset_names
 from lgmnet.files import sha256, write_text
 from lgmnet.operators import BlockSamplingConfig, FourierMask
 from lgmnet.operators.masks import sampling_ratio
@@ -181,7 +183,7 @@ model = lgmnet.load("{name}"{at})
 
 **Data.** {images} images of {training_data}, without those of the validation list and
 of `data.exclude` in `config.yaml`. The images belong to their authors and are not distributed.
-
+{source}
 **Budget.** {begun}{steps} steps of {batch} crops of {side} x {side} pixels, {crops} in all, in
 {minutes} minutes; {optimizer}, largest rate {rate:g}, {schedule}, {precision}, seed {seed};
 commit {commit}, torch {torch}. `log.jsonl` holds the training curve.
@@ -231,6 +233,13 @@ def measures(weights: Shipped) -> str:
     )
 
 
+def source(training_data: str) -> str:
+    """How to get training images, for the card; empty if they have no list in data/checksums."""
+    names = training_data.split(", ")
+    command = f"python scripts/prepare_data.py {' '.join(names)}"
+    return f"Get them with `{command}`.\n" if {*dataset_names(LISTS)}.issuperset(names) else ""
+
+
 def card(weights: Shipped) -> str:
     """The model card of shipped weights."""
     config, metadata = weights.config, weights.weights.metadata
@@ -263,6 +272,7 @@ def card(weights: Shipped) -> str:
         phi="Φ" if blocks else "mask",
         images=f"{weights.images:,}",
         training_data=weights.training_data,
+        source=source(weights.training_data),
         begun=f"Training started from `{start}` of the commit below.\n" if start else "",
         steps=f"{int(metadata['step']):,}",
         batch=config.training.batch_size,

@@ -70,7 +70,7 @@ def test_the_page_works(browser, page):  # noqa: F811
     # Every image has its measurement, start, reconstruction and error.
     captions = texts(browser, "#grid figcaption")
     assert captions[:2] == ["truth", "measurement y, 103 × 2 × 3"]
-    for part in ("Φ⁺y", "start x⁰", "reconstruction", "error"):
+    for part in ("Φ⁺y", "start x⁰", "one: ", "error"):
         assert any(part in caption for caption in captions), part
     assert run("return document.querySelector('.measured').getBoundingClientRect().height") > 20
     assert by("right").get_attribute("value") == "one: reconstruction"
@@ -99,6 +99,8 @@ def test_the_page_works(browser, page):  # noqa: F811
     options = texts(browser, "#right option")
     set_value(browser, "right", next(o for o in options if o.startswith("two: error")))
     assert texts(browser, "#tag-right") == ["two: error"]
+
+    assert "one: reconstruction" in options
 
     # Stages.
     count = int(run("return document.getElementById('stage').max"))

@@ -132,7 +132,7 @@ def test_bits_are_scored_and_recorded(weights, image_folder, tmp_path, monkeypat
 
     for bits in ([], ["--bits", "2"], ["--bits", "24"]):
         scored(*bits)
-    names = ["metrics.json", "metrics.paper.json", "metrics.paper.2.json"]
+    names = ["metrics.json", "metrics.quantise2.json", "metrics.quantise24.json"]
     found = [json.loads((tmp_path / "r" / name).read_text()) for name in names]
     plain, coarse, fine = (next(iter(each["datasets"].values()))["psnr"] for each in found)
     assert abs(plain - coarse) > 0.1

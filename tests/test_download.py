@@ -399,6 +399,7 @@ SIZES = {
     "Urban100": 100,
     "BSDS500": 400,
     "BSD100": 100,
+    "extra": 1076,
 }
 
 
@@ -471,3 +472,41 @@ def test_reference_data_has_the_listed_checksums(
     assert visible(tmp_path) == sorted(names)  # and no record: every checksum is listed
     assert prepare(*names, "--to", str(tmp_path)) == 0
     assert capsys.readouterr().out.count(": complete, ") == 3
+
+
+def photograph(height: int, width: int) -> np.ndarray:
+    """A smooth image in colour, of mean luma 100.0 when reduced to half its size or less."""
+    rows, columns = np.mgrid[:height, :width] / max(height, width)
+    plane = 128 + 90 * np.sin(7 * rows) * np.cos(5 * columns)
+    plane += 100 - plane.mean()
+    return np.dstack([plane] * 3).clip(0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_an_image_is_made_from_a_larger_one(server: Server, tmp_path: Path, local: bool) -> None:
+    """Odd sides lose half a pixel. The result is left alone by a second call."""
+    body = cv2.imencode(".png", photograph(375, 501))[1].tobytes()
+    entry = Entry("a.jpg", server.add("source.JPEG", body).url, "0" * 64, "", "187x250 99.7")
+    source = write(tmp_path / "from" / "source.JPEG", body).parent if local else None
+    install(dataset(entry), tmp_path, source)
+    assert everything(tmp_path / "Small") == ["a.jpg"]
+    made = cv2.imread(str(tmp_path / "Small" / "a.jpg"), cv2.IMREAD_UNCHANGED)
+    assert made.shape == (187, 250)
+    expected = photograph(375, 501)[:374, :500, 0].reshape(187, 2, 250, 2).mean((1, 3))
+    assert np.abs(made - expected).mean() < 1.5
+    before = (tmp_path / "Small" / "a.jpg").read_bytes()
+    assert install(dataset(entry), tmp_path).startswith("complete, 1 files")
+    install(dataset(entry), tmp_path / "second", tmp_path)  # a made image is copied, not made again
+    assert (tmp_path / "second" / "Small" / "a.jpg").read_bytes() == before
+
+
+@pytest.mark.parametrize("listed", ["187x251 99.7", "187x250 90.0"])
+def test_another_image_is_not_reduced(server: Server, tmp_path: Path, listed: str) -> None:
+    body = cv2.imencode(".png", photograph(375, 501))[1].tobytes()
+    entry = Entry("a.jpg", server.add("source.JPEG", body).url, "0" * 64, "", listed)
+    with pytest.raises(ChecksumError, match=f"is not the listed image: .* expected {listed}"):
+        install(dataset(entry), tmp_path)
+    server.files["source.JPEG"] = b"<html>"
+    with pytest.raises(ChecksumError, match="is not the listed image"):
+        install(dataset(entry), tmp_path)
+    assert not (tmp_path / "Small").exists()

@@ -2,6 +2,7 @@ import gc
 import json
 import math
 import weakref
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -11,6 +12,7 @@ import torch
 import yaml
 
 from lgmnet import report
+from lgmnet import results as files
 from lgmnet.build import build_model, chosen_options
 from lgmnet.config import EvaluationConfig, load_config
 from lgmnet.data.datasets import FileImages, NamedImage, open_test_set
@@ -117,6 +119,8 @@ def test_scores_are_those_of_the_pixels():
 def test_a_missing_test_set_says_where_it_was_sought(tmp_path):
     with pytest.raises(ImageError, match=r"looked at Set99.*prepare_data\.py --list"):
         open_test_set("Set99", [tmp_path])
+    with pytest.raises(ImageError, match=r"looked at data/coco2017\)"):  # not at data/data/coco2017
+        open_test_set("data/coco2017", [Path("data")])
 
 
 def test_a_test_set_is_found_by_name_path_and_file(tmp_path):
@@ -273,7 +277,7 @@ def test_nmse_is_reported_where_the_protocol_asks_for_it(tmp_path):
     scored = {**results(), "protocol": "mri", "datasets": {"scans": data}}
     assert f"| {expected.mean():.4f} |" in report.comparison(scored)
     assert "NMSE" in report.comparison(scored)
-    report.write_results(tmp_path, scored)
+    files.write_results(tmp_path, scored)
     lines = (tmp_path / "metrics.csv").read_text().splitlines()
     assert lines[0] == "dataset,image,psnr,ssim,nmse,seconds"
     assert float(lines[1].split(",")[4]) == pytest.approx(expected[0], rel=1e-4)
@@ -389,7 +393,7 @@ def test_every_published_table_is_there_with_all_its_rows():
 
 
 def test_metrics_files_hold_every_image_and_no_infinity(tmp_path):
-    report.write_results(tmp_path, results(math.inf))
+    files.write_results(tmp_path, results(math.inf))
     content = json.loads((tmp_path / "metrics.json").read_text())
     assert content["datasets"]["Set11"]["psnr"] is None
     rows = (tmp_path / "metrics.csv").read_text().splitlines()
@@ -412,51 +416,66 @@ def sets_in(path):
 
 def test_results_of_the_same_rules_are_joined(tmp_path):
     for name in ("one", "two", "one"):
-        path = report.add_results(tmp_path, of_set(name))
+        path = files.add_results(tmp_path, of_set(name))
         assert path == tmp_path / "metrics.json"
     assert sets_in(path) == ["one", "two"]
     assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 3
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("word", "change"),
     [
-        {"protocol": "pooled"}, {"color": "rgb"}, {"padding": "replicate"}, {"noise_std": 0.1},
-        {"precision": "bf16"}, {"phi_sha256": "q"}, {"weights_sha256": "v"}, {"images": ("a", "b")},
+        ("pooled", {"protocol": "pooled"}), ("rgb", {"color": "rgb"}),
+        ("replicate", {"padding": "replicate"}), ("noise0.1", {"noise_std": 0.1}),
+        ("bf16", {"precision": "bf16"}), ("phi-q", {"phi_sha256": "q"}),
+        ("weights-v", {"weights_sha256": "v"}), ("2-images", {"images": ("a", "b")}),
+        ("quantise2", {"detector": {"quantise": 2}}), ("ratio0.2", {"ratio": 0.2}),
+        ("pooled.bf16", {"protocol": "pooled", "precision": "bf16"}),
     ],
 )  # fmt: skip
-def test_other_results_get_a_file_of_their_own(change, tmp_path):
-    report.add_results(tmp_path, of_set())
+def test_other_results_get_a_file_named_by_what_differs(word, change, tmp_path):
+    files.add_results(tmp_path, of_set())
     first = (tmp_path / "metrics.json").read_bytes()
-    name = f"metrics.{change.get('protocol', 'paper')}.json"
-    assert report.add_results(tmp_path, of_set(**change)).name == name
-    assert report.add_results(tmp_path, of_set(**change)).name == name
-    third = report.add_results(
-        tmp_path, of_set(ratio=0.2, protocol=change.get("protocol", "paper"))
+    name = f"metrics.{word}.json"
+    assert files.add_results(tmp_path, of_set(**change)).name == name
+    assert files.add_results(tmp_path, of_set(**change)).name == name
+    other = of_set(
+        "two", images=("x", "y", "z"), **{k: v for k, v in change.items() if k != "images"}
     )
-    assert third.name == name.replace(".json", ".2.json")
+    if "images" not in change:
+        assert files.add_results(tmp_path, other).name == name
+        other["datasets"]["one"] = of_set(images=("b",))["datasets"]["one"]
+        assert files.add_results(tmp_path, other).name == name.replace(".json", ".2.json")
     assert (tmp_path / "metrics.json").read_bytes() == first
 
 
 def test_an_image_that_is_readable_again_joins_its_set(tmp_path):
     broken = of_set(images=("a",))
     broken["datasets"]["one"]["failed"] = {"b": "cannot be read"}
-    report.add_results(tmp_path, broken)
-    path = report.add_results(tmp_path, of_set(images=("a", "b")))
+    files.add_results(tmp_path, broken)
+    path = files.add_results(tmp_path, of_set(images=("a", "b")))
     assert path == tmp_path / "metrics.json"
     assert "failed" not in json.loads(path.read_text())["datasets"]["one"]
 
 
 def test_an_image_that_fails_now_does_not_take_its_earlier_score(tmp_path):
-    report.add_results(tmp_path, of_set(images=("a", "b")))
+    files.add_results(tmp_path, of_set(images=("a", "b")))
     broken = of_set(images=("a",))
     broken["datasets"]["one"]["failed"] = {"b": "out of memory"}
-    assert report.add_results(tmp_path, broken).name == "metrics.paper.json"
+    assert files.add_results(tmp_path, broken).name == "metrics.1-images.json"
     assert "b" in json.loads((tmp_path / "metrics.json").read_text())["datasets"]["one"]["images"]
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"datasets": {}}'])
 def test_a_file_that_is_no_result_is_left_alone(content, tmp_path):
     (tmp_path / "metrics.json").write_text(content)
-    assert report.add_results(tmp_path, of_set()).name == "metrics.paper.json"
+    assert files.add_results(tmp_path, of_set()).name == "metrics.paper.json"
     assert (tmp_path / "metrics.json").read_text() == content
+
+
+def test_results_are_added_to_a_file_with_an_older_name(tmp_path):
+    files.write_results(tmp_path, of_set())
+    files.write_results(tmp_path, of_set(precision="bf16"), "metrics.paper.2")
+    assert (
+        files.add_results(tmp_path, of_set("two", precision="bf16")).name == "metrics.paper.2.json"
+    )

@@ -1,6 +1,7 @@
 """Experiments: every combination once, nothing twice, and a table of means."""
 
 import json
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,6 +11,8 @@ import pytest
 import yaml
 
 from lgmnet import report
+from lgmnet.commands import call, experiment_run
+from lgmnet.commands import main as lgmnet_main
 from lgmnet.config import ConfigError, config_from_dict, load_config
 from tests.conftest import tiny_config
 
@@ -18,11 +21,12 @@ EXPERIMENTS = sorted((PROJECT / "configs" / "experiments").glob("*.yaml"))
 
 
 @pytest.fixture
-def experiment(monkeypatch):
-    monkeypatch.syspath_prepend(str(PROJECT / "scripts"))
-    import experiment
+def experiment():
+    return experiment_run
 
-    return experiment
+
+def main(*words):
+    return call("experiment", [*words], "experiment.py")
 
 
 def tree(**changes):
@@ -45,20 +49,55 @@ def test_every_run_of_a_shipped_experiment_has_a_valid_config_and_a_folder(
     path, experiment, monkeypatch
 ):
     monkeypatch.chdir(PROJECT)
-    runs = list(experiment.expand(experiment.read_experiment(path)))
+    runs = list(experiment.expand(experiment.read_experiment(path), path.stem))
     for run in runs:
         assert load_config(Path(run.config), run.overrides).training.seed == run.seed
     assert len({run.name for run in runs}) == len(runs)
 
 
 def test_runs_are_the_product_of_axes_and_seeds_and_later_words_win(experiment):
-    runs = list(experiment.expand(tree()))
+    runs = list(experiment.expand(tree(), "x"))
     assert len(runs) == 8
     assert {run.config for run in runs if run.choices["network"] == "two"} == {"other.yaml"}
     last = runs[-1]
     assert last.overrides == ["model.dim=2", "sampling.ratio=0.25", "model.dim=4",
                               "training.seed=2"]  # fmt: skip
     assert last.name == "25-_two_seed2"
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_a_shipped_experiment_can_use_bsds500_alone(path, monkeypatch, capsys):
+    """Its runs and its table are beside those of the experiment, and all configs are valid."""
+    monkeypatch.chdir(PROJECT)
+    assert main(str(path), "data.train=BSDS500", "--list") == 0
+    commands = capsys.readouterr().out.splitlines()
+    for command in commands:
+        program, name, config, *words = shlex.split(command)
+        assert (program, name) == ("python", "train.py")
+        assert load_config(Path(config), words).data.train == ("BSDS500",)
+        own = f"runs/experiments/{path.stem}_data.train-BSDS500/"
+        assert command.count("runs/experiments") == command.count(own)
+    assert len(commands) == len(
+        list(experiment_run.expand(experiment_run.read_experiment(path), "x"))
+    )
+    assert lgmnet_main(["experiment", str(path), "--list"]) == 0
+    assert capsys.readouterr().out.startswith("lgmnet train configs/")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("sampling.ratio=0.5", "the axis 'ratio' of the experiment sets sampling.ratio"),
+        ("training.seed=7", "the list 'seeds' of the experiment sets training.seed"),
+        ("fast", "'fast' is not KEY=VALUE"),
+    ],
+)
+def test_a_change_of_all_runs_cannot_undo_the_choices(override, message, tmp_path, capsys):
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(tree()))
+    assert main(str(tmp_path / "x.yaml"), override) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("experiment.py: ")
+    assert message in error
 
 
 def test_parts_share_the_runs(experiment):
@@ -88,7 +127,7 @@ def test_a_grid_is_short_for_axes(experiment, tmp_path):
     content = tree(grid={"model.stages": [3, 5], "model.step": ["gd", "gin"]}, seeds=[1])
     del content["axes"]
     (tmp_path / "x.yaml").write_text(yaml.safe_dump(content))
-    runs = list(experiment.expand(experiment.read_experiment(tmp_path / "x.yaml")))
+    runs = list(experiment.expand(experiment.read_experiment(tmp_path / "x.yaml"), "x"))
     assert len(runs) == 4
     assert runs[1].choices == {"model.stages": "3", "model.step": "gin"}
     assert runs[1].overrides == [
@@ -144,8 +183,7 @@ def test_an_experiment_is_trained_scored_and_not_repeated(
     content = tree(seeds=[1], data=[str(image_folder)], columns=["parameters", "images psnr"])
     content["axes"] = {"rate": {"high": ["training.rate=1e-2"]}}
     Path("trial.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-    monkeypatch.setattr(sys, "argv", ["experiment.py", "trial.yaml"])
-    assert experiment.main() == 0
+    assert main("trial.yaml") == 0
 
     [run] = json.loads(Path("docs/experiments/trial.json").read_text())["runs"]
     assert run["choices"] == {"rate": "high"}
@@ -154,8 +192,12 @@ def test_an_experiment_is_trained_scored_and_not_repeated(
     scores = json.loads(Path("runs/experiments/trial/high_seed1/metrics.json").read_text())
     assert scores["weights"] == "high_seed1_ema"
     monkeypatch.setattr(experiment.subprocess, "run", None)  # a second training would fail
-    assert experiment.main() == 0
+    assert main("trial.yaml") == 0
     assert "1 of 1 runs" in capsys.readouterr().out
+    assert main("trial.yaml", "model.D=1", "--finished") == 0  # another experiment
+    assert "0 of 1 runs, written to results/experiments/trial_model.D-1.json" in (
+        capsys.readouterr().out
+    )
 
 
 def test_a_range_is_scored_at_every_published_ratio_in_it(
@@ -168,11 +210,10 @@ def test_a_range_is_scored_at_every_published_ratio_in_it(
     content["axes"] = {"network": {"range": [], "1 %": ["sampling.ratio=0.01"]}}
     content["overrides"] = ["data.validation=", "training.start={seed}"]
     content["columns"] = ["images at 1 % psnr", "images at 4 % psnr"]
-    assert {run.overrides[1] for run in experiment.expand(content)} == {"training.start=3"}
+    assert {run.overrides[1] for run in experiment.expand(content, "x")} == {"training.start=3"}
     content["overrides"] = []
     Path("trial.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-    monkeypatch.setattr(sys, "argv", ["experiment.py", "trial.yaml"])
-    assert experiment.main() == 0
+    assert main("trial.yaml") == 0
     one, several = json.loads(Path("docs/experiments/trial.json").read_text())["runs"]
     assert set(several["scores"]) == {"images at 1 %", "images at 4 %"}
     assert set(one["scores"]) == {"images at 1 %"}
@@ -211,7 +252,7 @@ def test_rows_of_other_machines_stay_while_their_command_is_one_of_the_experimen
     experiment, tmp_path, monkeypatch
 ):
     """Here one of four runs is finished; of the rest the table knows one, under another name."""
-    here, there, *_ = runs = list(experiment.expand(tree(seeds=[1])))
+    here, there, *_ = runs = list(experiment.expand(tree(seeds=[1]), "x"))
     monkeypatch.setattr(experiment, "done", lambda folder: folder.name == here.name)
     monkeypatch.setattr(experiment, "result", lambda run, folder, named: {"parameters": 2})
     known = {"seed": 1, "parameters": 1, "scores": {}}
@@ -220,7 +261,7 @@ def test_rows_of_other_machines_stay_while_their_command_is_one_of_the_experimen
         {"choices": here.choices, "command": here.command, "speed": 7, **known},
         {"choices": runs[2].choices, "command": "python train.py another.yaml", **known},
     ]
-    rows = experiment.table_rows(Path("x.yaml"), runs, before, False)
+    rows = experiment.table_rows("x", runs, before, False)
     assert list(rows) == [here.name, there.name]
     first, second = rows.values()
     assert (first["parameters"], first["speed"]) == (2, 7)
@@ -230,7 +271,9 @@ def test_rows_of_other_machines_stay_while_their_command_is_one_of_the_experimen
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_every_published_row_is_a_run_of_its_experiment(path, experiment):
     rows = json.loads((PROJECT / f"docs/experiments/{path.stem}.json").read_text("utf-8"))["runs"]
-    runs = {run.command: run for run in experiment.expand(experiment.read_experiment(path))}
+    runs = {
+        run.command: run for run in experiment.expand(experiment.read_experiment(path), path.stem)
+    }
     for row in rows:
         run = runs[row["command"]]
         assert (row["choices"], row["seed"]) == (run.choices, run.seed)

@@ -207,3 +207,15 @@ def test_fast_on_the_gpu(name):
     image = torch.rand(1, 1, 64, 96).cuda()
     result = optimize_for_inference(model)(image).image
     torch.testing.assert_close(result, model(image).image.detach(), rtol=1e-3, atol=1e-4)
+
+
+def test_a_gradient_through_the_fast_network_is_refused():
+    """oneDNN's convolutions have no derivative here; PyTorch would only warn."""
+    model = small_model("ista_net_plus").eval()
+    fast = optimize_for_inference(model)
+    if not any(isinstance(module, PackedConv2d) for module in fast.modules()):
+        pytest.skip("no oneDNN here")
+    y = model.measure(torch.rand(1, 1, 32, 32)).detach().requires_grad_()
+    with pytest.raises(ValueError, match="has no gradient; use the original network"):
+        fast.network(y, fast.operator)
+    assert_same_image(fast.reconstruct(y), model.reconstruct(y))

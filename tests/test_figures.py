@@ -57,6 +57,7 @@ def test_columns_show_truth_and_scores_and_zooms_their_own_pixels(image, tmp_pat
         (["--box", "40,8,16"], "ends at row 56 and column 24, outside the shown rows 0 to 48"),
         (["--region", "0,0,16", "--box", "8,8,16"], "outside the shown rows 0 to 16"),
         (["--labels", "A"], "1 labels for 2 reconstructions"),
+        (["--box", "0,0,4", "8,8,4"], "'8,8,4' is a box; write --box before each box"),
         (["--width", "0"], "--width is 0.0 inches"),
         (["--box", "0,0,4"] * 4, "4 boxes, expected at most 3"),
         (["--output", "x.txt"], "--output is 'x.txt', expected .pdf, .png, .svg"),

@@ -19,6 +19,7 @@ ARROWS: dict[str, set[str]] = {
     "metrics": set(),
     "complexity": set(),
     "report": set(),
+    "results": {"report"},
     "operators": {"conversion"},
     "ranks": set(),
     "config": {"conversion", "operators"},
@@ -42,8 +43,8 @@ ARROWS: dict[str, set[str]] = {
     "papers": {"complexity", "data", "evaluation", "metrics", "report", "reports", "runtime",
                "weights"},
     "commands": {"build", "complexity", "config", "conversion", "costs", "data", "evaluation",
-                 "metrics", "models", "operators", "papers", "report", "reports", "runtime",
-                 "speed", "training", "weights"},
+                 "metrics", "models", "operators", "papers", "report", "reports", "results",
+                 "runtime", "speed", "training", "weights"},
     "__main__": {"commands"},
     "__init__": {"speed", "weights"},
 }  # fmt: skip

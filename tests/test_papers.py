@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import re
+import shutil
+import subprocess
 
 import pytest
 
@@ -169,6 +171,24 @@ def test_latex_has_equal_columns_in_all_lines_and_no_bare_sign(runs):
     assert render.tex("a_b 10 % ISTA-Net⁺ Φ\\") == (
         r"a\_b 10 \% ISTA-Net$^{+}$ $\Phi$\textbackslash{}"
     )
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no pdflatex")
+def test_latex_compiles_with_every_sign(runs, tmp_path):
+    (tmp_path / "table.tex").write_text(render.latex(grid(runs, base="b")), encoding="utf-8")
+    signs = render.tex(" ".join(render.SIGNS) + " μ₀² |x̂⁺| é –")
+    document = (
+        "\\documentclass{article}\n\\usepackage{booktabs}\n\\begin{document}\n\\input{table.tex}\n\n"
+        f"\\parbox{{10cm}}{{{signs}}}\n\\end{{document}}\n"
+    )
+    (tmp_path / "document.tex").write_text(document, encoding="utf-8")
+    words = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "document.tex"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, check=False)
+    assert done.returncode == 0, done.stdout.decode("latin-1")[-1500:]
+
+
+def test_signs_of_latex_are_written_out():
+    assert render.tex("λ = 0.1, μ₀²") == r"$\lambda$ = 0.1, $\mu$$_0$$^2$"
 
 
 def test_csv_keeps_all_digits(runs, tmp_path, capsys):

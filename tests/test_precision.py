@@ -195,7 +195,7 @@ def test_scores_in_tf32_are_not_mixed_with_others(
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             assert run_main("test.py", [*base, *more], monkeypatch) == 0
-        files = [tmp_path / "r" / name for name in ("metrics.json", "metrics.paper.json")]
+        files = [tmp_path / "r" / name for name in ("metrics.json", "metrics.tf32.json")]
         found = [json.loads(f.read_text())["precision"] if f.exists() else None for f in files]
         return found, [str(w.message) for w in warned if "TF32:" in str(w.message)]
 

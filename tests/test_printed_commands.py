@@ -1,7 +1,7 @@
 """Every command that a page of the documentation prints is understood by its program.
 
-README's commands are run (test_readme.py), and those of some pages too. Here the programs read
-their arguments and stop: files, options and settings of a printed command exist.
+Most commands are run too, by test_readme.py and test_docs_commands.py. Here the programs read their
+arguments and stop: files, options and settings of a printed command exist.
 """
 
 import argparse

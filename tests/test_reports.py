@@ -84,7 +84,7 @@ def test_a_page_has_scores_pictures_and_stages_of_all_weights(page):
     assert means == sorted(means)
     for example in data["examples"]:
         for view in example["views"]:
-            assert view["stages"][-1]["psnr"] == pytest.approx(view["psnr"], abs=1e-3)
+            assert view["stages"][-1]["psnr"] == view["psnr"]
             assert view["stages"][-1]["src"] == view["image"]
             assert f"{view['psnr']:.2f}" in text
 
@@ -99,13 +99,22 @@ def test_a_page_makes_no_request_and_names_cannot_break_it(page):
     assert len(text) < 20_000_000
 
 
-def test_test_py_writes_the_page_beside_its_scores(weights, photos, tmp_path):
+def test_test_py_writes_the_page_beside_its_scores(weights, photos, tmp_path, capsys):
     arguments = [str(weights), "--data", str(photos), "--output", str(tmp_path / "out")]
     assert call("test", [*arguments, "--report", "--device", "cpu"], "test.py") == 0
     scores = json.loads((tmp_path / "out" / "metrics.json").read_text())
     seams = scores["datasets"]["photos"]["images"]["plain"]["seams"]
     _, data = content(tmp_path / "out" / "report.html")
     own = next(e for e in data["examples"] if e["name"] == "plain")
+    exact = scores["datasets"]["photos"]["images"]["plain"]["psnr"]
+    assert own["views"][0]["psnr"] == pytest.approx(exact, abs=1e-9)  # so it is rounded once
+    assert f"written to {tmp_path / 'out' / 'report.html'}" in capsys.readouterr().out
+    lines = {"": "replaced the page {}/report.html",
+             "--padding=replicate": "written to {}/report.replicate.html"}  # fmt: skip
+    for option, said in lines.items():
+        options = [option] if option else []
+        assert call("test", [*arguments, "--report", "--device", "cpu", *options], "test.py") == 0
+        assert said.format(tmp_path / "out") in capsys.readouterr().out
     assert own["views"][0]["seams"] == pytest.approx(seams, abs=1e-3)
 
 

@@ -50,6 +50,43 @@ def test_measure_then_reconstruct_equals_test(weights, photo, tmp_path, monkeypa
     assert metrics["protocol"] == "paper"
 
 
+def test_saved_images_have_no_seam_and_scores_stay_those_of_zeros(
+    weights, photo, tmp_path, monkeypatch, capsys
+):
+    """The photograph has 50 x 70 pixels, and the blocks 32 x 32."""
+    truth = cv2.imread(str(photo), cv2.IMREAD_UNCHANGED).astype(float)
+    saved, psnr = {}, {}
+    for name, options in (("plain", []), ("zeros", ["--padding", "zeros"]),
+                          ("replicate", ["--padding", "replicate"])):  # fmt: skip
+        out = tmp_path / name
+        arguments = [weights, "--data", photo, "--output", out, "--save-images", *options]
+        assert run_main("test.py", arguments, monkeypatch) == 0
+        noted = "not in whole blocks: 1; saved with padding" in capsys.readouterr().out
+        assert noted == (name == "plain")
+        saved[name] = cv2.imread(str(out / "photo" / "photo.png"), cv2.IMREAD_UNCHANGED)
+        scores = json.loads((out / "metrics.json").read_text())
+        psnr[name] = scores["datasets"]["photo"]["psnr"]
+        assert scores["padding"] == ("zeros" if name == "plain" else name)
+    assert psnr["plain"] == psnr["zeros"] != psnr["replicate"]
+    np.testing.assert_array_equal(saved["plain"], saved["replicate"])
+    error = {name: np.square(image - truth)[:, -3:].mean() for name, image in saved.items()}
+    assert error["plain"] < error["zeros"]
+
+
+def test_two_folders_of_one_name_do_not_replace_each_other(weights, tmp_path, monkeypatch, capsys):
+    for k, parent in enumerate(("a", "b")):
+        (tmp_path / parent / "test").mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / parent / "test" / "1.png"), smooth_image(32, 32, k))
+    base = [weights, "--output", tmp_path / "r", "--data"]
+    assert run_main("test.py", [*base, tmp_path / "a" / "test"], monkeypatch) == 0
+    before = (tmp_path / "r" / "metrics.json").read_bytes()
+    assert run_main("test.py", [*base, tmp_path / "b" / "test", "--fast"], monkeypatch) == 1
+    assert "has scores of other images under the name 'test'; choose" in capsys.readouterr().err
+    assert (tmp_path / "r" / "metrics.json").read_bytes() == before
+    (tmp_path / "a").rename(tmp_path / "moved")  # the same images in another place
+    assert run_main("test.py", [*base, tmp_path / "moved" / "test"], monkeypatch) == 0
+
+
 def test_two_processes_score_as_one(weights, image_folder, tmp_path, monkeypatch):
     """Seven images, of different sizes, one of them in colour."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as torchrun does; other counts round otherwise

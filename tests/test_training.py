@@ -12,6 +12,7 @@ import torch
 
 from lgmnet import runtime
 from lgmnet.build import Source, build_model
+from lgmnet.commands import main as lgmnet_main
 from lgmnet.config import ConfigError
 from lgmnet.costs.preflight import preflight
 from lgmnet.data.images import ImageError
@@ -628,3 +629,26 @@ def test_the_bar_moves_by_time_between_two_lines_of_the_log(tmp_path, capsys, mo
     with RunLog(tmp_path, total=100.0, start=0.0) as log:
         log.tick(step=7, done=30.0)
     assert " 30%" not in capsys.readouterr().err
+
+
+def test_a_folder_with_a_run_says_what_to_do(tmp_path, capsys):
+    """With the same settings: --resume. With others: a free folder."""
+    config = tiny_config()
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "last.pt").touch()
+    (tmp_path / "run_2").mkdir()
+    (tmp_path / "tiny.yaml").write_text(config.as_yaml())
+    (folder / "config.yaml").write_text(config.as_yaml())
+    words = ["train", str(tmp_path / "tiny.yaml"), "--output", str(folder), "--device", "cpu"]
+    assert lgmnet_main(words) == 1
+    assert f"{folder} already contains this run; add --resume" in capsys.readouterr().err
+    assert lgmnet_main([*words, "training.rate=0.5"]) == 1
+    rate = config.training.rate
+    expected = (
+        f"other settings (training.rate was {rate}, is 0.5); choose another folder: --output "
+    )
+    assert f"{expected}{tmp_path / 'run_3'}" in capsys.readouterr().err
+    (folder / "config.yaml").unlink()
+    assert lgmnet_main([*words, "training.rate=0.5"]) == 1
+    assert "add --resume to continue it" in capsys.readouterr().err

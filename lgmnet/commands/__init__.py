@@ -35,6 +35,8 @@ COMMANDS = {
     "robustness": Command("PSNR over noise, bits, shifts and sizes.", "scripts/robustness.py"),
     "table": Command("Several results as one table: LaTeX, Markdown, CSV.", "scripts/table.py"),
     "figure": Command("Figures for a paper: crops, PSNR over ratio and cost.", "scripts/figure.py"),
+    "experiment": Command("Train and score every run of an ablation.", "scripts/experiment.py"),
+    "benchmark": Command("Size, time and memory of networks.", "scripts/benchmark.py"),
     "export": Command("Write one file for programs without lgmnet.", "scripts/export_model.py"),
     "refit": Command("Adapt weights to your own Φ.", "scripts/refit.py"),
     "import-weights": Command("Import weights of the authors.", "scripts/import_weights.py"),

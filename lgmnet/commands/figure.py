@@ -37,7 +37,8 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="TOP,LEFT,SIDE",
-        help="crops: a part to enlarge, in pixels; at most three",
+        help="crops: a part to enlarge, in pixels; repeat the option for more, at most three: "
+        "--box 10,20,64 --box 150,300,64",
     )
     parser.add_argument("--region", metavar="TOP,LEFT,SIDE", help="crops: show only this part")
     parser.add_argument("--width", type=float, default=7.16, help="crops: width in inches")

@@ -5,7 +5,6 @@ import sys
 
 from lgmnet import runtime
 from lgmnet.data.datasets import open_test_sets
-from lgmnet.data.images import printable
 from lgmnet.evaluation.scoring import Scoring, score_sets
 from lgmnet.reports.page import Entry, write_report
 from lgmnet.weights.saved import find_weights
@@ -27,6 +26,5 @@ def run(arguments: argparse.Namespace) -> int:
             [results] = score_sets(weights, sets, how, here)
             entries.append(Entry(weights, how, results))
         if here.is_main:
-            path = write_report(arguments.output, entries, sets, here, arguments.images)
-            print(f"written to {printable(path)}")
+            print(write_report(arguments.output, entries, sets, here, arguments.images))
     return 0

@@ -1,8 +1,9 @@
 """Score weights on test sets: PSNR and SSIM per image, with the published values.
 
 Writes metrics.json, metrics.csv and, on request, the reconstructions. Existing scores of other test
-sets are kept. Test sets are added to a file with the same weights and rules; otherwise a new file
-metrics.<protocol>.json is written. The exit code is 1 if an image could not be scored.
+sets are kept. Test sets are added to a file with the same weights and rules. Otherwise a new file
+is named by what differs from metrics.json, such as metrics.rounded.json or metrics.bf16.json. The
+exit code is 1 if an image could not be scored.
 """
 
 import argparse
@@ -67,7 +68,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--save-images",
         action="store_true",
-        help="save reconstructions as PNG (as .npy unless they have 1 or 3 channels)",
+        help="save reconstructions as PNG (as .npy unless they have 1 or 3 channels); images that "
+        "are not in whole blocks are padded by replicate for this, unless --padding is given",
     )
     parser.add_argument(
         "--report", action="store_true", help="also write report.html: pictures, stages and Φ"

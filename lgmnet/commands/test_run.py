@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from lgmnet import report, runtime
+from lgmnet.data.copies import files_fingerprint
 from lgmnet.data.datasets import TestSet, open_test_sets
 from lgmnet.data.images import ImageError, printable, write_reconstruction
 from lgmnet.data.stacks import container
@@ -16,6 +17,7 @@ from lgmnet.evaluation.scoring import Scoring, results_folder, score_sets
 from lgmnet.metrics import find_protocol
 from lgmnet.operators.ratios import ratio_label
 from lgmnet.reports.page import Entry, write_report
+from lgmnet.results import add_results, read_results
 from lgmnet.runtime import Runtime
 from lgmnet.speed import memory
 from lgmnet.weights.adapters import Adapted
@@ -67,6 +69,7 @@ def score_weights(arguments: argparse.Namespace) -> int:
         noise_std=arguments.noise_std,
         bits=arguments.bits,
         consistency=arguments.consistency,
+        pictures=None if arguments.padding else "replicate",
         fast=arguments.fast,
         precision=arguments.precision,
         max_memory=arguments.max_memory,
@@ -79,6 +82,8 @@ def score_weights(arguments: argparse.Namespace) -> int:
     asked_for = [*map(ratio_label, arguments.ratio or ()), *(arguments.at or ())]
     conditions = asked_for or sampling.conditions
     folders = {c: results_folder(output, sampling, c) for c in conditions}
+    for folder in folders.values():
+        check_same_sets(folder, sets)
     if arguments.save_images:
         check_saved(sets, list(folders.values()))
     with runtime.start(arguments.device) as here:
@@ -118,6 +123,26 @@ def check_saved(sets: list[TestSet], folders: list[Path]) -> None:
                 )
 
 
+def check_same_sets(folder: Path, sets: list[TestSet]) -> None:
+    """Raise ValueError if ``folder`` has scores of other images under the name of a set.
+
+    Images are compared if their names are equal, because then scores and pictures replace each
+    other. Older files do not say what their images were.
+    """
+    for path in sorted(folder.glob("metrics*.json")):
+        known = read_results(path).get("datasets", {})
+        for images in sets:
+            old = known.get(images.name, {})
+            same_names = {*old.get("images", {})} == {*images.names}
+            if not same_names or "files_sha256" not in old:
+                continue
+            if old["files_sha256"] != files_fingerprint(images.names, images.paths):
+                raise ValueError(
+                    f"{path} has scores of other images under the name '{images.name}'; choose "
+                    "another --output, or rename the folder of the images"
+                )
+
+
 def file_identity(path: Path) -> tuple[int, int]:
     """An identity that is equal for all names of a file: links, other cases, relative paths."""
     found = path.stat()
@@ -139,9 +164,12 @@ def score(
         Number of images that could not be scored.
     """
 
+    extended = []
+
     def save(dataset: str, result: Result) -> None:
         path = saved_path(folder, dataset, result.name)
         write_reconstruction(path, from_protocol_scale(result.pixels))
+        extended.extend([result.name] if result.padding else [])
 
     folder.mkdir(parents=True, exist_ok=True)  # so that an error comes before the work
     at = how.condition or weights.config.sampling.usual
@@ -153,15 +181,21 @@ def score(
     }
     if not here.is_main:
         return len(failed)
+    written = []
     for results in scored:
         several = f", protocol {results['protocol']}" if len(scored) > 1 else ""
         print(f"{weights.name} at {weights.config.sampling.title(at)}{several}")
         print(report.comparison(results))
-        path = report.add_results(folder, results)
-        print(f"written to {printable(path)}")
+        written.append(add_results(folder, results))
+        print(f"written to {printable(written[-1])}")
+    if extended:
+        print(
+            f"images that are not in whole blocks: {len(extended)}; saved with padding "
+            "'replicate', which leaves no seam, scored with 'zeros'; --padding sets both"
+        )
     if with_page:
-        path = write_report(folder / "report.html", [Entry(weights, how, scored[0])], sets, here)
-        print(f"written to {printable(path)}")
+        page = folder / f"{written[0].stem.replace('metrics', 'report', 1)}.html"
+        print(write_report(page, [Entry(weights, how, scored[0])], sets, here))
     for image, reason in failed.items():
         print(f"test.py: {image} is not scored: {reason}", file=sys.stderr)
     return len(failed)

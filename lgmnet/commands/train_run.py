@@ -1,6 +1,7 @@
 """The work of ``lgmnet train``: train, then score the best weights."""
 
 import argparse
+import itertools
 import sys
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from lgmnet.data.datasets import TestSet, open_test_set
 from lgmnet.data.images import ImageError
 from lgmnet.evaluation.scoring import Scoring, results_folder, score_sets
 from lgmnet.metrics import find_protocol
+from lgmnet.papers.collect import flat
+from lgmnet.results import write_results
 from lgmnet.runtime import Runtime
 from lgmnet.speed import memory
 from lgmnet.training.phases import phases, train_phases
@@ -37,10 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
                 saved = ("last.pt", "last.safetensors")
                 begun = any((phase.folder / file).exists() for phase in runs for file in saved)
                 if begun and not arguments.resume:
-                    raise ValueError(
-                        f"{folder} already contains a run; add --resume to continue it, or choose "
-                        "another folder with --output"
-                    )
+                    raise ValueError(taken(folder, config))
                 stopped_by = train_phases(config, folder, here, arguments.resume)
                 if not stopped_by:
                     score_run(config, folder, here)
@@ -57,6 +57,30 @@ def default_folder(arguments: argparse.Namespace, config: Config) -> Path:
     """``runs/<config name>_<ratio or mask>``, with the names of the --with files in between."""
     names = [path.stem for path in (arguments.config, *arguments.joined)]
     return Path("runs") / "_".join([*names, config.sampling.label])
+
+
+def taken(folder: Path, config: Config) -> str:
+    """The message for a folder with a run: to continue it, or why another folder is needed."""
+    numbered = (folder.with_name(f"{folder.name}_{k}") for k in itertools.count(2))
+    another = f"choose another folder: --output {next(p for p in numbered if not p.exists())}"
+    changes = changed_settings(folder / "config.yaml", config)
+    if changes:
+        return f"{folder} contains a run with other settings ({', '.join(changes)}); {another}"
+    return f"{folder} already contains this run; add --resume to continue it, or {another}"
+
+
+def changed_settings(saved: Path, config: Config) -> list[str]:
+    """Up to three settings that differ from those of a run, as text; none if it has no config.
+
+    The runs of adapters have two configs, so they are not compared.
+    """
+    if config.lora or not saved.is_file():
+        return []
+    old, new = flat(load_config(saved).as_dict()), flat(config.as_dict())
+    if new["training.precision"] == "auto":  # it is resolved when a run begins
+        old["training.precision"] = "auto"
+    keys = [key for key in old.keys() | new.keys() if old.get(key) != new.get(key)]
+    return [f"{key} was {old.get(key)}, is {new.get(key)}" for key in sorted(keys)[:3]]
 
 
 def score_run(config: Config, folder: Path, here: Runtime) -> None:
@@ -78,7 +102,7 @@ def score_run(config: Config, folder: Path, here: Runtime) -> None:
             how = Scoring(rules=[config.evaluation], condition=condition)
             [results] = score_sets(weights, sets, how, here)
             if here.is_main:
-                report.write_results(results_folder(folder, config.sampling, condition), results)
+                write_results(results_folder(folder, config.sampling, condition), results)
             here.say(f"at {config.sampling.title(condition)}")
             here.say(report.comparison(results))
             for name, scores in results["datasets"].items():

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 COLUMNS = ["file", "url", "sha256", "pixels_sha256"]
+REDUCED = "reduced"  # a fifth column, of lists whose files are made from larger images
 
 
 class DownloadError(Exception):
@@ -20,6 +21,7 @@ class Entry:
     url: str
     sha256: str
     pixels_sha256: str
+    reduced: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,9 @@ def find_dataset(name: str, lists: Path) -> Dataset:
 def read_dataset(path: Path) -> Dataset:
     lines = path.read_text(encoding="utf-8").splitlines()
     comments = tuple(line.lstrip("# ") for line in lines if line.startswith("#"))
+    columns = [*COLUMNS, REDUCED]
     reader = csv.DictReader((line for line in lines if not line.startswith("#")), delimiter="\t")
-    entries = tuple(Entry(*(row.get(column) or "" for column in COLUMNS)) for row in reader)
-    if reader.fieldnames != COLUMNS or not entries:
+    entries = tuple(Entry(*(row.get(column) or "" for column in columns)) for row in reader)
+    if reader.fieldnames not in (COLUMNS, columns) or not entries:
         raise DownloadError(f"{path}: expected files under the columns {', '.join(COLUMNS)}")
     return Dataset(path.stem, comments, entries)

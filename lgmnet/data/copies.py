@@ -1,5 +1,6 @@
-"""Find copies of images, so that validation images are not trained on."""
+"""Find copies of images, so that validation images are not trained on; identify test sets."""
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -45,6 +46,12 @@ def _digest(path: Path) -> str:
         return stacks.digest(path) if stacks.is_array(path) else sha256(path)
     except (OSError, ValueError):
         return str(path)  # a file that cannot be read has no readable copies
+
+
+def files_fingerprint(names: Sequence[str], paths: Sequence[Path]) -> str:
+    """SHA-256 of the names and the contents of image files, to tell two test sets apart."""
+    lines = [f"{name} {_digest(path)}\n" for name, path in zip(names, paths, strict=True)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def same_pixels(images: Readable, others: Iterable[np.ndarray]) -> set[int]:

@@ -218,7 +218,9 @@ def find_folder(name: str, roots: Sequence[Path]) -> Path:
             return candidate
     if Path(name).is_absolute():
         raise ImageError(f"there are no images at {name}; give an existing folder or file")
-    looked = ", ".join(str(c) for c in candidates)
+    # Of a name that begins with a root, such as data/coco2017, not data/data/coco2017.
+    repeated = any(Path(name).is_relative_to(root) for root in roots)
+    looked = ", ".join(str(c) for c in (candidates[:1] if repeated else candidates))
     raise ImageError(
         f"there are no images '{name}' (looked at {looked}); give a path, or get a known set: "
         "python scripts/prepare_data.py --list"

@@ -6,6 +6,7 @@
     url            address for the download; empty if no address is known
     sha256         hash of the file; empty if it is unknown
     pixels_sha256  hash of the decoded pixels, for a ``.bmp`` that is stored as ``.png``
+    reduced        size and mean of a file that is made from a larger image, see `reduced`
 
 Files are collected in ``.<name>.partial``, and archives are unpacked in ``.<name>.unpacking``. Both
 are beside the final folder and are renamed when everything is complete and verified. So a data set
@@ -35,6 +36,7 @@ from tqdm import tqdm
 from lgmnet.data.catalogue import Dataset, DownloadError, Entry
 from lgmnet.data.images import ImageError, read_pixels
 from lgmnet.data.limits import Pace, content_length, open_url, require_size
+from lgmnet.data.reduced import reduced_jpeg, reduced_problem
 from lgmnet.files import DISK_FULL, sha256, write_text
 
 TIMEOUT_S = 30.0
@@ -82,7 +84,10 @@ def verify(path: Path, entry: Entry, recorded: Recorded) -> None:
     actual = sha256(path)
     if actual == expected:
         return
-    if entry.pixels_sha256:
+    if entry.reduced:
+        if problem := reduced_problem(path, entry.reduced):
+            raise ChecksumError(f"{path} is not the listed image: {problem}")
+    elif entry.pixels_sha256:
         pixels = pixels_sha256(path)
         if pixels != entry.pixels_sha256:
             raise ChecksumError(
@@ -186,16 +191,21 @@ def _download_verified(entry: Entry, final: Path, recorded: Recorded) -> None:
             if not resumed:
                 raise ChecksumError(f"{error}; the file from {entry.url} was deleted") from error
             resumed = False  # the part may be of an older version, so try once from the start
-    _store(part, final)
+    _store(part, final, entry)
     part.unlink(missing_ok=True)
 
 
-def _store(verified: Path, final: Path) -> None:
-    """Copy a verified file, or rename a download. Convert a bmp if ``final`` is a png."""
+def _store(verified: Path, final: Path, entry: Entry) -> None:
+    """Copy a verified file, or rename a download. Convert a bmp if ``final`` is a png.
+
+    A file that `reduced` describes is made, unless ``verified`` is already the result.
+    """
     final.parent.mkdir(parents=True, exist_ok=True)
     new = final.with_name(f"{final.name}.new")
     if final.suffix == ".png" and verified.read_bytes().startswith(b"BM"):
         new.write_bytes(cv2.imencode(".png", read_pixels(verified))[1].tobytes())
+    elif entry.reduced and (made := reduced_jpeg(verified, entry.reduced)):
+        new.write_bytes(made)
     elif verified.suffix == ".part":
         new = verified
     else:
@@ -327,7 +337,7 @@ def _fetch(
     if source is not None:
         found = _find_local(dataset, entry, source, recorded)
         if not dataset.is_packed:
-            _store(found, final)
+            _store(found, final, entry)
         return found
     if not entry.url:
         note = " ".join(dataset.comments[1:])

@@ -62,6 +62,7 @@ class Result(NamedTuple):
 
     seams: error beside the borders of blocks over the error inside them, see `metrics.seams`; None
         for an operator without blocks.
+    padding: of the pixels, if it is not the padding of the rules.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Result(NamedTuple):
     pixels: np.ndarray
     consistency: Consistency | None = None
     seams: float | None = None
+    padding: str | None = None
 
 
 class Plane(NamedTuple):
@@ -223,6 +225,14 @@ def fit(image: Tensor, model: SensingModel, rules: Rules) -> Tensor:
             "size, or evaluation.padding=crop (--padding crop) for larger ones"
         )
     return image
+
+
+def adds_zeros(model: SensingModel, image: NamedImage, rules: Rules) -> bool:
+    """Whether these rules extend the image with zeros, which leaves a seam in a picture."""
+    if rules.padding != "zeros" or model.operator.size is not None:
+        return False
+    parts = any(side % model.multiple for side in image.pixels.shape[:2])
+    return parts or rules.protocol.always_pad
 
 
 def _consistency(planes: list[Plane], target: np.ndarray, rules: Rules) -> Consistency | None:

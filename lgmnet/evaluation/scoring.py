@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,9 +11,10 @@ import numpy as np
 from tqdm import tqdm
 
 from lgmnet.config import EvaluationConfig
+from lgmnet.data.copies import files_fingerprint
 from lgmnet.data.datasets import NamedImage, TestSet
 from lgmnet.data.images import read_pixels
-from lgmnet.evaluation.rebuild import Result, Rules, evaluate_image
+from lgmnet.evaluation.rebuild import Result, Rules, adds_zeros, evaluate_image
 from lgmnet.metrics import Score, find_protocol, mean_psnr, summarise
 from lgmnet.models import SensingModel
 from lgmnet.operators import SamplingConfig
@@ -44,6 +45,8 @@ class Scoring:
         noise_std: standard deviation of the noise, in the unit of y; by default as in training.
         bits: bits of the detector, 0 for real numbers; by default as in training.
         consistency: also compare reconstructions with their measurements.
+        pictures: padding of the reconstructions that are kept, where padding with zeros leaves a
+            seam; scores do not change. By default kept reconstructions are those that are scored.
         fast, precision, max_memory: see `lgmnet.speed.inference.prepare`.
     """
 
@@ -52,6 +55,7 @@ class Scoring:
     noise_std: float | None = None
     bits: int | None = None
     consistency: bool = False
+    pictures: str | None = None
     fast: bool = False
     precision: str = "fp32"
     max_memory: str | None = None
@@ -64,7 +68,7 @@ class Scoring:
 
 def score_sets(
     weights: Loadable,
-    sets: Iterable[TestSet],
+    sets: Sequence[TestSet],
     how: Scoring,
     here: Runtime,
     keep: Callable[[str, Result], None] | None = None,
@@ -99,10 +103,13 @@ def score_sets(
     model.detector = sampling.detector
     with convolutions(how.precision):
         scored = {
-            images.name: here.gather(list(score_set(model, images, here, rules, keep)))
+            images.name: here.gather(
+                list(score_set(model, images, here, rules, keep, how.pictures))
+            )
             for images in sets
         }
     _require_some(scored)
+    same = {images.name: files_fingerprint(images.names, images.paths) for images in sets}
     return [
         {
             "protocol": each.protocol,
@@ -113,7 +120,13 @@ def score_sets(
             **({"detector": changed} if (changed := model.detector.changed()) else {}),
             "precision": computed_precision(how.precision, here.device),
             **provenance(),
-            "datasets": {name: summary(outcomes, k, rules[k]) for name, outcomes in scored.items()},
+            "datasets": {
+                images.name: {
+                    "files_sha256": same[images.name],
+                    **summary(scored[images.name], k, rules[k]),
+                }
+                for images in sets
+            },
         }
         for k, each in enumerate(how.rules)
     ]
@@ -125,6 +138,7 @@ def score_set(
     here: Runtime,
     rules: Sequence[Rules],
     keep: Callable[[str, Result], None] | None = None,
+    pictures: str | None = None,
 ) -> Iterator[list[Result] | Failure]:
     """Score this process's share of a set: for each image one result per rules, without pixels."""
     share = images.share(here.rank, here.processes)
@@ -135,7 +149,7 @@ def score_set(
                 image = NamedImage(name, read_pixels(path))
                 results = evaluate_image(model, image, here, rules)
                 if keep is not None:
-                    keep(images.name, results[0])
+                    keep(images.name, _picture(model, image, here, rules[0], results[0], pictures))
             except ValueError as error:
                 reason = str(error)
             except (RuntimeError, MemoryError) as error:
@@ -148,6 +162,21 @@ def score_set(
                 continue
             release_memory()
             yield Failure(name, reason)
+
+
+def _picture(
+    model: SensingModel,
+    image: NamedImage,
+    here: Runtime,
+    rules: Rules,
+    scored: Result,
+    padding: str | None,
+) -> Result:
+    """The result that is kept: the scored one, or another with this padding if zeros would show."""
+    if padding is None or not adds_zeros(model, image, rules):
+        return scored
+    rules = rules._replace(padding=padding, consistency=False)
+    return evaluate_image(model, image, here, [rules])[0]._replace(padding=padding)
 
 
 def _require_some(scored: Mapping[str, list[list[Result] | Failure]]) -> None:

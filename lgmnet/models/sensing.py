@@ -50,6 +50,9 @@ class SensingModel(nn.Module):
     ) -> Tensor:
         """y = Φx + n, as the detector gives it, of images ``(batch, channels, H, W)``.
 
+        y has a gradient for the image, and for a learned Φ. Use ``torch.no_grad()`` or
+        ``y.detach()`` if it is not needed, as for NumPy.
+
         Args:
             image: 1.0 is white.
             name: name of the image, which fixes the noise; see `Detector.read`.

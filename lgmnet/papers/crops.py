@@ -20,6 +20,7 @@ from lgmnet.weights.saved import find_weights
 
 # Height of the two lines above an image, in inches.
 TITLE = 0.4
+BOX = re.compile(r"(\d+),(\d+),(\d+)")
 # Colours of the boxes; they differ also in lightness.
 COLOURS = ("#ff5a36", "#35c2ff", "#ffd23f")
 
@@ -55,7 +56,7 @@ def parse_box(text: str) -> Box:
     Raises:
         ValueError: other text, or no pixels.
     """
-    match = re.fullmatch(r"(\d+),(\d+),(\d+)", text)
+    match = BOX.fullmatch(text)
     if match is None or int(match[3]) == 0:
         raise ValueError(f"the box is '{text}', expected top,left,side in pixels: 60,120,48")
     return Box(*map(int, match.groups()))

@@ -36,6 +36,8 @@ def draw_crops(plt: Any, arguments: argparse.Namespace) -> Any:
     (image, *names), labels = arguments.inputs, arguments.labels
     if not names:
         raise ValueError("name weights or saved images after the image: crops photo.png my_weights")
+    if loose := [name for name in names if crops.BOX.fullmatch(name)]:
+        raise ValueError(f"'{loose[0]}' is a box; write --box before each box: --box {loose[0]}")
     if labels and len(labels) != len(names):
         raise ValueError(
             f"{len(labels)} labels for {len(names)} reconstructions; give one for each"

@@ -11,13 +11,26 @@ from lgmnet.papers.collect import Column
 from lgmnet.papers.grid import Grid, Line, Number
 
 HEADS = {"psnr": "PSNR (dB)", "ssim": "SSIM", **report.ADDED}
+# Greek letters that look like no Latin letter, by the names that LaTeX has for them.
+GREEK = {
+    "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "varepsilon", "ζ": "zeta",
+    "η": "eta", "θ": "theta", "ι": "iota", "κ": "kappa", "λ": "lambda", "μ": "mu", "ν": "nu",
+    "ξ": "xi", "π": "pi", "ρ": "rho", "σ": "sigma", "τ": "tau", "υ": "upsilon", "φ": "varphi",
+    "χ": "chi", "ψ": "psi", "ω": "omega", "Γ": "Gamma", "Δ": "Delta", "Θ": "Theta",
+    "Λ": "Lambda", "Ξ": "Xi", "Π": "Pi", "Σ": "Sigma", "Φ": "Phi", "Ψ": "Psi", "Ω": "Omega",
+}  # fmt: skip
+RAISED, LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹", "₀₁₂₃₄₅₆₇₈₉"
 # Signs of LaTeX and letters that its fonts lack, as LaTeX.
 SIGNS = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "±": r"$\pm$", "⁺": r"$^{+}$", "−": "$-$", "‖": r"$\|$", "Φ": r"$\Phi$", "γ": r"$\gamma$",
+    "±": r"$\pm$", "⁺": r"$^{+}$", "−": "$-$", "‖": r"$\|$",
     "ᵀ": r"$^{\top}$", "x̂": r"$\hat{x}$", "W̃": r"$\tilde{W}$", "<": "$<$", ">": "$>$",
-    "²": "$^2$", "≡": r"$\equiv$", "×": r"$\times$",
+    "≡": r"$\equiv$", "×": r"$\times$", "≤": r"$\leq$", "≥": r"$\geq$", "→": r"$\to$",
+    "|": "$|$",
+    **{letter: rf"$\{name}$" for letter, name in GREEK.items()},
+    **{digit: f"$^{k}$" for k, digit in enumerate(RAISED)},
+    **{digit: f"$_{k}$" for k, digit in enumerate(LOWERED)},
 }  # fmt: skip
 SIGN = re.compile("|".join(map(re.escape, SIGNS)))
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from lgmnet import complexity, report
 from lgmnet.data.datasets import NamedImage, TestSet
-from lgmnet.data.images import read_pixels
+from lgmnet.data.images import printable, read_pixels
 from lgmnet.evaluation.rebuild import Rules
 from lgmnet.evaluation.scoring import Scoring
 from lgmnet.files import write_text
@@ -34,6 +34,8 @@ from lgmnet.weights.loadable import Loadable
 LARGEST_PAGE = 20_000_000
 # Quality of the pictures, and the number of images whose stages have pictures, best first.
 DETAIL = ((pictures.LOSSLESS, 99), (pictures.LOSSLESS, 1), (90, 1), (60, 1))
+# Digits of scores in the data of the page. The page rounds them once, when it shows them.
+EXACT = 10
 # Largest number of stages of one image that have pictures.
 STAGE_PICTURES = 12
 
@@ -53,8 +55,8 @@ class Entry:
 
 def write_report(
     path: Path, entries: Sequence[Entry], sets: Sequence[TestSet], here: Runtime, count: int = 6
-) -> Path:
-    """Write the page of one or several weights.
+) -> str:
+    """Write the page of one or several weights; return a line that says where.
 
     The pictures are those of the ``count`` images with the lowest PSNR, the mean over the weights.
     They are reconstructed again, so that the estimates of each stage are known.
@@ -85,8 +87,9 @@ def write_report(
         ]
         page = render(labels, entries, about, examples, quality)
         if len(page.encode()) <= LARGEST_PAGE:
+            done = "replaced the page" if path.exists() else "written to"
             write_text(path, page)
-            return path
+            return f"{done} {printable(path)}"
     raise ValueError(
         f"the page would have more than {LARGEST_PAGE // 10**6} MB; show fewer than {count} images"
     )
@@ -153,15 +156,16 @@ def example(
         assert last is not None
         assert one.start.pixels is not None
         stages = [
-            {"name": e.name, "number": e.number, "psnr": as_json(e.psnr, 3),
+            {"name": e.name, "number": e.number, "psnr": as_json(e.psnr, EXACT),
              "residual": as_json(e.residual, 6),
              "src": picture(shown(e.pixels))
                     if with_stages and e.pixels is not None else None}
             for e in one.estimates
         ]  # fmt: skip
         views.append({
-            "label": label, "psnr": as_json(one.score.psnr), "ssim": as_json(one.score.ssim),
-            "seams": as_json(one.seams), "start_psnr": as_json(one.start.psnr),
+            "label": label, "psnr": as_json(one.score.psnr, EXACT),
+            "ssim": as_json(one.score.ssim, EXACT), "seams": as_json(one.seams),
+            "start_psnr": as_json(one.start.psnr, EXACT),
             "start": picture(shown(one.start.pixels)), "image": picture(shown(last)),
             "error": picture(error(last, truth)), "stages": stages,
             "measured": measured(one, shown, picture), "first": first(one, shown, picture),
@@ -191,7 +195,7 @@ def first(
     estimate = one.estimates[0]
     if estimate.name != FIRST or estimate.pixels is None:
         return None
-    return {"src": picture(shown(estimate.pixels)), "psnr": as_json(estimate.psnr)}
+    return {"src": picture(shown(estimate.pixels)), "psnr": as_json(estimate.psnr, EXACT)}
 
 
 def describe(label: str, entry: Entry, model: SensingModel) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def optimize_for_inference(
     - Adapters of LoRun are merged into one denoiser per stage.
 
     In ``fp32`` the output is equal up to rounding. Call this on the device where the model will
-    run. The copy cannot be trained.
+    run. The copy cannot be trained, and it gives no gradient for y.
 
     Args:
         precision: ``fp32``, ``tf32`` or ``bf16``. ``bf16`` is for convolutions and for ΦᵀΦ of
@@ -175,7 +175,16 @@ class PackedConv2d(nn.Conv2d):
     """
 
     def forward(self, features: Tensor, relu: bool = False, plus: Tensor | None = None) -> Tensor:
-        """relu(conv(features)), or conv(features) + plus."""
+        """relu(conv(features)), or conv(features) + plus.
+
+        Raises:
+            ValueError: a gradient is asked for; oneDNN would return a wrong one without a word.
+        """
+        if features.requires_grad and torch.is_grad_enabled():
+            raise ValueError(
+                "a network of optimize_for_inference has no gradient; use the original network, "
+                "or torch.no_grad() if y needs none"
+            )
         features = as_channels_last(features)
         geometry = (self.padding, self.stride, self.dilation, self.groups)
         if not hasattr(self, "packed"):

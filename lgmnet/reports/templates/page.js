@@ -121,7 +121,7 @@ if (data.examples && data.examples.length) {
       if (view.first && view.first.src !== view.start && !(Math.abs(view.first.psnr - view.start_psnr) < 0.005)) {
         found.push({ name: `${many}x⁰`, src: view.first.src, caption: `${many}start x⁰, ${fixed(view.first.psnr, 2)} dB` });
       }
-      found.push({ name: `${many}reconstruction`, src: view.image, caption: `${many}reconstruction, ${fixed(view.psnr, 2)} dB, SSIM ${fixed(view.ssim, 4)}` });
+      found.push({ name: `${view.label}: reconstruction`, src: view.image, caption: `${view.label}: ${fixed(view.psnr, 2)} dB, SSIM ${fixed(view.ssim, 4)}` });
       found.push({ name: `${many}error`, src: view.error, caption: `${many}error` });
     });
     return found.map((p) => ({ alt: `${p.name} of ${example.name}`, ...p }));
