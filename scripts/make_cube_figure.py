@@ -28,7 +28,6 @@ from lgmnet.operators import CodedAperture
 from lgmnet.weights.saved import find_weights
 from lgmnet.weights.snapshot import model_of_camera, read_snapshot
 
-TITLES = ("cube", "measurement", "start", "reconstruction", "error, white = 0.2")
 LARGEST_ERROR = 0.2
 # The brightest pixels of a picture without known white are shown as white.
 BRIGHTEST = 99.5
@@ -39,11 +38,16 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="example:\n  python scripts/make_cube_figure.py --cubes cubes128 "
-        "--overrides sampling.size=[128,128]",
+        "--weights configs/cassi_gap_tv.yaml cassi_pnp_gap --overrides sampling.size=[128,128]",
     )
     parser.add_argument("--cubes", nargs="*", default=[], help="files or sets")
-    parser.add_argument("--weights", default="configs/cassi_gap_tv.yaml", help="weights or config")
-    parser.add_argument("--overrides", nargs="*", default=[], help="KEY=VALUE, of a config")
+    parser.add_argument(
+        "--weights",
+        nargs="+",
+        default=["configs/cassi_gap_tv.yaml"],
+        help="weights or configs; all rebuild what the first one measures",
+    )
+    parser.add_argument("--overrides", nargs="*", default=[], help="KEY=VALUE, of the configs")
     parser.add_argument("--measurements", nargs="*", default=[], help="of a camera: .mat, .npy")
     parser.add_argument("--mask", default="", help="of that camera")
     parser.add_argument("--output", type=Path, default=Path("docs/cassi.png"))
@@ -54,7 +58,7 @@ def main() -> int:
             rows = [*cube_rows(given, here.device), *camera_rows(given, here.device)]
         if not rows:
             raise ValueError("there is nothing to draw; give --cubes or --measurements")
-        draw(rows, given.output)
+        draw(rows, titles(given.weights), given.output)
     except (ValueError, OSError) as error:
         print(f"make_cube_figure.py: {error}", file=sys.stderr)
         return 1
@@ -63,36 +67,56 @@ def main() -> int:
 
 
 def cube_rows(given: argparse.Namespace, device: torch.device) -> list[list[np.ndarray]]:
-    """Five pictures of every cube, as in `TITLES`."""
+    """The pictures of every cube, as in `titles`."""
     if not given.cubes:
         return []
-    model = find_weights(given.weights, given.overrides).load().to(device)
+    models = [
+        find_weights(name, own_overrides(name, given.overrides)).load().to(device)
+        for name in given.weights
+    ]
     paths = [path for name in given.cubes for path in find_images(name, runtime.data_roots())]
     result = []
     for path in paths:
         cube = to_unit(channels_first(read_pixels(path)).to(device))[None]
-        y = model.measure(cube, path.stem)
-        rebuilt = model.reconstruct(y)
-        error = (rebuilt - cube).abs().mean(1)[0] / LARGEST_ERROR
-        start = colours(first_image(model, y))
-        result.append([colours(cube), grey(y), start, colours(rebuilt), error.cpu().numpy()])
+        y = models[0].measure(cube, path.stem)
+        found = [model.measured_by(models[0].operator).reconstruct(y) for model in models]
+        error = (found[-1] - cube).abs().mean(1)[0] / LARGEST_ERROR
+        start = colours(first_image(models[0], y))
+        rebuilt = [colours(image) for image in found]
+        result.append([colours(cube), grey(y), start, *rebuilt, error.cpu().numpy()])
     return result
 
 
 def camera_rows(given: argparse.Namespace, device: torch.device) -> list[list[np.ndarray]]:
-    """Measurement, start and reconstruction of every picture of a camera; no cube is known."""
+    """Measurement, start and reconstructions of every picture of a camera; no cube is known."""
     if given.measurements and not given.mask:
         raise ValueError("--measurements need the --mask of their camera")
+    if not given.measurements:
+        return []
+    models = [
+        model_of_camera(name, given.mask, own_overrides(name, given.overrides)).to(device)
+        for name in given.weights
+    ]
+    operator = models[0].operator
+    assert isinstance(operator, CodedAperture)
+    none = np.ones((1, 1))
     result = []
     for file in given.measurements:
-        model = model_of_camera(given.weights, given.mask, tuple(given.overrides)).to(device)
-        assert isinstance(model.operator, CodedAperture)
-        y = read_snapshot(Path(file), model.operator).to(device)
-        rebuilt = model.reconstruct(y)
-        none = np.ones((1, 1))
-        start = bright(first_image(model, y))
-        result.append([none, grey(y), start, bright(rebuilt), none])
+        y = read_snapshot(Path(file), operator).to(device)
+        rebuilt = [bright(model.reconstruct(y)) for model in models]
+        result.append([none, grey(y), bright(first_image(models[0], y)), *rebuilt, none])
     return result
+
+
+def own_overrides(name: str, overrides: list[str]) -> tuple[str, ...]:
+    """The overrides of a config; weights have none."""
+    return tuple(overrides) if Path(name).suffix in (".yaml", ".yml") else ()
+
+
+def titles(weights: list[str]) -> list[str]:
+    """Of the columns."""
+    rebuilt = [Path(name).stem for name in weights]
+    return ["cube", "measurement", "start", *rebuilt, f"error, white = {LARGEST_ERROR}"]
 
 
 def first_image(model: SensingModel, measurement: Tensor) -> Tensor:
@@ -118,16 +142,20 @@ def grey(measurement: Tensor) -> np.ndarray:
     return (measurement / measurement.max().clamp_min(1e-12))[0, 0].cpu().numpy()
 
 
-def draw(rows: list[list[np.ndarray]], output: Path) -> None:
-    size = (3 * len(TITLES), 3 * len(rows))
-    figure, axes = plt.subplots(len(rows), len(TITLES), figsize=size, constrained_layout=True)
-    for line, pictures in zip(np.atleast_2d(axes), rows, strict=True):
-        for axis, title, picture in zip(line, TITLES, pictures, strict=True):
+def draw(rows: list[list[np.ndarray]], titles: list[str], output: Path) -> None:
+    """One row for each scene. Columns in which no scene has a picture are left out."""
+    kept = [k for k in range(len(titles)) if any(row[k].size > 1 for row in rows)]
+    size = (3 * len(kept), 3 * len(rows))
+    figure, axes = plt.subplots(
+        len(rows), len(kept), figsize=size, constrained_layout=True, squeeze=False
+    )
+    for line, pictures in zip(axes, rows, strict=True):
+        for axis, k in zip(line, kept, strict=True):
             axis.axis("off")
-            if picture.size == 1:
+            if pictures[k].size == 1:
                 continue  # not known
-            axis.imshow(np.clip(picture, 0, 1), cmap="gray", vmin=0, vmax=1)
-            axis.set_title(title)
+            axis.imshow(np.clip(pictures[k], 0, 1), cmap="gray", vmin=0, vmax=1)
+            axis.set_title(titles[k])
     write_figure(output, figure, dpi=80)
 
 

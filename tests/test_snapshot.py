@@ -102,6 +102,17 @@ def test_the_figure_has_a_row_for_each_cube_and_measurement(camera, tmp_path, mo
     assert (height, width) == (2 * 240, 5 * 240)
 
 
+def test_the_figure_has_a_column_for_each_method(camera, tmp_path, monkeypatch):
+    """Of a real camera there is no cube, and so no error."""
+    mask, operator = camera
+    np.save(tmp_path / "y.npy", picture(operator)[0, 0].numpy())
+    out = tmp_path / "out.png"
+    arguments = ["--measurements", tmp_path / "y.npy", "--mask", mask, "--output", out]
+    arguments += ["--weights", CONFIG, CONFIG, "--overrides", *OVERRIDES]
+    assert run_main("scripts/make_cube_figure.py", arguments, monkeypatch) == 0
+    assert cv2.imread(str(out)).shape[:2] == (240, 4 * 240)
+
+
 def test_the_figure_needs_something_to_draw(monkeypatch, capsys, tmp_path):
     out = tmp_path / "out.png"
     assert run_main("scripts/make_cube_figure.py", ["--output", out], monkeypatch) == 1
