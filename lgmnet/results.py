@@ -72,7 +72,13 @@ def _difference(first: Mapping[str, Any], results: Mapping[str, Any]) -> str:
     keys = [key for key in SAME if old.get(key) != new.get(key)]
     if "weights_sha256" in keys:
         keys = [key for key in keys if key not in OF_WEIGHTS]
-    words = ".".join(_word(key, new.get(key)) for key in keys)
+    renamed = results.get("weights") != first.get("weights")
+    words = ".".join(
+        _word("weights", results["weights"])
+        if key == "weights_sha256" and renamed
+        else _word(key, new.get(key))
+        for key in keys
+    )
     return words or f"{sum(len(data['images']) for data in results['datasets'].values())}-images"
 
 

@@ -16,10 +16,10 @@ from lgmnet import report
 from lgmnet.commands.prepare_data import LISTS
 from lgmnet.data.catalogue import dataset_names
 from lgmnet.files import sha256, write_text
-from lgmnet.operators import BlockSamplingConfig, FourierMask
+from lgmnet.operators import BlockSamplingConfig, BlurDown, CodedAperture, FourierMask
 from lgmnet.operators.masks import sampling_ratio
 from lgmnet.weights.files import SUMS
-from lgmnet.weights.shipped import Shipped, describe
+from lgmnet.weights.shipped import Shipped, describe, main_set
 
 PROJECT = Path(__file__).parents[1]
 
@@ -104,7 +104,7 @@ def summary_table(shipped: Iterable[Shipped]) -> str:
 def results_table(shipped: Iterable[Shipped]) -> str:
     """One row per weights, ratio and test set; repeated values are left empty.
 
-    Weights for a range show Set11 only: their model card has all test sets.
+    Weights for several conditions show one test set: their model card has all of them.
     """
     header = ["weights", "ratio", "test set", "PSNR / SSIM", "published", "difference"]
     rows: list[list[str]] = []
@@ -113,7 +113,7 @@ def results_table(shipped: Iterable[Shipped]) -> str:
         for result in weights.results:
             ratio = report.condition_title(report.condition(result))
             several = len(weights.config.sampling.conditions) > 1
-            shown = ["Set11"] if several else result["datasets"]
+            shown = [main_set(result)] if several else result["datasets"]
             for scored in scores(result, shown):
                 rows.append([name, ratio, *scored])
                 name = ratio = ""
@@ -158,7 +158,8 @@ def weights_table(shipped: Iterable[Shipped], name: str) -> str:
     rows = [
         [name.format(w.name), w.network, f"{w.parameters:,}",
          f"{w.phi_entries:,}", f"{w.images:,} ({w.training_data})",
-         f"`{w.config.training.start}`" if w.config.training.start else "-",
+         f"`{w.config.training.start}`" if w.config.training.start
+         else "its backbone" if is_adapted(w) else "-",
          f"{w.crops:,}", f"{w.minutes:.0f}"]
         for w in shipped
     ]  # fmt: skip
@@ -181,10 +182,8 @@ import lgmnet
 model = lgmnet.load("{name}"{at})
 ```
 
-**Data.** {images} images of {training_data}, without those of the validation list and
-of `data.exclude` in `config.yaml`. The images belong to their authors and are not distributed.
-{source}
-**Budget.** {begun}{steps} steps of {batch} crops of {side} x {side} pixels, {crops} in all, in
+**Data.** {images} images of {training_data}{source}
+**Budget.** {begun}{steps} steps of {batch} of {side} x {side} pixels, {crops} in all, in
 {minutes} minutes; {optimizer}, largest rate {rate:g}, {schedule}, {precision}, seed {seed};
 commit {commit}, torch {torch}. `log.jsonl` holds the training curve.
 
@@ -192,7 +191,7 @@ commit {commit}, torch {torch}. `log.jsonl` holds the training curve.
 
 {table}
 
-**Limits.** It was trained on {subject}, {noise}, and works with its own {phi} only. A
+**Limits.** It was trained on {subject}, {noise}, and {limit}. A
 reconstruction is an estimate: it may show details that the measurement does not contain. If the
 difference above is negative, do not use it in place of the published network.
 
@@ -208,6 +207,19 @@ It takes {ratio} measurements per hundred pixels of the luma."""
 MASK = """the operator `{operator}` with the mask `{label}`, which samples {about}.
 It measures {kind} images of {height} x {width} pixels."""
 
+APERTURE = """the operator `coded_aperture` with a mask of {height} x {width} pixels:
+{bands} bands, {step} columns from one to the next.
+`python test.py {{name}} --mask FILE` takes another."""
+BLUR = """the operator `blur_down` with {count} blur kernels.
+It keeps one of {scale} x {scale} pixels of RGB images."""
+# What the sets of synthetic images are made by.
+SYNTHETIC = {
+    "cubes_train": "python scripts/make_cubes.py data/cubes_train --count 48 --size 192 192",
+}
+PHOTOGRAPHS = """, without those of the validation list and
+of `data.exclude` in `config.yaml`. The images belong to their authors and are not distributed.
+"""
+
 
 def measures(weights: Shipped) -> str:
     """What the operator of shipped weights is, for their card."""
@@ -221,23 +233,57 @@ def measures(weights: Shipped) -> str:
             block=sampling.block_size,
             ratio=" to ".join(f"{100 * limit:g}" for limit in dict.fromkeys(sampling.limits)),
         )
-    assert isinstance(operator, FourierMask)
+    if isinstance(operator, BlurDown):
+        return BLUR.format(scale=operator.scale, count=len(operator.kernels))
     assert operator.size
+    height, width = operator.size
+    if isinstance(operator, CodedAperture):
+        return APERTURE.format(
+            height=height, width=width, bands=operator.channels, step=operator.step
+        )
+    assert isinstance(operator, FourierMask)
     return MASK.format(
         operator="fourier_mask",
         label=sampling.label,
         about=f"{100 * sampling_ratio(operator.mask):.1f} % of all frequencies",
         kind="complex" if operator.channels == 2 else "real",
-        height=operator.size[0],
-        width=operator.size[1],
+        height=height,
+        width=width,
     )
 
 
 def source(training_data: str) -> str:
-    """How to get training images, for the card; empty if they have no list in data/checksums."""
-    names = training_data.split(", ")
+    """How to get training images, for the card."""
+    if made := SYNTHETIC.get(training_data):
+        return f", made by `{made}`.\n"
+    names = training_data.replace("train/", "").split(", ")
     command = f"python scripts/prepare_data.py {' '.join(names)}"
-    return f"Get them with `{command}`.\n" if {*dataset_names(LISTS)}.issuperset(names) else ""
+    listed = {*dataset_names(LISTS)}.issuperset(names)
+    return PHOTOGRAPHS + f"Get them with `{command}`.\n" * listed
+
+
+def begun(weights: Shipped) -> str:
+    """What came before the last phase of training, for the card."""
+    if is_adapted(weights):
+        return "The backbone was trained before; these are the steps of its adapters.\n"
+    start = weights.config.training.start
+    return f"Training started from `{start}` of the commit below.\n" if start else ""
+
+
+def is_adapted(weights: Shipped) -> bool:
+    """Whether the last phase of training was that of LoRun's adapters."""
+    return weights.config.model.options.get("sharing") == "lora"
+
+
+def limit(weights: Shipped) -> str:
+    """Which measurements the weights work with, for the card."""
+    operator = weights.weights.load().operator
+    if isinstance(operator, BlurDown):
+        return "works with its own scale; other kernels were not tried"
+    if isinstance(operator, CodedAperture):
+        return "was scored with this mask only"
+    phi = "mask" if isinstance(operator, FourierMask) else "Φ"
+    return f"works with its own {phi} only"
 
 
 def card(weights: Shipped) -> str:
@@ -259,7 +305,7 @@ def card(weights: Shipped) -> str:
     first = report.condition(weights.results[0]) if several else ""
     example = f'condition="{first}"' if isinstance(first, str) else f"ratio={first:g}"
     kind = example.partition("=")[0].replace("condition", "at")
-    noise, start = config.sampling.noise_std, config.training.start
+    noise = config.sampling.noise_std
     return CARD.format(
         name=weights.name,
         at=f", {example}" if several else "",
@@ -267,15 +313,15 @@ def card(weights: Shipped) -> str:
         network=weights.network,
         options=", ".join(f"{k} = {v}" for k, v in config.model.options.items()) or "as published",
         parameters=f"{weights.parameters:,}",
-        measures=measures(weights),
+        measures=measures(weights).replace("{name}", weights.name),
         subject="photographs" if blocks else "the images named above",
-        phi="Φ" if blocks else "mask",
+        limit=limit(weights),
         images=f"{weights.images:,}",
         training_data=weights.training_data,
         source=source(weights.training_data),
-        begun=f"Training started from `{start}` of the commit below.\n" if start else "",
+        begun=begun(weights),
         steps=f"{int(metadata['step']):,}",
-        batch=config.training.batch_size,
+        batch=f"{batch} crops" if (batch := config.training.batch_size) > 1 else "one crop",
         side=config.data.crop_size,
         crops=f"{weights.crops:,}",
         minutes=f"{weights.minutes:.0f}",

@@ -1,15 +1,20 @@
 """Plug-and-play GAP: its transform, what it learns, and that it is GAP around its denoiser."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 from scipy.fft import dct
 
-from lgmnet.config import ConfigError
+from lgmnet.config import ConfigError, load_config
 from lgmnet.models import GAPTV, PlugAndPlayGAP, SensingModel
 from lgmnet.models.pnp_gap import cosines
 from lgmnet.operators import BlockSampling, CodedAperture, matrices
-from lgmnet.training.checks import check_trainable
+from lgmnet.runtime import Runtime
+from lgmnet.training.checks import check_run, check_trainable
+
+CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 def cubes(count=2, bands=6, side=16):
@@ -112,6 +117,15 @@ def test_a_learned_matrix_is_refused():
         check_trainable(model)
     model.operator.requires_grad_(False)
     check_trainable(model)
+
+
+@pytest.mark.parametrize("setting", ["training.compile=true", "training.ratio_exponent=0.8"])
+def test_settings_without_a_meaning_are_refused(setting):
+    config = load_config(
+        CONFIGS / "cassi_pnp_gap.yaml", ["sampling.mask=random", "model.width=4", setting]
+    )
+    with pytest.raises(ConfigError, match="has no meaning for pnp_gap"):
+        check_run(config, Runtime(torch.device("cpu")))
 
 
 @pytest.mark.parametrize(

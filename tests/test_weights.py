@@ -11,8 +11,9 @@ import torch
 import lgmnet
 from lgmnet.config import load_config
 from lgmnet.data.datasets import open_test_set
-from lgmnet.evaluation.rebuild import evaluate
-from lgmnet.metrics import summarise
+from lgmnet.data.synthetic_cubes import write_cubes
+from lgmnet.evaluation.rebuild import Rules, evaluate
+from lgmnet.metrics import PROTOCOLS, summarise
 from lgmnet.runtime import Runtime, data_roots
 from lgmnet.weights.files import CheckpointError
 from lgmnet.weights.saved import Weights
@@ -94,6 +95,30 @@ def test_weights_for_mri_reproduce_the_metrics_of_an_image(name):
     expected = result["datasets"]["chest_train_80-100"]["images"][image.name]
     assert score.psnr == pytest.approx(expected["psnr"], abs=0.01)
     assert score.ssim == pytest.approx(expected["ssim"], abs=0.0005)
+
+
+def test_weights_for_super_resolution_reproduce_the_metrics_of_an_image():
+    results = next(w for w in SHIPPED if w.name == "sr_lorun_x2").results
+    [result] = [one for one in results if one["condition"] == "x2_k2"]
+    [image] = [one for one in open_test_set("builtin", []) if one.name == "astronaut"]
+    model = lgmnet.load("sr_lorun_x2", condition="x2_k2")
+    score = next(
+        evaluate(
+            model, [image], CPU, Rules(color="color", protocol=PROTOCOLS["usr2"], padding="crop")
+        )
+    ).score
+    expected = result["datasets"]["builtin"]["images"]["astronaut"]
+    assert score.psnr == pytest.approx(expected["psnr"], abs=0.01)
+
+
+def test_weights_for_spectral_imaging_reproduce_the_metrics_of_a_cube(tmp_path):
+    [result] = next(w for w in SHIPPED if w.name == "cassi_pnp_gap").results
+    write_cubes(tmp_path, 1, (128, 128), part="test")
+    [cube] = open_test_set(str(tmp_path), [])
+    rules = Rules(color="bands", protocol=PROTOCOLS["cassi"])
+    score = next(evaluate(lgmnet.load("cassi_pnp_gap"), [cube], CPU, rules)).score
+    expected = result["datasets"]["cubes_test"]["images"]["synthetic_000"]
+    assert score.psnr == pytest.approx(expected["psnr"], abs=0.05)
 
 
 @pytest.fixture

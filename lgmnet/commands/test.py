@@ -46,13 +46,14 @@ def parser() -> argparse.ArgumentParser:
         "--merge",
         help="adapters: on_the_fly (memory of one denoiser, default) or per_stage (faster)",
     )
-    parser.add_argument(
+    other = parser.add_mutually_exclusive_group()
+    other.add_argument(
         "--matrix", type=Path, help="measure with your Φ instead: .npy, .npz, .mat, .safetensors"
     )
     parser.add_argument(
         "--column-major", action="store_true", help="pixels of --matrix numbered as in MATLAB"
     )
-    parser.add_argument("--mask", help="spectral imaging: measure with this mask instead")
+    other.add_argument("--mask", help="spectral imaging: measure with this mask instead")
     parser.add_argument(
         "--data", nargs="+", default=["builtin"], help="test sets by name, folder or image"
     )

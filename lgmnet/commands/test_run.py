@@ -44,6 +44,10 @@ def asked_weights(arguments: argparse.Namespace) -> Loadable:
         weights = Adapted(weights, arguments.adapters, arguments.merge or "on_the_fly")
     elif arguments.merge:
         raise ValueError(f"--merge {arguments.merge} needs --adapters; give an adapters file")
+    if arguments.column_major and not arguments.matrix:
+        raise ValueError("--column-major needs --matrix; give the file of your Φ")
+    if arguments.matrix and (arguments.ratio or arguments.at):
+        raise ValueError("the ratio is that of --matrix; leave out --ratio and --at")
     if arguments.matrix:
         own = WithOwnPhi(weights, arguments.matrix, arguments.column_major)
         trained = "the Φ" if own.known else "another Φ than that"
@@ -51,8 +55,6 @@ def asked_weights(arguments: argparse.Namespace) -> Loadable:
         return own
     if arguments.mask:
         return WithMask(weights, arguments.mask)
-    if arguments.column_major:
-        raise ValueError("--column-major needs --matrix; give the file of your Φ")
     return weights
 
 

@@ -91,10 +91,12 @@ class PlugAndPlayGAP(UnfoldingNetwork):
     def forward(
         self, measurement: Tensor, operator: LinearOperator, watch: Watch | None = None
     ) -> Reconstruction:
-        unit = self.unit(measurement, operator) if self.brightness else torch.ones(())
+        unit = self.unit(measurement, operator) if self.brightness else torch.ones(1, 1, 1, 1)
+        unit = unit.to(measurement.device)
         shown = watch and (lambda image, name: watch(image * unit, name))
         steps = [partial(self.denoise, level=level) for level in self.levels()]
-        image = alternate(measurement / unit, operator, steps, self.accelerated, shown)
+        scaled = measurement / unit.reshape(-1, *[1] * (measurement.ndim - 1))
+        image = alternate(scaled, operator, steps, self.accelerated, shown)
         return Reconstruction(image * unit)
 
     def levels(self) -> list[float]:
@@ -111,7 +113,7 @@ class PlugAndPlayGAP(UnfoldingNetwork):
     def denoise(self, image: Tensor, level: Tensor | float) -> Tensor:
         """Remove noise of standard deviation ``level``: a number, or ``(batch, 1, 1, 1)``."""
         features = self._transform(image, self.basis)
-        known = torch.as_tensor(level).to(features).expand_as(features[:, :1])
+        known = torch.ones_like(features[:, :1]) * level
         features = self.denoiser(torch.cat([features, known], dim=1))
         return self._transform(features.to(image.dtype), self.basis.T)
 

@@ -18,12 +18,16 @@ def check_trainable(model: SensingModel) -> None:
             "this network and its Φ have no trained values; score it without training: "
             "python test.py <this config>"
         )
-    alone = type(model.network).learn is not UnfoldingNetwork.learn
-    if alone and complexity.parameters(model.operator):
+    if trained_alone(model.network) and complexity.parameters(model.operator):
         raise ConfigError(
             f"{type(model.network).__name__} is trained without measuring, so it cannot learn Φ; "
             "set sampling.phi=fixed"
         )
+
+
+def trained_alone(network: UnfoldingNetwork) -> bool:
+    """Whether a training step does not measure; see `UnfoldingNetwork.learn`."""
+    return type(network).learn is not UnfoldingNetwork.learn
 
 
 def check_run(config: Config, here: Runtime) -> None:
@@ -42,6 +46,13 @@ def check_run(config: Config, here: Runtime) -> None:
             + f"{config.model.name} need; the next one is {following}"
         )
     settings = config.training
+    if trained_alone(network):
+        for name in ("compile", "cuda_graphs", "ratio_exponent"):
+            if getattr(settings, name):
+                raise ConfigError(
+                    f"training.{name} has no meaning for {config.model.name}, which is trained "
+                    "without measuring; leave it out"
+                )
     if settings.compile and sampling.resizes:
         raise ConfigError(
             "training.compile makes a graph for every number of measurements, and with a range of "

@@ -114,8 +114,8 @@ def own_operator(
     operator = model.operator
     if not isinstance(operator, BlockSampling):
         raise ValueError(
-            f"--matrix is for block sampling, not for {type(operator).__name__}; these weights "
-            "measure in another way"
+            f"--matrix is for block sampling, not for {type(operator).__name__}; choose weights "
+            "of block sampling"
         )
     if factor := _factor(matrix, operator.matrix.detach()):
         rows = len(matrix)

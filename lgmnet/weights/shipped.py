@@ -1,11 +1,11 @@
 """The weights that are part of the project, and their key numbers."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lgmnet import complexity
 from lgmnet.config import Config
 from lgmnet.operators import BlockSamplingConfig
 from lgmnet.report import condition, condition_title
@@ -28,7 +28,7 @@ class Shipped:
     """Sampling ratio of block sampling, or the smallest and the largest ratio of a network for a
     range. None for another operator; the config contains its conditions."""
     parameters: int
-    """Trained values of the network, without Φ."""
+    """Trained values of the network, without Φ; of LoRun also those of the backbone."""
     phi_entries: int
     """Number of stored values of Φ, learned or fixed."""
     training_data: str
@@ -58,10 +58,11 @@ class Shipped:
         several = len(self.config.sampling.conditions) > 1
         size = f"{self.parameters:,} parameters and {self.phi_entries:,} of Φ"
         scores = [
-            f"{name} {psnr:.2f} dB" + (f" at {condition_title(at)}" if several else "")
-            for at, sets in self.psnr.items()
-            for name, psnr in sets.items()
-            if not several or name == "Set11"
+            f"{name} {data['psnr']:.2f} dB"
+            + (f" at {condition_title(condition(result))}" if several else "")
+            for result in self.results
+            for name, data in result["datasets"].items()
+            if not several or name == main_set(result)
         ]
         measured = self.config.sampling.measured
         return f"{self.name}: {self.network} at {measured}, {size}; {', '.join(scores)}"
@@ -93,7 +94,7 @@ def describe(path: Path) -> Shipped:
         name=weights.name,
         network=config.model.name,
         ratio=sampling.ratio if isinstance(sampling, BlockSamplingConfig) else None,
-        parameters=complexity.parameters(model.network),
+        parameters=sum(tensor.numel() for tensor in model.network.parameters()),
         phi_entries=sum(tensor.numel() for tensor in model.operator.state_dict().values()),
         training_data=weights.metadata.get("training_data", ""),
         images=int(weights.number("training_images")),
@@ -102,6 +103,11 @@ def describe(path: Path) -> Shipped:
         results=tuple(sorted(scores, key=condition)),
         weights=weights,
     )
+
+
+def main_set(result: Mapping[str, Any]) -> str:
+    """The test set that stands for a metrics.json in short tables: Set11, else the first."""
+    return "Set11" if "Set11" in result["datasets"] else next(iter(result["datasets"]))
 
 
 def _read_scores(path: Path) -> dict[str, Any]:

@@ -69,9 +69,9 @@ class WithMask:
         settings = weights.config.sampling
         if not isinstance(settings, CodedApertureConfig):
             raise ConfigError(
-                f"{weights.name} measures with {type(settings).__name__.removesuffix('Config')}, "
-                "expected sampling.operator=coded_aperture; name weights or a config of spectral "
-                "imaging"
+                f"a mask is for spectral imaging, but {weights.name} measures with "
+                f"{type(settings).__name__.removesuffix('Config')}, expected "
+                "sampling.operator=coded_aperture; name weights or a config of spectral imaging"
             )
         sampling = dataclasses.replace(settings, mask=mask, size=())
         operator = sampling.make(Source())
