@@ -253,7 +253,9 @@ class CodedApertureConfig(SamplingConfig):
         except ConfigError:
             raise
         except ValueError as error:
-            raise ConfigError(f"sampling.mask: {error}") from None
+            raise ConfigError(
+                f"sampling.mask: {error} (sampling.mask=random draws a mask)"
+            ) from None
 
     @property
     def is_drawn(self) -> bool:

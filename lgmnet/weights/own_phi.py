@@ -1,5 +1,6 @@
 """Trained weights with the user's own Φ in place of the Φ that they were trained with."""
 
+import contextlib
 import dataclasses
 import inspect
 import math
@@ -13,7 +14,7 @@ from lgmnet.build import at_condition
 from lgmnet.config import Config
 from lgmnet.models import MODELS, SensingModel
 from lgmnet.operators import BlockSampling
-from lgmnet.operators.matrices import load_matrix
+from lgmnet.operators.matrices import load_matrix, measurement_count
 from lgmnet.operators.ratios import BlockSamplingConfig
 from lgmnet.unfolding.fitted import Fitted
 from lgmnet.weights.loadable import Loadable
@@ -82,13 +83,21 @@ def unit_norm(matrix: Tensor) -> Tensor:
 
 
 def own_sampling(sampling: BlockSamplingConfig, matrix: Tensor, path: Path) -> BlockSamplingConfig:
-    """The settings of the measurement with the user's Φ ``(m, B²)``, which stays as it is."""
+    """The settings of the measurement with the user's Φ ``(m, B²)``, which stays as it is.
+
+    A Φ of as many rows keeps the ratio, so the scores of both stand in one column of a table.
+    """
     rows, pixels = matrix.shape
+    side, ratio, rounding = math.isqrt(pixels), rows / pixels, "round"
+    if isinstance(sampling.ratio, float):
+        with contextlib.suppress(ValueError):  # the rule has no such ratio or block
+            if measurement_count(sampling.ratio, side, sampling.rounding) == rows:
+                ratio, rounding = sampling.ratio, sampling.rounding
     return dataclasses.replace(
         sampling,
-        ratio=rows / pixels,
-        block_size=math.isqrt(pixels),
-        rounding="round",
+        ratio=ratio,
+        block_size=side,
+        rounding=rounding,
         phi="fixed",
         phi_init=str(path),
         phi_scale="unit",
