@@ -79,6 +79,7 @@ ADDED = {
     "lgmnet train configs/quickstart.yaml": ["data.crop_size=32", "data.validation="],
     "scripts/reconstruct.py y.safetensors": ["--weights", "runs/own_phi"],  # of the page before
     "scripts/refit.py": ["--minutes", "0.05"],
+    "scripts/refit.py phi.npy --steps": ["--steps", "2"],
     "scripts/report.py": FEW,
     "scripts/robustness.py": ["--data", "Set11[0:1]"],
     "train.py configs/ablations": [*SMALL_LGM, *ON_BSDS],
