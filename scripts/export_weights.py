@@ -7,6 +7,7 @@ write tables, model card and hash:
 """
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
 
+from lgmnet.config import Config
 from lgmnet.files import write_text
 from lgmnet.weights.files import SUMS, read_sums
 from lgmnet.weights.saved import Weights, find_weights, save_weights
@@ -48,8 +50,9 @@ def main() -> int:
         path, log = arguments.output / "model.safetensors", weights.path.parent / "log.jsonl"
         if not log.is_file():
             raise ValueError(f"there is no {log}; name a run of train.py, which has one")
-        save_weights(path, weights.load(), weights.config, metadata, precision)
-        write_text(arguments.output / "config.yaml", weights.config.as_yaml())
+        config = without_folder(weights.config)
+        save_weights(path, weights.load(), config, metadata, precision)
+        write_text(arguments.output / "config.yaml", config.as_yaml())
         write_text(arguments.output / log.name, log.read_text(encoding="utf-8"))
         forget(path)
     except (ValueError, OSError) as error:
@@ -57,6 +60,14 @@ def main() -> int:
         return 1
     print(f"{weights.path} -> {path}, {path.stat().st_size / 1e6:.2f} MB")
     return 0
+
+
+def without_folder(config: Config) -> Config:
+    """The config without the folder of LoRun's backbone: the weights contain the backbone."""
+    if config.lora is None or not config.lora.backbone:
+        return config
+    lora = dataclasses.replace(config.lora, backbone=Path(config.lora.backbone).name)
+    return dataclasses.replace(config, lora=lora)
 
 
 def forget(path: Path) -> None:
