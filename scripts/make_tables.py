@@ -209,7 +209,7 @@ It measures {kind} images of {height} x {width} pixels."""
 
 APERTURE = """the operator `coded_aperture` with a mask of {height} x {width} pixels:
 {bands} bands, {step} columns from one to the next.
-`python test.py {{name}} --mask FILE` takes another."""
+`python test.py {name} --mask FILE` takes another."""
 BLUR = """the operator `blur_down` with {count} blur kernels.
 It keeps one of {scale} x {scale} pixels of RGB images."""
 # What the sets of synthetic images are made by.
@@ -239,7 +239,11 @@ def measures(weights: Shipped) -> str:
     height, width = operator.size
     if isinstance(operator, CodedAperture):
         return APERTURE.format(
-            height=height, width=width, bands=operator.channels, step=operator.step
+            name=weights.name,
+            height=height,
+            width=width,
+            bands=operator.channels,
+            step=operator.step,
         )
     assert isinstance(operator, FourierMask)
     return MASK.format(
@@ -313,7 +317,7 @@ def card(weights: Shipped) -> str:
         network=weights.network,
         options=", ".join(f"{k} = {v}" for k, v in config.model.options.items()) or "as published",
         parameters=f"{weights.parameters:,}",
-        measures=measures(weights).replace("{name}", weights.name),
+        measures=measures(weights),
         subject="photographs" if blocks else "the images named above",
         limit=limit(weights),
         images=f"{weights.images:,}",

@@ -9,7 +9,7 @@ from scipy.fft import dct
 
 from lgmnet.config import ConfigError, load_config
 from lgmnet.models import GAPTV, PlugAndPlayGAP, SensingModel
-from lgmnet.models.pnp_gap import cosines
+from lgmnet.models.ista_transforms import dct_matrix
 from lgmnet.operators import BlockSampling, CodedAperture, matrices
 from lgmnet.runtime import Runtime
 from lgmnet.training.checks import check_run, check_trainable
@@ -21,7 +21,7 @@ def cubes(count=2, bands=6, side=16):
     """Spectra of two coefficients, over smooth images."""
     weights = torch.rand(count, 2, 3, 3, generator=torch.Generator().manual_seed(0))
     weights = F.interpolate(weights, (side, side), mode="bilinear")
-    return torch.einsum("rk,brhw->bkhw", cosines(bands)[:2], weights)
+    return torch.einsum("rk,brhw->bkhw", dct_matrix(bands)[:2].float(), weights)
 
 
 def aperture(bands=6, side=16):
@@ -38,7 +38,7 @@ def small(**options):
 def test_the_transform_is_that_of_scipy():
     spectrum = torch.rand(28, dtype=torch.float64)
     expected = dct(spectrum.numpy(), norm="ortho")
-    torch.testing.assert_close(cosines(28).double() @ spectrum, torch.from_numpy(expected))
+    torch.testing.assert_close(dct_matrix(28) @ spectrum, torch.from_numpy(expected))
 
 
 @torch.no_grad()
@@ -47,7 +47,7 @@ def test_smooth_spectra_pass_and_others_do_not():
     for parameter in network.denoiser.parameters():
         parameter.zero_()  # its result is added to the features
     smooth = cubes()
-    rough = torch.einsum("k,bhw->bkhw", cosines(6)[5], torch.rand(2, 16, 16))
+    rough = torch.einsum("k,bhw->bkhw", dct_matrix(6)[5].float(), torch.rand(2, 16, 16))
     torch.testing.assert_close(network.denoise(smooth + rough, 0.1), smooth)
 
 

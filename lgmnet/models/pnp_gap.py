@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lgmnet.models.base import MODELS, Reconstruction, UnfoldingNetwork, Watch
 from lgmnet.models.gap_tv import alternate, root_mean_square
+from lgmnet.models.ista_transforms import dct_matrix
 from lgmnet.models.lorun import DENOISERS
 from lgmnet.operators import LinearOperator
 from lgmnet.operators.base import in_full_precision
@@ -79,7 +80,7 @@ class PlugAndPlayGAP(UnfoldingNetwork):
                 f"{image_channels}, or 0 for the channels as they are"
             )
         count = coefficients or image_channels
-        basis = cosines(image_channels)[:count] if coefficients else torch.eye(count)
+        basis = dct_matrix(image_channels)[:count].float() if coefficients else torch.eye(count)
         self.register_buffer("basis", basis, persistent=False)
         sizes = {"width": width} if width else {}
         self.denoiser = DENOISERS[denoiser](inputs=count + 1, outputs=count, **sizes)
@@ -130,11 +131,3 @@ class PlugAndPlayGAP(UnfoldingNetwork):
 
     def stages(self) -> Iterable[nn.Module]:
         return (self.denoiser,)
-
-
-def cosines(count: int) -> Tensor:
-    """The orthonormal cosine transform (DCT-II) as a matrix ``(count, count)``, slow ones first."""
-    places = torch.arange(count, dtype=torch.float64)
-    rows = torch.cos(math.pi * (places + 0.5) * places[:, None] / count)
-    rows *= torch.where(places > 0, 2 / count, 1 / count).sqrt()[:, None]
-    return rows.float()
