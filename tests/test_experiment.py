@@ -14,15 +14,11 @@ from lgmnet import report
 from lgmnet.commands import call, experiment_run
 from lgmnet.commands import main as lgmnet_main
 from lgmnet.config import ConfigError, config_from_dict, load_config
+from lgmnet.experiments import plan, table
 from tests.conftest import tiny_config
 
 PROJECT = Path(__file__).parents[1]
 EXPERIMENTS = sorted((PROJECT / "configs" / "experiments").glob("*.yaml"))
-
-
-@pytest.fixture
-def experiment():
-    return experiment_run
 
 
 def main(*words):
@@ -45,24 +41,22 @@ def tree(**changes):
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
-def test_every_run_of_a_shipped_experiment_has_a_valid_config_and_a_folder(
-    path, experiment, monkeypatch
-):
+def test_every_run_of_a_shipped_experiment_has_a_valid_config_and_a_folder(path, monkeypatch):
     monkeypatch.chdir(PROJECT)
-    runs = list(experiment.expand(experiment.read_experiment(path), path.stem))
+    runs = list(plan.expand(plan.read_experiment(path), path.stem))
     for run in runs:
         assert load_config(Path(run.config), run.overrides).training.seed == run.seed
-    assert len({run.name for run in runs}) == len(runs)
+    assert len({run.folder for run in runs}) == len(runs)
 
 
-def test_runs_are_the_product_of_axes_and_seeds_and_later_words_win(experiment):
-    runs = list(experiment.expand(tree(), "x"))
+def test_runs_are_the_product_of_axes_and_seeds_and_later_words_win():
+    runs = list(plan.expand(tree(), "x"))
     assert len(runs) == 8
     assert {run.config for run in runs if run.choices["network"] == "two"} == {"other.yaml"}
     last = runs[-1]
     assert last.overrides == ["model.dim=2", "sampling.ratio=0.25", "model.dim=4",
                               "training.seed=2"]  # fmt: skip
-    assert last.name == "25-_two_seed2"
+    assert last.folder == Path("runs/experiments/x/25-_two_seed2")
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
@@ -72,14 +66,13 @@ def test_a_shipped_experiment_can_use_bsds500_alone(path, monkeypatch, capsys):
     assert main(str(path), "data.train=BSDS500", "--list") == 0
     commands = capsys.readouterr().out.splitlines()
     for command in commands:
-        program, name, config, *words = shlex.split(command)
-        assert (program, name) == ("python", "train.py")
+        program, name, config, *words, option, folder = shlex.split(command)
+        assert (program, name, option) == ("python", "train.py", "--output")
         assert load_config(Path(config), words).data.train == ("BSDS500",)
         own = f"runs/experiments/{path.stem}_data.train-BSDS500/"
+        assert folder.startswith(own)
         assert command.count("runs/experiments") == command.count(own)
-    assert len(commands) == len(
-        list(experiment_run.expand(experiment_run.read_experiment(path), "x"))
-    )
+    assert len(commands) == len(list(plan.expand(plan.read_experiment(path), "x")))
     assert lgmnet_main(["experiment", str(path), "--list"]) == 0
     assert capsys.readouterr().out.startswith("lgmnet train configs/")
 
@@ -100,60 +93,66 @@ def test_a_change_of_all_runs_cannot_undo_the_choices(override, message, tmp_pat
     assert message in error
 
 
-def test_parts_share_the_runs(experiment):
+def test_parts_share_the_runs():
     runs = list(range(7))
-    parts = [runs[slice(*experiment.part(f"{k}/3"))] for k in (1, 2, 3)]
+    parts = [runs[slice(*plan.part(f"{k}/3"))] for k in (1, 2, 3)]
     assert sorted(run for share in parts for run in share) == runs
     for wrong in ("0/2", "3/2", "2"):
         with pytest.raises(ConfigError, match="expected k/n"):
-            experiment.part(wrong)
+            plan.part(wrong)
 
 
-def test_keys_are_checked(experiment, tmp_path):
+def test_keys_are_checked(tmp_path):
     with pytest.raises(ConfigError, match="no config file"):
-        experiment.read_experiment(tmp_path / "none.yaml")
+        plan.read_experiment(tmp_path / "none.yaml")
     (tmp_path / "x.yaml").write_text(yaml.safe_dump({"config": "a", "seed": 1}))
     with pytest.raises(ConfigError, match="exactly these keys: axes, columns"):
-        experiment.read_experiment(tmp_path / "x.yaml")
+        plan.read_experiment(tmp_path / "x.yaml")
     (tmp_path / "x.yaml").write_text(yaml.safe_dump(tree(axes=["ratio"])))
     with pytest.raises(ConfigError, match="axes needs a name"):
-        experiment.read_experiment(tmp_path / "x.yaml")
+        plan.read_experiment(tmp_path / "x.yaml")
     (tmp_path / "x.yaml").write_text("axes: [")
     with pytest.raises(ConfigError, match="not valid YAML"):
-        experiment.read_experiment(tmp_path / "x.yaml")
+        plan.read_experiment(tmp_path / "x.yaml")
 
 
-def test_a_grid_is_short_for_axes(experiment, tmp_path):
+def test_a_grid_is_short_for_axes(tmp_path):
     content = tree(grid={"model.stages": [3, 5], "model.step": ["gd", "gin"]}, seeds=[1])
     del content["axes"]
     (tmp_path / "x.yaml").write_text(yaml.safe_dump(content))
-    runs = list(experiment.expand(experiment.read_experiment(tmp_path / "x.yaml"), "x"))
+    runs = list(plan.expand(plan.read_experiment(tmp_path / "x.yaml"), "x"))
     assert len(runs) == 4
     assert runs[1].choices == {"model.stages": "3", "model.step": "gin"}
+    assert runs[1].folder.name == "stages-3_step-gin_seed1"
     assert runs[1].overrides == [
         "model.dim=2", "model.stages=3", 'model.step="gin"', "training.seed=1"
     ]  # fmt: skip
     for wrong in ({"model.stages": 3}, {"model.stages": []}, {"model.stages": [3, 3]}, {}, [1]):
         (tmp_path / "x.yaml").write_text(yaml.safe_dump(content | {"grid": wrong}))
         with pytest.raises(ConfigError, match="needs a list of different values"):
-            experiment.read_experiment(tmp_path / "x.yaml")
+            plan.read_experiment(tmp_path / "x.yaml")
 
 
-def test_grid_values_of_every_type_reach_the_config(experiment, tmp_path):
+def test_grid_values_of_every_type_reach_the_config(tmp_path):
     config = tiny_config(tmp_path).as_yaml()
     (tmp_path / "tiny.yaml").write_text(config)
     grid = {"model.phity_skip": [True, False], "model.aegr_inputs": [["x"], ["x", "z"]]}
-    axes = experiment.grid_axes(Path("x.yaml"), grid)
+    axes = plan.grid_axes(Path("x.yaml"), grid)
     words = [words[0] for axis in axes.values() for words in axis.values()]
     options = [load_config(tmp_path / "tiny.yaml", [word]).model.options for word in words]
     assert [o["phity_skip"] for o in options[:2]] == [True, False]
     assert [list(o["aegr_inputs"]) for o in options[2:]] == [["x"], ["x", "z"]]
 
 
-def test_a_run_of_another_process_is_left_to_it(experiment, tmp_path, monkeypatch, capsys):
+def test_a_run_of_another_process_is_left_to_it(tmp_path, monkeypatch, capsys):
     """A process holds the lock of the first of two runs until it is killed."""
+
+    def run(name):
+        return plan.Run("x", {"step": name}, 1, "tiny.yaml", [])
+
     made = []
-    monkeypatch.setattr(experiment, "perform", lambda run, *rest: made.append(run))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(experiment_run, "perform", lambda run, *rest: made.append(run))
     code = """
 import sys, time
 from filelock import FileLock
@@ -161,21 +160,22 @@ with FileLock(sys.argv[1]):
     print("locked", flush=True)
     time.sleep(60)
 """
-    lock = tmp_path / ".one.lock"
+    lock = run("one").folder.with_name(".one_seed1.lock")
+    lock.parent.mkdir(parents=True)
     words = [sys.executable, "-c", code, str(lock)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "locked\n"
         for name in ("one", "two"):
-            experiment.perform_alone(name, tmp_path / name, {}, "cpu")
-        assert made == ["two"]
-        assert "one: another process makes this run" in capsys.readouterr().out
+            experiment_run.perform_alone(run(name), {}, "cpu")
+        assert made == [run("two")]
+        assert "one_seed1: another process makes this run" in capsys.readouterr().out
         other.kill()
-    experiment.perform_alone("one", tmp_path / "one", {}, "cpu")
-    assert made == ["two", "one"]
+    experiment_run.perform_alone(run("one"), {}, "cpu")
+    assert made == [run("two"), run("one")]
 
 
 def test_an_experiment_is_trained_scored_and_not_repeated(
-    experiment, tmp_path, image_folder, monkeypatch, capsys
+    tmp_path, image_folder, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
     config = tiny_config(image_folder, training={"ema": 0.5})
@@ -191,7 +191,7 @@ def test_an_experiment_is_trained_scored_and_not_repeated(
     assert run["scores"]["images"]["residual"] > 0
     scores = json.loads(Path("runs/experiments/trial/high_seed1/metrics.json").read_text())
     assert scores["weights"] == "high_seed1_ema"
-    monkeypatch.setattr(experiment.subprocess, "run", None)  # a second training would fail
+    monkeypatch.setattr(experiment_run.subprocess, "run", None)  # a second training would fail
     assert main("trial.yaml") == 0
     assert "1 of 1 runs" in capsys.readouterr().out
     assert main("trial.yaml", "model.D=1", "--finished") == 0  # another experiment
@@ -200,9 +200,7 @@ def test_an_experiment_is_trained_scored_and_not_repeated(
     )
 
 
-def test_a_range_is_scored_at_every_published_ratio_in_it(
-    experiment, tmp_path, image_folder, monkeypatch
-):
+def test_a_range_is_scored_at_every_published_ratio_in_it(tmp_path, image_folder, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = tiny_config(image_folder, sampling={"ratio": [0.01, 0.05], "phi": "fixed"})
     Path("tiny.yaml").write_text(config.as_yaml(), encoding="utf-8")
@@ -210,70 +208,68 @@ def test_a_range_is_scored_at_every_published_ratio_in_it(
     content["axes"] = {"network": {"range": [], "1 %": ["sampling.ratio=0.01"]}}
     content["overrides"] = ["data.validation=", "training.start={seed}"]
     content["columns"] = ["images at 1 % psnr", "images at 4 % psnr"]
-    assert {run.overrides[1] for run in experiment.expand(content, "x")} == {"training.start=3"}
+    assert {run.overrides[1] for run in plan.expand(content, "x")} == {"training.start=3"}
     content["overrides"] = []
     Path("trial.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     assert main("trial.yaml") == 0
     one, several = json.loads(Path("docs/experiments/trial.json").read_text())["runs"]
     assert set(several["scores"]) == {"images at 1 %", "images at 4 %"}
     assert set(one["scores"]) == {"images at 1 %"}
-    table = report.experiment_table(json.loads(Path("docs/experiments/trial.json").read_text()))
-    assert table.splitlines()[-2].endswith("|                  – |")
+    shown = report.experiment_table(json.loads(Path("docs/experiments/trial.json").read_text()))
+    assert shown.splitlines()[-2].endswith("|                  – |")
 
 
-def test_the_last_validation_is_a_score(experiment, tmp_path):
+def test_the_last_validation_is_a_score(tmp_path):
     lines = [{"kind": "validation", "psnr": psnr, "ssim": 0.5, "step": 1} for psnr in (20, 21)]
     (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, [*lines, {"kind": "end"}])))
-    assert experiment.validation(tmp_path) == {"validation": {"psnr": 21, "ssim": 0.5}}
+    assert table.validation(tmp_path) == {"validation": {"psnr": 21, "ssim": 0.5}}
     one = config_from_dict({"model": {"name": "fista"}, "sampling": {"ratio": 0.1}}).sampling
-    assert experiment.validation(tmp_path, one) == {"validation at 10 %": {"psnr": 21}}
+    assert table.validation(tmp_path, one) == {"validation at 10 %": {"psnr": 21}}
     several = replace(one, ratio=(0.01, 0.04))
     lines = {"kind": "validation", "psnr": 22, "ssim": 0.5, "psnr_r0.01": 20, "psnr_r0.04": 24}
     (tmp_path / "log.jsonl").write_text(json.dumps(lines))
-    assert experiment.validation(tmp_path, several) == {
+    assert table.validation(tmp_path, several) == {
         "validation at 1 %": {"psnr": 20},
         "validation at 4 %": {"psnr": 24},
     }
 
 
-def test_speeds_are_relative_to_the_first_run(experiment, tmp_path):
+def test_speeds_are_relative_to_the_first_run(tmp_path):
     timed = {f"x/{name}/ema.safetensors": {"training": {"crops_per_second": speed}}
              for name, speed in (("b", 5.0), ("a", 20.0))}  # fmt: skip
     path = tmp_path / "benchmark.json"
     path.write_text(json.dumps({"networks": timed}))
     rows = {"a": {}, "b": {}}
-    experiment.add_speed(rows, path)
+    table.add_speed(rows, path)
     assert [row["speed"] for row in rows.values()] == [1, 0.25]
     with pytest.raises(ConfigError, match="no training step of c"):
-        experiment.add_speed({"c": {}}, path)
+        table.add_speed({"c": {}}, path)
 
 
 def test_rows_of_other_machines_stay_while_their_command_is_one_of_the_experiment(
-    experiment, tmp_path, monkeypatch
+    tmp_path, monkeypatch
 ):
     """Here one of four runs is finished; of the rest the table knows one, under another name."""
-    here, there, *_ = runs = list(experiment.expand(tree(seeds=[1]), "x"))
-    monkeypatch.setattr(experiment, "done", lambda folder: folder.name == here.name)
-    monkeypatch.setattr(experiment, "result", lambda run, folder, named: {"parameters": 2})
+    here, there, *_ = runs = list(plan.expand(tree(seeds=[1]), "x"))
+    monkeypatch.setattr(table, "done", lambda folder: folder == here.folder)
+    monkeypatch.setattr(table, "result", lambda run, named: {"parameters": 2})
     known = {"seed": 1, "parameters": 1, "scores": {}}
     before = [
         {"choices": {"network": "old name"}, "command": there.command, "speed": 0.5, **known},
         {"choices": here.choices, "command": here.command, "speed": 7, **known},
         {"choices": runs[2].choices, "command": "python train.py another.yaml", **known},
     ]
-    rows = experiment.table_rows("x", runs, before, False)
-    assert list(rows) == [here.name, there.name]
+    rows = table.table_rows(runs, before, False)
+    assert list(rows) == [here.folder.name, there.folder.name]
     first, second = rows.values()
     assert (first["parameters"], first["speed"]) == (2, 7)
     assert second == before[0] | {"choices": there.choices}
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
-def test_every_published_row_is_a_run_of_its_experiment(path, experiment):
+def test_every_published_row_is_a_run_of_its_experiment(path):
     rows = json.loads((PROJECT / f"docs/experiments/{path.stem}.json").read_text("utf-8"))["runs"]
-    runs = {
-        run.command: run for run in experiment.expand(experiment.read_experiment(path), path.stem)
-    }
+    runs = {run.command: run for run in plan.expand(plan.read_experiment(path), path.stem)}
     for row in rows:
         run = runs[row["command"]]
         assert (row["choices"], row["seed"]) == (run.choices, run.seed)

@@ -148,6 +148,14 @@ def mri(tmp_path):
     return tmp_path / "w", tmp_path / "image.npy"
 
 
+def test_the_pixels_that_padding_adds_are_named(tmp_path, monkeypatch, capsys):
+    cv2.imwrite(str(tmp_path / "photo.png"), smooth_image(50, 60))
+    arguments = [tmp_path / "photo.png", "--output", tmp_path / "y.safetensors"]
+    assert run_main("scripts/measure.py", arguments, monkeypatch) == 0
+    shown = "3,000 pixels (with padding 64 x 64) -> 412 numbers (13.7%)"
+    assert shown in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("name", "fraction"), [("m0.3", 0.3), ("m0.5", 0.5)])
 def test_any_operator_is_measured_and_reconstructed(
     mri, tmp_path, monkeypatch, capsys, name, fraction

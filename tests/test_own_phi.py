@@ -16,6 +16,8 @@ from lgmnet.commands import main
 from lgmnet.config import ConfigError
 from lgmnet.operators.matrices import NORMS, load_matrix, spectral_norm
 from lgmnet.operators.ratios import STARTS
+from lgmnet.weights.own_phi import WithOwnPhi
+from lgmnet.weights.saved import find_weights
 from tests.conftest import PROJECT, smooth_image, tiny_config
 
 GUIDE = (PROJECT / "docs" / "own-phi.md").read_text(encoding="utf-8")
@@ -138,6 +140,16 @@ def test_weights_hold_the_scaled_matrix(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_weights_with_another_phi_load_a_model_of_its_own_each_time(tmp_path):
+    """A model that was moved or changed is not the next one."""
+    path = tmp_path / "signs.npy"
+    np.save(path, signs(109, 33**2))
+    own = WithOwnPhi(find_weights("lgm_net_tiny_r0.10"), path)
+    first = own.load().double()
+    assert next(own.load().parameters()).dtype == torch.float32
+    assert next(first.parameters()).dtype == torch.float64
+
+
 def test_the_guide_runs_as_printed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cv2.imwrite("photo.png", smooth_image(50, 70))

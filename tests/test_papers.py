@@ -50,6 +50,7 @@ def test_seeds_are_one_row_with_mean_and_deviation(runs):
     found = grid(runs)
     own = [line for line in found.lines if line.kind == "measured"]
     assert [line.label for line in own] == ["a", "b"]
+    assert "No two rows" not in str(found.notes)
     number = own[0].numbers[Column("Set11", 0.1), "psnr"]
     mean = sum(SCORES) / 7
     assert number.mean == pytest.approx(mean + 1.25)
@@ -214,6 +215,13 @@ def test_columns_are_in_the_order_of_sets_and_ratios(tmp_path):
     names = [("b_r0.25", 0.25), ("b_r0.10", 0.1)]
     paths = [write_run(tmp_path / name, ratio=ratio) for name, ratio in names]
     assert columns(collect(paths)) == [Column("Set11", 0.1), Column("Set11", 0.25)]
+
+
+def test_a_table_that_compares_nothing_says_so(tmp_path):
+    names = ("a_r0.10", 0.1), ("b_r0.25", 0.25)
+    apart = grid([write_run(tmp_path / name, ratio=ratio) for name, ratio in names])
+    assert "No two rows were scored on the same test set" in apart.notes[0]
+    assert "No two rows" not in str(grid([str(tmp_path / "a_r0.10")]).notes)
 
 
 def test_shipped_scores_of_older_versions_name_their_training_data():

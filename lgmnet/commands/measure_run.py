@@ -6,7 +6,12 @@ import sys
 from lgmnet import runtime
 from lgmnet.data.images import printable, read_pixels
 from lgmnet.operators.ratios import condition_of
-from lgmnet.weights.measurement import measure_image, measured_numbers, save_measurement
+from lgmnet.weights.measurement import (
+    measure_image,
+    measured_numbers,
+    measured_size,
+    save_measurement,
+)
 from lgmnet.weights.saved import load
 
 
@@ -21,6 +26,8 @@ def run(arguments: argparse.Namespace) -> int:
         measurement = measure_image(model, pixels, arguments.image.stem, condition)
     save_measurement(arguments.output, measurement)
     count, area = measured_numbers(model, measurement), measurement.height * measurement.width
+    height, width = measured_size(model, measurement)
+    padded = f" (with padding {height} x {width})" if height * width > area else ""
     output = printable(arguments.output)
-    print(f"{area:,} pixels -> {count:,} numbers ({count / area:.1%}): {output}")
+    print(f"{area:,} pixels{padded} -> {count:,} numbers ({count / area:.1%}): {output}")
     return 0

@@ -1,6 +1,7 @@
 """The rows of a table as numbers: measured, differences to a base row, published."""
 
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -137,6 +138,12 @@ def _notes(grid: Grid) -> list[str]:
     """What a reader needs to know about the numbers."""
     notes = []
     measured = [line for line in grid.lines if line.kind == "measured"]
+    rows_of_columns = Counter(key for line in measured for key in line.numbers).values()
+    if len(measured) > 1 and max(rows_of_columns, default=0) < 2:
+        notes.append(
+            "No two rows were scored on the same test set at the same condition, so no numbers "
+            "can be compared"
+        )
     counts = sorted({number.runs for line in measured for number in line.numbers.values()})
     if counts and counts[-1] > 1:
         seeds = " to ".join(map(str, dict.fromkeys((max(2, counts[0]), counts[-1]))))

@@ -74,6 +74,12 @@ def measured_numbers(model: SensingModel, measurement: Measurement) -> int:
     return shape.numel() if support is None else int(support.expand(shape).sum())
 
 
+def measured_size(model: SensingModel, measurement: Measurement) -> tuple[int, int]:
+    """Height and width that y was measured of: the image's, padded to whole blocks."""
+    height, width = (s + -s % model.multiple for s in (measurement.height, measurement.width))
+    return model.operator.size or (height, width)
+
+
 def reconstruct_image(model: SensingModel, measurement: Measurement) -> np.ndarray:
     """The image in its size before padding, float32, 1.0 is white, not clipped.
 
@@ -98,8 +104,7 @@ def reconstruct_image(model: SensingModel, measurement: Measurement) -> np.ndarr
 
 def _check_size(model: SensingModel, measurement: Measurement) -> None:
     height, width = measurement.height, measurement.width
-    whole = model.operator.size or [s + -s % model.multiple for s in (height, width)]
-    expected = 1, *model.operator.measurement_shape(*whole)
+    expected = 1, *model.operator.measurement_shape(*measured_size(model, measurement))
     if measurement.values.shape != expected:
         raise CheckpointError(
             f"the measurement has shape {tuple(measurement.values.shape)}, but an image of "

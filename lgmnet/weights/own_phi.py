@@ -1,6 +1,7 @@
 """Trained weights with the user's own Φ in place of the Φ that they were trained with."""
 
 import contextlib
+import copy
 import dataclasses
 import inspect
 import math
@@ -52,7 +53,7 @@ class WithOwnPhi:
 
     def load(self, condition: str | None = None) -> SensingModel:
         """The model in float32, on the CPU, in evaluation mode; see `Weights.load`."""
-        return at_condition(self._model, self.config.sampling, condition)
+        return at_condition(copy.deepcopy(self._model), self.config.sampling, condition)
 
 
 def read_own_matrix(path: Path, column_major: bool = False) -> Tensor:

@@ -1,5 +1,6 @@
 """A snapshot of a spectral camera: the picture of its detector, and the mask that was used."""
 
+import copy
 import dataclasses
 from pathlib import Path
 
@@ -82,7 +83,7 @@ class WithMask:
 
     def load(self, condition: str | None = None) -> SensingModel:
         """The model in float32, on the CPU, in evaluation mode; see `Weights.load`."""
-        return at_condition(self._model, self.config.sampling, condition)
+        return at_condition(copy.deepcopy(self._model), self.config.sampling, condition)
 
 
 def model_of_camera(weights: str, mask: str, overrides: tuple[str, ...] = ()) -> SensingModel:

@@ -1,0 +1,1 @@
+"""Experiments: many runs from one YAML file, and a table of them."""
