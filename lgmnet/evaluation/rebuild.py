@@ -188,23 +188,24 @@ def check_channels(
         sides: height and width of the image, if known. If one of them is the number of channels of
             the operator, the message says that the channels are the last axis of a file.
     """
-    needed = operator.channels
-    if channels == needed:
-        return
+    if channels != operator.channels:
+        raise ValueError(
+            f"{policy} gives images of {channels} channels, but {type(operator).__name__} measures "
+            f"images of {operator.channels}; {_advice(operator.channels, channels, policy, sides)}"
+        )
+
+
+def _advice(needed: int, channels: int, policy: str, sides: Sequence[int]) -> str:
     key, _, value = policy.partition("=")
-    better = color.policy_for(needed)
-    advice = f"set {key}={better}, or choose another operator"
-    if value == better:
-        advice = "use other images, or another operator"
     if value == "bands" and needed > 3:
-        advice = f"use cubes of {needed} bands, or set sampling.bands={channels}"
-    if value == "bands" and needed > 3 and needed in sides:
+        if needed not in sides:
+            return f"use cubes of {needed} bands, or set sampling.bands={channels}"
         axis = ("first", "second")[list(sides).index(needed)]
-        advice = f"the {axis} axis has {needed}, but bands are the last axis: transpose the files"
-    raise ValueError(
-        f"{policy} gives images of {channels} channels, but {type(operator).__name__} measures "
-        f"images of {needed}; {advice}"
-    )
+        return f"the {axis} axis has {needed}, but bands are the last axis: transpose the files"
+    better = color.policy_for(needed)
+    if value == better:
+        return "use other images, or another operator"
+    return f"set {key}={better}, or choose another operator"
 
 
 def fit(image: Tensor, model: SensingModel, rules: Rules) -> Tensor:
