@@ -11,11 +11,20 @@ from typing import Any, NamedTuple
 import yaml
 
 # Heads of the columns that a protocol adds, or test.py --consistency.
-ADDED = {"nmse": "NMSE", "rmse": "RMSE", "residual": "‖Φx̂−y‖/‖y‖", "psnr_on_y": "PSNR on Φx=y"}
+ADDED = {"nmse": "NMSE", "rmse": "RMSE", "residual": "‖Φx̂−y‖/‖y‖", "psnr_on_y": "PSNR on Φx=y",
+         "difference": "difference"}  # fmt: skip
 # Published results are without noise or detector, on images padded with zeros.
 USUAL: tuple[tuple[str, Any], ...] = ("padding", "zeros"), ("noise_std", 0), ("detector", {})
 # Digits that scores are printed with.
-DIGITS = {"psnr": 2, "ssim": 4, "nmse": 4, "rmse": 4, "residual": 4, "psnr_on_y": 2}
+DIGITS = {
+    "psnr": 2,
+    "difference": 2,
+    "ssim": 4,
+    "nmse": 4,
+    "rmse": 4,
+    "residual": 4,
+    "psnr_on_y": 2,
+}
 
 
 class Published(NamedTuple):
@@ -187,23 +196,37 @@ def _counts(data: Mapping[str, Any]) -> list[str]:
     ]
 
 
+Rows = dict[tuple[str, ...], list[Mapping[str, Any]]]
+
+
 def experiment_table(experiment: Mapping[str, Any]) -> str:
     """Markdown of an experiment: one row per combination, mean ± standard deviation over seeds.
 
     Args:
         experiment: ``columns``, keys of a run (``parameters``) or of its scores
             (``Set11 psnr``), and ``runs``, as scripts/experiment.py writes them.
+            ``Set11 difference`` is the PSNR minus that of the first choice with the same seed.
     """
-    columns, runs = experiment["columns"], experiment["runs"]
-    groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
-    for run in runs:
-        groups.setdefault(tuple(run["choices"].values()), []).append(run)
+    columns, runs, rows = experiment["columns"], experiment["runs"], experiment_rows(experiment)
     header = [*runs[0]["choices"], *(_head(column) for column in columns)] if runs else ["run"]
-    rows = [
-        [*choices, *(_cell(column, members) for column in columns)]
-        for choices, members in groups.items()
+    cells = [
+        [*choices, *(_cell(column, members, _first(rows, choices)) for column in columns)]
+        for choices, members in rows.items()
     ]
-    return markdown(header, rows)
+    return markdown(header, cells)
+
+
+def experiment_rows(experiment: Mapping[str, Any]) -> Rows:
+    """The runs of an experiment by their choices: those of one row differ in the seed only."""
+    rows: Rows = {}
+    for run in experiment["runs"]:
+        rows.setdefault(tuple(run["choices"].values()), []).append(run)
+    return rows
+
+
+def _first(rows: Rows, choices: tuple[str, ...]) -> list[Mapping[str, Any]]:
+    """The first row whose choices differ in the last axis only."""
+    return next(members for found, members in rows.items() if found[:-1] == choices[:-1])
 
 
 def _head(column: str) -> str:
@@ -212,18 +235,34 @@ def _head(column: str) -> str:
     return f"{dataset} {name}".strip()
 
 
-def _cell(column: str, runs: Sequence[Mapping[str, Any]]) -> str:
+def _cell(
+    column: str, runs: Sequence[Mapping[str, Any]], first: Sequence[Mapping[str, Any]]
+) -> str:
     """One number of several runs. Scores are mean ± deviation over the runs."""
     dataset, _, key = column.rpartition(" ")
     if not all(dataset in run["scores"] if dataset else column in run for run in runs):
         return "–"
-    values = [run["scores"][dataset][key] if dataset else run[key] for run in runs]
-    if None in values:  # such as the PSNR of identical images
-        return "–"
     if not dataset:
-        return f"{values[0]:,.2f}" if isinstance(values[0], float) else f"{values[0]:,}"
-    mean, digits = number(statistics.fmean(values), DIGITS[key]), DIGITS[key]
+        value = runs[0][key]
+        return f"{value:,.2f}" if isinstance(value, float) else f"{value:,}"
+    if key == "difference":
+        values = _differences(dataset, runs, first)
+    else:
+        values = [run["scores"][dataset][key] for run in runs]
+    if not values or None in values:  # such as the PSNR of identical images
+        return "–"
+    digits, sign = DIGITS[key], "+" if key == "difference" else ""
+    mean = f"{statistics.fmean(values):{sign}.{digits}f}"
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
+
+
+def _differences(
+    dataset: str, runs: Sequence[Mapping[str, Any]], first: Sequence[Mapping[str, Any]]
+) -> list[float]:
+    """PSNR minus that of the first row, for each seed that both have; none for the row itself."""
+    base = {run["seed"]: run["scores"].get(dataset, {}).get("psnr") for run in first}
+    pairs = [(run["scores"][dataset]["psnr"], base.get(run["seed"])) for run in runs]
+    return [] if runs is first else [own - b for own, b in pairs if None not in (own, b)]
 
 
 def replace_block(text: str, name: str, table: str) -> str:

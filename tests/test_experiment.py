@@ -296,3 +296,25 @@ def test_a_table_shows_mean_and_deviation_over_seeds():
     assert "1,234" in table
     assert "29.50 ± 0.71" in table
     assert "0.5000 ± 0.0000" in table
+
+
+def test_differences_are_to_the_first_choice_with_the_same_seed():
+    """Seeds shift all rows by 1 dB, so the differences have less spread than the scores."""
+
+    def run(ratio, network, seed, psnr):
+        scores = {"Set11": {"psnr": psnr}}
+        return {"choices": {"ratio": ratio, "network": network}, "seed": seed, "scores": scores}
+
+    runs = [run(r, n, seed, psnr + seed) for r, n, seed, psnr in (
+        ("10 %", "a", 1, 20), ("10 %", "a", 2, 20), ("25 %", "a", 1, 30), ("10 %", "b", 1, 20.5),
+        ("10 %", "b", 2, 20.7), ("25 %", "b", 1, 29), ("25 %", "b", 3, 29))]  # fmt: skip
+    content = {"columns": ["Set11 psnr", "Set11 difference"], "runs": runs}
+    lines = [line.split("|")[1:-1] for line in report.experiment_table(content).splitlines()]
+    assert [cell.strip() for cell in lines[0][2:]] == ["Set11 PSNR", "Set11 difference"]
+    found = {tuple(c.strip() for c in line[:2]): line[3].strip() for line in lines[2:]}
+    assert found == {
+        ("10 %", "a"): "–",
+        ("25 %", "a"): "–",
+        ("10 %", "b"): "+0.60 ± 0.14",
+        ("25 %", "b"): "-1.00",  # the first row has no seed 3
+    }

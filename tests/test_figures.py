@@ -124,6 +124,35 @@ def test_a_result_without_weights_has_no_size(tmp_path, capsys):
     assert "there are Set11 at 10 %" in capsys.readouterr().err
 
 
+def test_rows_of_an_experiment_are_numbered_with_one_colour_for_a_group(tmp_path, capsys):
+    def run(network, parameters, seed, psnr):
+        scores = {"validation": {"psnr": psnr}}
+        return {"choices": {"network": network}, "seed": seed, "parameters": parameters,
+                "scores": scores}  # fmt: skip
+
+    runs = [run("step: a", 100, 1, 20), run("step: a", 100, 2, 21), run("step: b", 200, 1, 23),
+            run("other", 300, 1, 24)]  # fmt: skip
+    content = {"columns": ["parameters", "validation psnr"], "runs": runs}
+    with style.plotting() as plt:
+        drawn = curves.over_parameters(plt, content, "validation")
+        lines = [bars.lines[0] for bars in drawn.axes[0].containers]
+        points = [(line.get_xdata()[0], line.get_ydata()[0]) for line in lines]
+        assert points == [(100, 20.5), (200, 23), (300, 24)]
+        colours = [line.get_color() for line in lines]
+        assert colours[0] == colours[1] != colours[2]
+        labels = [text.get_text() for text in drawn.legends[0].get_texts()]
+        assert labels == ["1  step: a", "2  step: b", "3  other"]
+        with pytest.raises(ValueError, match="no run of the experiment was scored on 'Set11'"):
+            curves.over_parameters(plt, content, "Set11")
+    file, picture = tmp_path / "e.json", tmp_path / "e.png"
+    file.write_text(json.dumps(content))
+    assert main(["figure", "experiment", str(file), "--output", str(picture)]) == 0
+    assert picture.stat().st_size > 10_000
+    words = ["figure", "experiment", str(file), str(file), "--output", str(picture)]
+    assert main(words) == 1
+    assert "is no experiment; name one file" in capsys.readouterr().err
+
+
 def test_psnr_over_stages_ends_with_the_score(tmp_path, image_folder, monkeypatch):
     drawn = {}
     monkeypatch.setattr(curves, "over_stages", lambda plt, found, name: drawn.update(found))

@@ -2,6 +2,7 @@
 
 crops: an image and its reconstructions, by weights or from saved image files of the same size.
 ratio: PSNR over the sampling ratio. cost: PSNR over the number of parameters and FLOPs.
+experiment: PSNR of the rows of an experiment over their parameters.
 stages: PSNR of the estimate after every stage of a network, the mean over a test set.
 """
 
@@ -14,6 +15,7 @@ EXAMPLES = """examples:
       --box 150,300,64 --labels ISTA-Net⁺ LGM-Net --output crops.pdf
   python scripts/figure.py ratio lgm_net_tiny_all_ratios lgm_net_tiny_r0.10 --output ratio.pdf
   python scripts/figure.py cost lgm_net_tiny_r0.10 ista_net_plus_5_r0.10 --output cost.pdf
+  python scripts/figure.py experiment docs/experiments/networks.json --output networks.png
   python scripts/figure.py stages lgm_net_tiny_r0.10 ista_net_plus_5_r0.10 --data Set11 \\
       --output stages.pdf
 """
@@ -23,12 +25,13 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("kind", choices=("crops", "ratio", "cost", "stages"))
+    parser.add_argument("kind", choices=("crops", "ratio", "cost", "experiment", "stages"))
     parser.add_argument(
         "inputs",
         nargs="+",
         help="crops: an image (a file, Set11[3:4] or builtin/coffee.png), then weights or saved "
-        "images; ratio and cost: results, as for the table; stages: weights",
+        "images; ratio and cost: results, as for the table; experiment: its .json file; stages: "
+        "weights",
     )
     parser.add_argument("--labels", nargs="+", default=[], help="names in the figure, one for each")
     parser.add_argument("--output", type=Path, required=True, help="a .pdf, .png or .svg file")
@@ -43,7 +46,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--region", metavar="TOP,LEFT,SIDE", help="crops: show only this part")
     parser.add_argument("--width", type=float, default=7.16, help="crops: width in inches")
     parser.add_argument(
-        "--data", help="ratio, cost: the test set (default: the first); stages: (default: builtin)"
+        "--data",
+        help="ratio, cost, experiment: the test set (default: the first); stages: (default: "
+        "builtin)",
     )
     parser.add_argument("--ratio", type=float, help="cost: the ratio (default: the first)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from lgmnet import complexity, report
 from lgmnet.papers.collect import Column, Found, Method
-from lgmnet.papers.style import MARKS, ONE_COLUMN
+from lgmnet.papers.style import MARKS, ONE_COLUMN, TWO_COLUMNS
 from lgmnet.weights.saved import find_weights
 
 # The largest bubble, in square points, and the side of the image whose reconstruction is counted.
@@ -101,6 +101,45 @@ def over_cost(plt: Any, methods: Sequence[Method], column: Column) -> Any:
     legend = figure.legend(loc="outside lower center")
     for mark in legend.legend_handles:
         mark.set_sizes([25])
+    return figure
+
+
+def over_parameters(plt: Any, experiment: Mapping[str, Any], dataset: str) -> Any:
+    """PSNR of the rows of an experiment over their parameters; bars are the deviation over seeds.
+
+    Rows are numbered, and the numbers are explained beside the figure. Rows with the same words
+    before a colon have one colour.
+
+    Raises:
+        ValueError: no run has a score of the set.
+    """
+    from matplotlib.ticker import EngFormatter, LogLocator
+
+    rows = {
+        ", ".join(choices): (runs[0]["parameters"], scores)
+        for choices, runs in report.experiment_rows(experiment).items()
+        if (scores := [r["scores"][dataset]["psnr"] for r in runs if dataset in r["scores"]])
+    }
+    if not rows:
+        raise ValueError(f"no run of the experiment was scored on '{dataset}'")
+    groups = list(dict.fromkeys(name.rpartition(":")[0] for name in rows))
+    if len(groups) == 1:
+        groups = list(rows)
+    figure, axes = plt.subplots(figsize=(TWO_COLUMNS, 4.6), layout="constrained")
+    for k, (name, (parameters, scores)) in enumerate(rows.items(), 1):
+        group = groups.index(name if name in groups else name.rpartition(":")[0])
+        mean = statistics.fmean(scores)
+        deviation = statistics.stdev(scores) if len(scores) > 1 else None
+        look = {"color": f"C{group}", "marker": MARKS[group % len(MARKS)], "linestyle": ""}
+        axes.errorbar(parameters, mean, deviation, capsize=2, label=f"{k}  {name}", **look)
+        axes.annotate(str(k), (parameters, mean), (4, 2), textcoords="offset points", fontsize=6)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
+    axes.minorticks_off()
+    axes.set_xlabel("parameters without Φ")
+    _finish(axes, dataset, legend=False)
+    figure.legend(loc="outside right center", fontsize=6)
     return figure
 
 

@@ -15,6 +15,7 @@ from lgmnet.papers import crops, curves
 from lgmnet.papers.collect import collect, columns
 from lgmnet.papers.style import ONE_COLUMN, plotting, save
 from lgmnet.reports.examine import examine
+from lgmnet.results import read_results
 from lgmnet.runtime import Runtime
 from lgmnet.weights.saved import find_weights
 
@@ -27,6 +28,7 @@ def draw(arguments: argparse.Namespace) -> None:
     """
     kinds = {
         "crops": draw_crops, "ratio": draw_ratio, "cost": draw_cost, "stages": draw_stages,
+        "experiment": draw_experiment,
     }  # fmt: skip
     with plotting() as plt:
         save(arguments.output, kinds[arguments.kind](plt, arguments))
@@ -96,6 +98,15 @@ def draw_cost(plt: Any, arguments: argparse.Namespace) -> Any:
         known = ", ".join(map(str, found))
         raise ValueError(f"no result has this test set and ratio; there are {known}")
     return curves.over_cost(plt, methods, chosen[0])
+
+
+def draw_experiment(plt: Any, arguments: argparse.Namespace) -> Any:
+    [path, *others] = map(Path, arguments.inputs)
+    content = read_results(path)
+    if others or "columns" not in content:
+        raise ValueError(f"{path} is no experiment; name one file, as experiment.py writes it")
+    dataset = arguments.data or next(c for c in content["columns"] if " " in c).rpartition(" ")[0]
+    return curves.over_parameters(plt, content, dataset)
 
 
 def draw_stages(plt: Any, arguments: argparse.Namespace) -> Any:
