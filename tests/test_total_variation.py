@@ -72,6 +72,16 @@ def test_thresholds_from_none_to_the_largest():
     assert float(prior.largest(flat).max()) == 0
 
 
+def test_images_of_a_batch_do_not_see_each_other():
+    images, thresholds = torch.rand(3, 2, 9, 8), torch.tensor([0.02, 0.1, 0.3])[:, None, None, None]
+    prior = TotalVariation(5)
+    together = prior(images, thresholds)
+    for k in range(3):
+        alone = prior(images[k : k + 1], thresholds[k : k + 1])
+        assert torch.equal(together[k : k + 1], alone)
+    assert not torch.equal(together, prior(images, thresholds.flip(0)))
+
+
 def test_fista_lowers_the_objective_of_total_variation():
     """λ is 0.01 of the largest difference of Φᵀy."""
     operator = BlockSampling(matrices.gaussian(64, 256), 16, learned=False).double()

@@ -57,7 +57,16 @@ class TotalVariation(nn.Module):
 
     @in_full_precision
     def forward(self, image: Tensor, threshold: Tensor) -> Tensor:
-        """Shapes: image ``(batch, c, H, W)``, threshold θ ``(batch, 1, 1, 1)``."""
+        """Shapes: image ``(batch, c, H, W)``, threshold θ ``(batch, 1, 1, 1)``.
+
+        On a CPU one image after the other is finished, so that its steps work in the cache.
+        """
+        if image.device.type == "cpu" and len(image) > 1:
+            pairs = zip(image.split(1), threshold.split(1), strict=True)
+            return torch.cat([self._denoise(one, bound) for one, bound in pairs])
+        return self._denoise(image, threshold)
+
+    def _denoise(self, image: Tensor, threshold: Tensor) -> Tensor:
         bound = threshold[..., None]
         dual = point = torch.zeros_like(differences(image))
         for momentum in itertools.islice(nesterov_momentum(), self.iterations):
