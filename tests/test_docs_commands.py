@@ -54,6 +54,7 @@ SKIPPED = {
     "scripts/measure_inference.py configs/lgm_net.yaml": FULL,
     "scripts/benchmark.py plain:configs/lgm_net.yaml": FULL,
     "scripts/reconstruct_cube.py": "needs files of a real camera; see test_coded_aperture.py",
+    "scripts/make_cube_figure.py --measurements": "needs files of a real camera; see above",
     "test.py configs/cassi_gap_tv.yaml 'sampling.size=[145,145]'": "needs Indian Pines",
     "test.py cassi_pnp_gap --mask": "needs Indian Pines",
     "test.py configs/cassi_gap_tv.yaml 'sampling.size=[128,128]'": "needs the mask of TSA-Net",
@@ -86,6 +87,7 @@ ADDED = {
     "scripts/experiment.py configs/experiments": ["--list"],  # the runs take hours
     "train.py configs/lgm_net_tiny.yaml": ["data.crop_size=32"],
     "test.py runs/ct_fista_net": ["--data", "ct/phantoms.npz[520:522]"],
+    "test.py runs/phantoms": ["--data", "ct/phantoms.npz[520:522]"],
     "train.py configs/ct_slices.yaml": ["sampling.side=96", "data.crop_size=96"],
     "scripts/measure_inference.py lgm_net_tiny": ["--side", "64", "--rounds", "1"],
     "scripts/benchmark.py plain:configs/lgm_net_tiny": ONCE,
