@@ -104,6 +104,7 @@ ADDED = {
     "test.py configs/ct_fista_tv.yaml": ["model.iterations=2"],
     "test.py configs/mri_fista_tv.yaml": ["model.iterations=2"],
     "test.py configs/sr_fista_tv.yaml": ["model.iterations=2"],
+    "test.py sr_lorun_x2": ["--data", "builtin[0:1]"],
     "scripts/score_signals.py": ["--seeds", "1", "--overrides", "model.iterations=2",
                                  "sampling.ratio=0.25"],
     "train.py configs/sr": ["data.crop_size=48", *ON_BSDS],
