@@ -42,7 +42,7 @@ class WithOwnPhi:
     def __init__(self, weights: Loadable, path: Path, column_major: bool = False) -> None:
         matrix = read_own_matrix(path, column_major)
         model = weights.load()
-        with torch.no_grad():  # the first rows of a learned Φ are a copy then, and can be copied
+        with torch.no_grad():  # the first rows of a learned Φ cannot be copied with their gradient
             operator, _, self.known = own_operator(model, weights.config.model.name, matrix)
         self.name = f"{weights.name}_{path.stem}"
         self.config: Config = weights.config
