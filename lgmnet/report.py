@@ -11,20 +11,11 @@ from typing import Any, NamedTuple
 import yaml
 
 # Heads of the columns that a protocol adds, or test.py --consistency.
-ADDED = {"nmse": "NMSE", "rmse": "RMSE", "residual": "‖Φx̂−y‖/‖y‖", "psnr_on_y": "PSNR on Φx=y",
-         "difference": "difference"}  # fmt: skip
+ADDED = {"nmse": "NMSE", "rmse": "RMSE", "residual": "‖Φx̂−y‖/‖y‖", "psnr_on_y": "PSNR on Φx=y"}
 # Published results are without noise or detector, on images padded with zeros.
 USUAL: tuple[tuple[str, Any], ...] = ("padding", "zeros"), ("noise_std", 0), ("detector", {})
 # Digits that scores are printed with.
-DIGITS = {
-    "psnr": 2,
-    "difference": 2,
-    "ssim": 4,
-    "nmse": 4,
-    "rmse": 4,
-    "residual": 4,
-    "psnr_on_y": 2,
-}
+DIGITS = {"psnr": 2, "ssim": 4, "nmse": 4, "rmse": 4, "residual": 4, "psnr_on_y": 2}
 
 
 class Published(NamedTuple):
@@ -196,6 +187,8 @@ def _counts(data: Mapping[str, Any]) -> list[str]:
     ]
 
 
+# A column of an experiment that is no score of its runs.
+DIFFERENCE = "difference"
 Rows = dict[tuple[str, ...], list[Mapping[str, Any]]]
 
 
@@ -231,7 +224,7 @@ def _first(rows: Rows, choices: tuple[str, ...]) -> list[Mapping[str, Any]]:
 
 def _head(column: str) -> str:
     dataset, _, key = column.rpartition(" ")
-    name = ADDED.get(key, key.upper() if dataset else key)
+    name = ADDED.get(key, key.upper() if dataset and key != DIFFERENCE else key)
     return f"{dataset} {name}".strip()
 
 
@@ -245,13 +238,12 @@ def _cell(
     if not dataset:
         value = runs[0][key]
         return f"{value:,.2f}" if isinstance(value, float) else f"{value:,}"
-    if key == "difference":
-        values = _differences(dataset, runs, first)
+    if key == DIFFERENCE:
+        values, digits, sign = _differences(dataset, runs, first), DIGITS["psnr"], "+"
     else:
-        values = [run["scores"][dataset][key] for run in runs]
+        values, digits, sign = [run["scores"][dataset][key] for run in runs], DIGITS[key], ""
     if not values or None in values:  # such as the PSNR of identical images
         return "–"
-    digits, sign = DIGITS[key], "+" if key == "difference" else ""
     mean = f"{statistics.fmean(values):{sign}.{digits}f}"
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
 

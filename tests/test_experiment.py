@@ -318,3 +318,8 @@ def test_differences_are_to_the_first_choice_with_the_same_seed():
         ("10 %", "b"): "+0.60 ± 0.14",
         ("25 %", "b"): "-1.00",  # the first row has no seed 3
     }
+
+
+def test_a_difference_is_no_score_of_a_table(capsys):
+    assert lgmnet_main(["table", "lgm_net_tiny_r0.10", "--scores", "difference"]) == 1
+    assert "unknown score 'difference'" in capsys.readouterr().err

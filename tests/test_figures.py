@@ -148,6 +148,8 @@ def test_rows_of_an_experiment_are_numbered_with_one_colour_for_a_group(tmp_path
     file.write_text(json.dumps(content))
     assert main(["figure", "experiment", str(file), "--output", str(picture)]) == 0
     assert picture.stat().st_size > 10_000
+    file.write_text(json.dumps(content | {"columns": ["speed"]}))  # no set is named
+    assert main(["figure", "experiment", str(file), "--output", str(picture)]) == 0
     words = ["figure", "experiment", str(file), str(file), "--output", str(picture)]
     assert main(words) == 1
     assert "is no experiment; name one file" in capsys.readouterr().err

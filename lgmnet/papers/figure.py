@@ -105,7 +105,8 @@ def draw_experiment(plt: Any, arguments: argparse.Namespace) -> Any:
     content = read_results(path)
     if others or "columns" not in content:
         raise ValueError(f"{path} is no experiment; name one file, as experiment.py writes it")
-    dataset = arguments.data or next(c for c in content["columns"] if " " in c).rpartition(" ")[0]
+    sets = (column.rpartition(" ")[0] for column in content["columns"] if " " in column)
+    dataset = arguments.data or next(sets, "validation")
     return curves.over_parameters(plt, content, dataset)
 
 
