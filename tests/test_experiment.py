@@ -234,16 +234,20 @@ def test_the_last_validation_is_a_score(tmp_path):
     }
 
 
-def test_speeds_are_relative_to_the_first_run(tmp_path):
-    timed = {f"x/{name}/ema.safetensors": {"training": {"crops_per_second": speed}}
-             for name, speed in (("b", 5.0), ("a", 20.0))}  # fmt: skip
+def test_speed_and_latency_are_relative_to_the_first_run_and_the_same_for_every_seed(tmp_path):
+    timed = {f"x/{name}_seed1/ema.safetensors":
+             {"training": {"crops_per_second": speed}, "seconds_p50": seconds}
+             for name, speed, seconds in (("b", 5.0, 0.3), ("a", 20.0, 0.2))}  # fmt: skip
     path = tmp_path / "benchmark.json"
     path.write_text(json.dumps({"networks": timed}))
-    rows = {"a": {}, "b": {}}
+    rows: dict = {
+        f"{name}_seed{seed}": {"choices": {"network": name}} for name in "ab" for seed in (1, 2)
+    }
     table.add_speed(rows, path)
-    assert [row["speed"] for row in rows.values()] == [1, 0.25]
-    with pytest.raises(ConfigError, match="no training step of c"):
-        table.add_speed({"c": {}}, path)
+    assert [row["speed"] for row in rows.values()] == [1, 1, 0.25, 0.25]
+    assert [row["latency"] for row in rows.values()] == [1, 1, 1.5, 1.5]
+    with pytest.raises(ConfigError, match="no training step of c_seed1"):
+        table.add_speed({"c_seed1": {"choices": {"network": "c"}}}, path)
 
 
 def test_rows_of_other_machines_stay_while_their_command_is_one_of_the_experiment(

@@ -47,7 +47,9 @@ def parser() -> argparse.ArgumentParser:
         help="write the table of the finished runs, without training",
     )
     parser.add_argument(
-        "--speed", type=Path, help="benchmark.json of the runs' weights, for a column `speed`"
+        "--speed",
+        type=Path,
+        help="benchmark.json of the runs' weights, for the columns `speed` and `latency`",
     )
     parser.add_argument(
         "--output",

@@ -81,22 +81,32 @@ def validation(folder: Path, named: SamplingConfig | None = None) -> dict[str, d
 
 
 def add_speed(rows: dict[str, dict[str, Any]], path: Path) -> None:
-    """Crops per second of training, relative to the first run, measured by scripts/benchmark.py.
+    """Two columns from a ``benchmark.json``, relative to the first run: ``speed`` and ``latency``.
+
+    Speed is crops per second of training, latency the time to reconstruct an image. Runs that
+    differ in the seed only have the same of both, so it is enough to time one of them.
 
     Args:
         rows: rows of the table, by folder of the run.
 
     Raises:
-        ValueError: the benchmark has no training step of a run.
+        ConfigError: the benchmark has no training step of a run, nor of one with another seed.
     """
     networks = json.loads(path.read_text(encoding="utf-8"))["networks"]
-    steps = {Path(name).parent.name: found.get("training") for name, found in networks.items()}
-    missing = [name for name in rows if not steps.get(name)]
-    if missing:
-        raise ConfigError(
-            f"{path} has no training step of {missing[0]}; time the weights of all runs with "
-            "scripts/benchmark.py runs/experiments/.../ema.safetensors --train <batch>"
-        )
-    speeds = {name: steps[name]["crops_per_second"] for name in rows}
+    timed = {Path(name).parent.name: found for name, found in networks.items()}
+    found = {
+        tuple(row["choices"].values()): timed[name]
+        for name, row in rows.items()
+        if timed.get(name, {}).get("training")
+    }
     for name, row in rows.items():
-        row["speed"] = round(speeds[name] / next(iter(speeds.values())), 2)
+        if tuple(row["choices"].values()) not in found:
+            raise ConfigError(
+                f"{path} has no training step of {name}; time the weights of all runs of one seed "
+                "with scripts/benchmark.py runs/experiments/.../ema.safetensors --train <batch>"
+            )
+    own = [found[tuple(row["choices"].values())] for row in rows.values()]
+    for row, times in zip(rows.values(), own, strict=True):
+        crops = [t["training"]["crops_per_second"] for t in (times, own[0])]
+        row["speed"] = round(crops[0] / crops[1], 2)
+        row["latency"] = round(times["seconds_p50"] / own[0]["seconds_p50"], 2)
