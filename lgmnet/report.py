@@ -199,13 +199,31 @@ def experiment_table(experiment: Mapping[str, Any]) -> str:
         experiment: ``columns``, keys of a run (``parameters``) or of its scores
             (``Set11 psnr``), and ``runs``, as scripts/experiment.py writes them.
             ``Set11 difference`` is the PSNR minus that of the first choice with the same seed.
+            ``across`` may name an axis; then its choices have columns of scores instead of rows.
     """
     columns, runs, rows = experiment["columns"], experiment["runs"], experiment_rows(experiment)
-    header = [*runs[0]["choices"], *(_head(column) for column in columns)] if runs else ["run"]
-    cells = [
-        [*choices, *(_cell(column, members, _first(rows, choices)) for column in columns)]
-        for choices, members in rows.items()
-    ]
+    axes = list(runs[0]["choices"]) if runs else ["run"]
+    across = experiment.get("across")
+    place = axes.index(across) if across in axes else len(axes)
+    lines: dict[tuple[str, ...], Rows] = {}
+    for choices, members in rows.items():
+        line = choices[:place] + choices[place + 1 :]
+        lines.setdefault(line, {})[choices[place : place + 1]] = members
+    spread = list(dict.fromkeys(at for found in lines.values() for at in found)) or [()]
+    header = axes[:place] + axes[place + 1 :]
+    cells = [list(line) for line in lines]
+    for column in columns:
+        block = [
+            [
+                _cell(column, found.get(at, []), _first(rows, line[:place] + at + line[place:]))
+                for at in spread
+            ]
+            for line, found in lines.items()
+        ]
+        once = " " not in column and all(len({*values} - {"–"}) < 2 for values in block)
+        for row, values in zip(cells, block, strict=True):
+            row += [next((v for v in values if v != "–"), "–")] if once else values
+        header += [_head(column)] if once else [", ".join((_head(column), *at)) for at in spread]
     return markdown(header, cells)
 
 
@@ -219,7 +237,7 @@ def experiment_rows(experiment: Mapping[str, Any]) -> Rows:
 
 def _first(rows: Rows, choices: tuple[str, ...]) -> list[Mapping[str, Any]]:
     """The first row whose choices differ in the last axis only."""
-    return next(members for found, members in rows.items() if found[:-1] == choices[:-1])
+    return next((runs for found, runs in rows.items() if found[:-1] == choices[:-1]), [])
 
 
 def _head(column: str) -> str:
@@ -233,7 +251,7 @@ def _cell(
 ) -> str:
     """One number of several runs. Scores are mean ± deviation over the runs."""
     dataset, _, key = column.rpartition(" ")
-    if not all(dataset in run["scores"] if dataset else column in run for run in runs):
+    if not runs or not all(dataset in r["scores"] if dataset else column in r for r in runs):
         return "–"
     if not dataset:
         value = runs[0][key]

@@ -324,6 +324,34 @@ def test_differences_are_to_the_first_choice_with_the_same_seed():
     }
 
 
+def test_the_choices_of_one_axis_can_be_columns():
+    """Scores always, other columns where they differ; a missing run is a dash."""
+
+    def run(ratio, network, psnr, parameters):
+        return {"choices": {"ratio": ratio, "network": network}, "seed": 1, "crops": 7,
+                "parameters": parameters, "scores": {"Set11": {"psnr": psnr}}}  # fmt: skip
+
+    runs = [run("10 %", "a", 20, 1), run("25 %", "a", 30, 2), run("25 %", "b", 29, 3)]
+    columns = ["crops", "parameters", "Set11 psnr", "Set11 difference"]
+    content = {"across": "ratio", "columns": columns, "runs": runs}
+    lines = [line.split("|")[1:-1] for line in report.experiment_table(content).splitlines()]
+    head, _, *rows = [[cell.strip() for cell in line] for line in lines]
+    kinds = ["parameters", "Set11 PSNR", "Set11 difference"]
+    spread = [f"{kind}, {ratio}" for kind in kinds for ratio in ("10 %", "25 %")]
+    assert head == ["network", "crops", *spread]
+    assert rows == [
+        ["a", "7", "1", "2", "20.00", "30.00", "–", "–"],
+        ["b", "7", "–", "3", "–", "29.00", "–", "-1.00"],
+    ]
+
+
+def test_across_names_an_axis(tmp_path):
+    path = tmp_path / "trial.yaml"
+    path.write_text(yaml.safe_dump(tree(across="rate")))
+    with pytest.raises(ConfigError, match="across is 'rate', expected one of its axes: "):
+        plan.read_experiment(path)
+
+
 def test_a_difference_is_no_score_of_a_table(capsys):
     assert lgmnet_main(["table", "lgm_net_tiny_r0.10", "--scores", "difference"]) == 1
     assert "unknown score 'difference'" in capsys.readouterr().err

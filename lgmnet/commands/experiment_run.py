@@ -57,7 +57,8 @@ def write_table(
     found = table_rows(runs, before, experiment.get("name_ratios", False))
     if arguments.speed:
         add_speed(found, arguments.speed)
-    content = {"columns": experiment["columns"], "runs": list(found.values())}
+    shape = {key: experiment[key] for key in ("columns", "across") if key in experiment}
+    content = shape | {"runs": list(found.values())}
     write_text(output, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     print(report.experiment_table(content))
     return len(found), output

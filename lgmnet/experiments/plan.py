@@ -13,7 +13,7 @@ from lgmnet.conversion import read_yaml
 
 RUNS = Path("runs/experiments")
 KEYS = {"config", "axes", "seeds", "overrides", "data", "columns"}
-OPTIONAL = {"name_ratios", "fast", "grid"}
+OPTIONAL = {"name_ratios", "fast", "grid", "across"}
 
 
 class Run(NamedTuple):
@@ -54,6 +54,10 @@ def read_experiment(path: Path) -> dict[str, Any]:
     axes = tree["axes"]
     if not isinstance(axes, dict) or not all(isinstance(a, dict) for a in axes.values()):
         raise ConfigError(f"{path}: axes needs a name, and below it choices with their arguments")
+    if "across" in tree and tree["across"] not in axes:
+        raise ConfigError(
+            f"{path}: across is '{tree['across']}', expected one of its axes: {', '.join(axes)}"
+        )
     return tree
 
 
