@@ -261,9 +261,17 @@ def source(training_data: str) -> str:
     if made := SYNTHETIC.get(training_data):
         return f", made by `{made}`.\n"
     names = training_data.replace("train/", "").split(", ")
-    command = f"python scripts/prepare_data.py {' '.join(names)}"
-    listed = {*dataset_names(LISTS)}.issuperset(names)
-    return PHOTOGRAPHS + f"Get them with `{command}`.\n" * listed
+    public = [name for name in names if name in dataset_names(LISTS)]
+    command = f"python scripts/prepare_data.py {' '.join(public)}"
+    if not public:
+        return PHOTOGRAPHS
+    if public == names:
+        return PHOTOGRAPHS + f"Get them with `{command}`.\n"
+    others = ", ".join(name for name in names if name not in public)
+    return PHOTOGRAPHS + (
+        f"Get those of {', '.join(public)} with `{command}`.\n"
+        f"Those of {others} are photographs of many sources; no command here downloads them.\n"
+    )
 
 
 def begun(weights: Shipped) -> str:
