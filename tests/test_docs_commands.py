@@ -6,6 +6,7 @@
 
 import re
 import shlex
+import shutil
 
 import cv2
 import numpy as np
@@ -21,9 +22,9 @@ from tests.test_scripts import run_main
 
 # In this order, so that a command finds what those before it have written.
 PAGES = ("data/README", "docs/index", "docs/own-phi", "docs/own-camera", "docs/papers",
-         "docs/reports", "docs/ablate", "docs/experiments", "docs/performance", "docs/lorun",
-         "docs/cassi", "docs/ct", "docs/mri", "docs/signals", "docs/sr",
-         "docs/cluster")  # fmt: skip
+         "docs/reports", "docs/ablate", "docs/ablations", "docs/experiments",
+         "docs/performance", "docs/lorun", "docs/cassi", "docs/ct", "docs/mri",
+         "docs/signals", "docs/sr", "docs/cluster")  # fmt: skip
 PROGRAM = re.compile(r"(?:train|test|scripts/\w+)\.py|lgmnet")
 
 
@@ -149,6 +150,7 @@ def folder(tmp_path_factory):
     tree["seeds"], tree["grid"] = [1], {"model.D": tree["grid"]["model.D"]}
     tree["data"], tree["columns"] = ["Set11"], ["parameters", "Set11 psnr"]
     tree["overrides"] = [*SHORT, "data.crop_size=32"]
+    shutil.copytree(PROJECT / "docs/experiments", folder / "docs/experiments")
     (folder / "my_grid.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
     return folder
 
