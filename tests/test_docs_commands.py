@@ -124,6 +124,7 @@ def folder(tmp_path_factory):
     names = [name for name in held if name.endswith(".jpg")]
     sets = {
         "data/Set11": 3, "data/LIVE29": 2, "data/Urban100": 2, "data/extra": 2,
+        "data/train/more": 2,
         "path/to/images": 2, "path/to/others": 1, "path/to/slices": 1, "data/ct/train": 2,
         "data/ct/test": 1, "BSD68_rgb_10": 1,
     }  # fmt: skip
