@@ -94,19 +94,16 @@ def add_speed(rows: dict[str, dict[str, Any]], path: Path) -> None:
     """
     networks = json.loads(path.read_text(encoding="utf-8"))["networks"]
     timed = {Path(name).parent.name: found for name, found in networks.items()}
-    found = {
-        tuple(row["choices"].values()): timed[name]
-        for name, row in rows.items()
-        if timed.get(name, {}).get("training")
-    }
+    chosen = {name: tuple(row["choices"].values()) for name, row in rows.items()}
+    found = {chosen[name]: timed[name] for name in rows if timed.get(name, {}).get("training")}
+    missing = [name for name in rows if chosen[name] not in found]
+    if missing:
+        raise ConfigError(
+            f"{path} has no training step of {missing[0]}; time the weights of all runs of one "
+            "seed with scripts/benchmark.py runs/experiments/.../ema.safetensors --train <batch>"
+        )
     for name, row in rows.items():
-        if tuple(row["choices"].values()) not in found:
-            raise ConfigError(
-                f"{path} has no training step of {name}; time the weights of all runs of one seed "
-                "with scripts/benchmark.py runs/experiments/.../ema.safetensors --train <batch>"
-            )
-    own = [found[tuple(row["choices"].values())] for row in rows.values()]
-    for row, times in zip(rows.values(), own, strict=True):
-        crops = [t["training"]["crops_per_second"] for t in (times, own[0])]
+        own, first = found[chosen[name]], found[chosen[next(iter(rows))]]
+        crops = [times["training"]["crops_per_second"] for times in (own, first)]
         row["speed"] = round(crops[0] / crops[1], 2)
-        row["latency"] = round(times["seconds_p50"] / own[0]["seconds_p50"], 2)
+        row["latency"] = round(own["seconds_p50"] / first["seconds_p50"], 2)
