@@ -104,6 +104,9 @@ class TrainingConfig:
     """Weights to start from: name, folder or file."""
     start_phi: bool = True
     """Start from their Φ too, if it has the same shape. Otherwise sampling.phi_init gives Φ."""
+    grow: bool = False
+    """The start weights are of a smaller network: it grows to the one of ``model`` with the same
+    output (Net2Net). For LGM-Net: D, dim, dimf and mid_factor may be larger."""
     epochs: int = 200
     """Length of the run, unless ``minutes`` is given."""
     steps_per_epoch: int = 2000
@@ -167,6 +170,10 @@ class TrainingConfig:
     """Minutes that a process waits for another, also while the main process validates."""
 
     def __post_init__(self) -> None:
+        require(
+            bool(self.start) or not self.grow,
+            "training.grow needs weights of a smaller network; set training.start, or grow=false",
+        )
         require_choice("training.optimizer", self.optimizer, ("adam", "adamw", "muon", "lbfgs"))
         schedules = ("multistep", "cosine", "onecycle", "constant")
         require_choice("training.schedule", self.schedule, schedules)

@@ -71,7 +71,7 @@ def learned_matrix(name: str, block_size: int) -> Tensor:
     """
     weights = find_weights(name)
     sampling = weights.config.block_sampling
-    if not isinstance(weights, Weights) or sampling.is_range or sampling.phi != "learned":
+    if not isinstance(weights, Weights) or sampling.is_range or sampling.phi == "fixed":
         raise ConfigError(f"{name} has no learned Φ for a single ratio; name other weights")
     if sampling.block_size != block_size:
         raise ConfigError(

@@ -67,7 +67,7 @@ SCORING = {"protocol": "border4", "color": "rgb", "padding": "replicate"}
 # Tested by themselves, or for changing nothing but memory and time.
 ELSEWHERE = {
     "training": {
-        "start", "start_phi", "minutes", "milestones", "ratio_exponent", "ema", "log_every",
+        "start", "start_phi", "grow", "minutes", "milestones", "ratio_exponent", "ema", "log_every",
         "validate_every", "accumulate", "precision", "channels_last", "recompute", "compile",
         "cuda_graphs", "timeout",
     },

@@ -71,6 +71,14 @@ class UnfoldingNetwork(nn.Module, ABC):
         assert self.reach is not None
         return run(lambda y: self(y, operator).image, self.reach, measurement)
 
+    def grow_from(self, smaller: "UnfoldingNetwork") -> None:
+        """Take the weights of a smaller network of this class, and compute the same image.
+
+        Raises:
+            ValueError: this class cannot grow, or the networks do not fit.
+        """
+        raise ValueError(f"{type(self).__name__} cannot grow from a smaller network")
+
     def check_operator(self, operator: LinearOperator) -> None:
         """Raise ValueError if the network does not support this operator."""
 

@@ -16,6 +16,7 @@ from lgmnet.models.base import (
     require_tensors,
     strip_prefix,
 )
+from lgmnet.models.lgm_net_growth import grow
 from lgmnet.models.lgm_net_options import (
     AEGR_INPUTS,
     AVF_BRANCHES,
@@ -210,6 +211,10 @@ class LGMNet(UnfoldingNetwork):
                 x, z = run(self.skip, 0, x, z, *skips.pop())
 
         return run(self.close, self.close_reach, x, z, x_first, start)
+
+    def grow_from(self, smaller: UnfoldingNetwork) -> None:
+        """See `UnfoldingNetwork.grow_from`. Larger can be D, dim, dimf and mid_factor."""
+        grow(self, smaller, variables=1 if self.single else 2)
 
     def open(self, start: Tensor) -> tuple[Tensor, Tensor]:
         """The first pair (X, Z), computed from Φᵀy."""

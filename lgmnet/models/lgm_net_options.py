@@ -45,9 +45,10 @@ class AEGR(nn.Module):
         check_subset("aegr_inputs", inputs, AEGR_INPUTS)
         self.inputs = inputs
         self.scale = scale
-        width = sum(scale**2 if name == "phity" else channels for name in inputs)
+        used = (name for name in AEGR_INPUTS if name in inputs)
+        self.reads = tuple(scale**2 if name == "phity" else channels for name in used)
         # No activation between the two: together they are one linear map.
-        self.fuse = nn.Sequential(conv3x3(width, channels), conv1x1(channels, channels))
+        self.fuse = nn.Sequential(conv3x3(sum(self.reads), channels), conv1x1(channels, channels))
 
     def forward(
         self, x: Tensor, z: Tensor, operator: LinearOperator, back_projection: Tensor
@@ -127,8 +128,9 @@ class GradientInformed(nn.Module):
         super().__init__()
         self.images = channels // scale**2
         self.scale = scale
+        self.reads = (channels,) * 3
         self.step = nn.Parameter(torch.tensor(0.5))
-        self.fuse = nn.Sequential(conv3x3(3 * channels, channels), conv1x1(channels, channels))
+        self.fuse = nn.Sequential(conv3x3(sum(self.reads), channels), conv1x1(channels, channels))
 
     def forward(
         self, x: Tensor, z: Tensor, operator: LinearOperator, back_projection: Tensor
@@ -173,8 +175,10 @@ class MultiKernelDown(nn.Module):
                 self.branches.append(nn.MaxPool2d(2))
             else:
                 self.branches.append(strided(inputs, 4 * inputs, int(name)))
-        width = sum(inputs if name == "pool" else 4 * inputs for name in branches)
-        self.merge = conv1x1(width, outputs)
+        self.reads = tuple(
+            inputs if name == "pool" else 4 * inputs for name in AVF_BRANCHES if name in branches
+        )
+        self.merge = conv1x1(sum(self.reads), outputs)
 
     def forward(self, features: Tensor) -> Tensor:
         return self.merge(torch.cat([branch(features) for branch in self.branches], dim=1))

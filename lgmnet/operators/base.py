@@ -94,6 +94,9 @@ class LinearOperator(nn.Module, ABC):
     def check_weights(self) -> None:
         """Raise ValueError if tensors of a weights file have values that they cannot have."""
 
+    def retract(self) -> None:
+        """Bring trained tensors back to the values that they may have. Called after each step."""
+
     def picture(self) -> Tensor | None:
         """Φ as a picture, ``(H, W)`` in [0, 1] on the CPU; None if there is no picture."""
         return None

@@ -6,7 +6,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lgmnet.operators.base import LinearOperator, check_weight, in_full_precision, tiles
-from lgmnet.operators.matrices import fingerprint
+from lgmnet.operators.matrices import fingerprint, gram_schmidt
 
 
 class BlockSampling(LinearOperator):
@@ -24,6 +24,7 @@ class BlockSampling(LinearOperator):
         matrix: Φ, ``(m, B²)``.
         block_size: side B of a block, in pixels.
         learned: whether Φ is trained with the network; else it is fixed.
+        orthonormal: whether training keeps ΦΦᵀ = I, see `retract`.
 
     Raises:
         ValueError: the matrix does not fit the block size, or an image or measurement has a wrong
@@ -41,10 +42,17 @@ class BlockSampling(LinearOperator):
     """Apply ΦᵀΦ to bf16 features by bf16 products with float32 sums. The result is always bf16.
     Images keep full precision."""
 
-    def __init__(self, matrix: Tensor, block_size: int = 32, learned: bool = True) -> None:
+    def __init__(
+        self,
+        matrix: Tensor,
+        block_size: int = 32,
+        learned: bool = True,
+        orthonormal: bool = False,
+    ) -> None:
         super().__init__()
         check_matrix(matrix, block_size)
         self.block_size = self.multiple = block_size
+        self.orthonormal = orthonormal
         self._keep("matrix", matrix, learned)
 
     def _keep(self, name: str, tensor: Tensor, learned: bool) -> None:
@@ -76,6 +84,12 @@ class BlockSampling(LinearOperator):
         """See `LinearOperator.picture`: a grid of the first 64 rows of Φ, each scaled to [0, 1]."""
         rows = self.matrix.detach().float().cpu()
         return tiles(rearrange(rows, "m (h w) -> m h w", h=self.block_size))
+
+    @torch.no_grad()
+    def retract(self) -> None:
+        """See `LinearOperator.retract`: if Φ is ``orthonormal``, make ΦΦᵀ = I again."""
+        if self.orthonormal:
+            self.matrix.copy_(gram_schmidt(self.matrix))
 
     def first(self, rows: int) -> "BlockSampling":
         """The operator of the first ``rows`` rows of Φ; gradients reach this operator's Φ."""
@@ -167,7 +181,7 @@ class BlockSampling(LinearOperator):
     def extra_repr(self) -> str:
         m, n = self.matrix.shape
         b = self.block_size
-        kind = "learned" if self.learned else "fixed"
+        kind = "orthonormal " * self.orthonormal + ("learned" if self.learned else "fixed")
         return f"{kind} Φ ({m}, {n}): (batch, 1, H, W) -> (batch, {m}, H/{b}, W/{b})"
 
 

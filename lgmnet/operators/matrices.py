@@ -71,6 +71,17 @@ def orthonormal(m: int, pixels: int, generator: torch.Generator | None = None) -
     return torch.linalg.qr(columns).Q.T.float().contiguous()
 
 
+def gram_schmidt(matrix: Tensor) -> Tensor:
+    """Orthonormal rows; for every k, the first k span the same space as the first k of the matrix.
+
+    Computed by a Cholesky factor, with no check that would wait for a GPU: if rows are linearly
+    dependent, all entries are NaN.
+    """
+    factor, failed = torch.linalg.cholesky_ex(matrix @ matrix.T)
+    rows = torch.linalg.solve_triangular(factor, matrix, upper=False)
+    return rows.masked_fill(failed.bool(), torch.nan)
+
+
 def pca(blocks: Tensor, m: int) -> Tensor:
     """The m leading principal directions of training blocks, strongest first; ΦΦᵀ = I.
 

@@ -52,6 +52,7 @@ class PatternSampling(BlockSampling):
         nn.Module.__init__(self)
         check_matrix(patterns, block_size)
         self.block_size = self.multiple = block_size
+        self.orthonormal = False
         self.values = values
         self._keep("patterns", patterns, learned)
         self.register_buffer("scale", scale.clone())

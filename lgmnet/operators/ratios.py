@@ -51,7 +51,8 @@ class BlockSamplingConfig(SamplingConfig):
     rounding: str = "ceil"
     """Rounding of ratio · B² to m: ceil, floor, round, or table33 (published 33 x 33 matrices)."""
     phi: str = "learned"
-    """``learned`` with the network, or ``fixed``."""
+    """``learned`` with the network; ``orthonormal``: learned, with ΦΦᵀ = I after each step, so that
+    the scale of Φ cannot grow; or ``fixed``."""
     phi_init: str = "xavier"
     """Initial Φ: xavier, gaussian, small_gaussian, orthonormal, hadamard, pca (of training blocks),
     or the path of a file."""
@@ -87,9 +88,14 @@ class BlockSamplingConfig(SamplingConfig):
         require(self.block_size >= 1, f"sampling.block_size is {self.block_size}, expected >= 1")
         require_choice("sampling.rounding", self.rounding, ("ceil", "floor", "round", "table33"))
         require_choice("sampling.phi_scale", self.phi_scale, ("keep", "unit"))
-        require_choice("sampling.phi", self.phi, ("learned", "fixed"))
+        require_choice("sampling.phi", self.phi, ("learned", "orthonormal", "fixed"))
         require_choice("sampling.ordering", self.ordering, tuple(ORDERINGS))
         require_choice("sampling.phi_values", self.phi_values, ("real", *VALUES))
+        require(
+            self.phi_values == "real" or self.phi != "orthonormal",
+            f"sampling.phi is 'orthonormal', but patterns of '{self.phi_values}' values are not; "
+            "set sampling.phi=learned, or sampling.phi_values=real",
+        )
         require(
             self.phi_init == "hadamard" or self.ordering == "sequency",
             f"sampling.ordering is '{self.ordering}', but only sampling.phi_init=hadamard has an "
@@ -205,12 +211,12 @@ class BlockSamplingConfig(SamplingConfig):
         Raises:
             ConfigError: a setting, the file of Φ or the saved Φ is wrong.
         """
-        learned = self.phi == "learned"
+        learned, orthonormal = self.phi != "fixed", self.phi == "orthonormal"
         try:
             if self.phi_values == "real":
                 matrix = source.tensor("matrix", lambda: self.initial_matrix(source))
                 self._check_rows(matrix)
-                return BlockSampling(matrix, self.block_size, learned)
+                return BlockSampling(matrix, self.block_size, learned, orthonormal)
             start = cache(lambda: start_patterns(self.initial_matrix(source), self.phi_values))
             patterns = source.tensor("patterns", lambda: start()[0])
             scale = source.tensor("scale", lambda: start()[1])

@@ -13,6 +13,11 @@ from lgmnet.runtime import Runtime
 
 def check_trainable(model: SensingModel) -> None:
     """Raise ConfigError if nothing is trained, as in classical algorithms, or if Φ cannot be."""
+    if any(tensor.isnan().any() for tensor in model.operator.parameters()):
+        raise ConfigError(
+            "rows of Φ are linearly dependent, so sampling.phi=orthonormal cannot make them "
+            "orthonormal; change sampling.phi_init"
+        )
     if not complexity.parameters(model):
         raise ConfigError(
             "this network and its Φ have no trained values; score it without training: "

@@ -3,7 +3,9 @@
 import copy
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from lgmnet.models import SensingModel
 
 # Tensors of the average, and the corresponding tensors of the model.
 Pairs = tuple[list[Tensor], list[Tensor]]
@@ -22,7 +24,7 @@ class WeightAverage:
         decay: final decay of the average, per step.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: SensingModel, decay: float) -> None:
         self.decay = decay
         self.model = copy.deepcopy(model).requires_grad_(False)
         # Kept, because collecting the tensors takes longer than averaging them.
@@ -31,7 +33,7 @@ class WeightAverage:
         self._buffers: Pairs = list(self.model.buffers()), list(model.buffers())
 
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
+    def update(self, model: SensingModel, step: int) -> None:
         """Update the average after step number ``step`` of ``model``."""
         assert model is self._source, "this is the average of another model"
         decay = min(self.decay, (1 + step) / (10 + step)) if step > 1 else 0.0

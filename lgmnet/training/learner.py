@@ -83,8 +83,10 @@ class Learner:
             self.optimizer.step(self._closure)
         else:
             self.optimizer.step()
+        self.model.operator.retract()
         if self.average is not None:
             self.average.update(self.model, step + 1)
+            self.average.model.operator.retract()
         return norm
 
     def _line_search(self, first: Terms, derive: Callable[[], Terms]) -> Callable[[], float]:

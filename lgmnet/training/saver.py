@@ -60,7 +60,7 @@ class Saver:
     def judged(self) -> SensingModel:
         """The validated weights: the average, if there is one."""
         average = self.learner.average
-        return self.learner.model if average is None else average.model  # type: ignore[return-value]
+        return self.learner.model if average is None else average.model
 
     @property
     def path(self) -> Path:

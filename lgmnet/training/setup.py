@@ -77,9 +77,11 @@ def first_model(
         return build_model(config, saved_operator(state["model"]))
     model = start_model(config, data.train)
     if config.training.start:
-        saved.adopt_weights(model, config.training.start, config.training.start_phi)
+        settings = config.training
+        saved.adopt_weights(model, settings.start, settings.start_phi, settings.grow)
     if config.lora:
         adopt_backbone(model, config.lora.backbone)
+    model.operator.retract()
     check_trainable(model)
     return model
 

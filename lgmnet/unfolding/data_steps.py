@@ -66,7 +66,8 @@ class SigmoidRange(nn.Module):
     def __init__(self, channels: int, scale: int) -> None:
         super().__init__()
         self.scale = scale
-        self.fuse = conv3x3(2 * channels + scale**2, channels)
+        self.reads = channels, channels, scale**2
+        self.fuse = conv3x3(sum(self.reads), channels)
 
     def forward(
         self, features: Tensor, operator: LinearOperator, back_projection: Tensor

@@ -19,7 +19,7 @@ from lgmnet import runtime
 from lgmnet.build import OPERATOR, at_condition, build_model, saved_operator
 from lgmnet.config import Config
 from lgmnet.files import sha256
-from lgmnet.models import SensingModel
+from lgmnet.models import SensingModel, UnfoldingNetwork
 from lgmnet.operators import BlockSampling, LinearOperator
 from lgmnet.operators.ratios import condition_of
 from lgmnet.unfolding.fitted import Fitted
@@ -227,17 +227,23 @@ def verify(path: Path) -> None:
         )
 
 
-def adopt_weights(model: SensingModel, name: str | Path, phi: bool = True) -> None:
+def adopt_weights(
+    model: SensingModel, name: str | Path, phi: bool = True, grow: bool = False
+) -> None:
     """Copy trained weights, perhaps of another ratio, to a new model.
 
     Args:
         phi: also copy their Φ, if it has the same shape and kind of values. Else the parts that
             are computed from Φ (`Fitted`) stay as they are in the new model.
+        grow: the weights are of a smaller network; see `UnfoldingNetwork.grow_from`.
 
     Raises:
         CheckpointError: there are no such weights, or they belong to another network.
     """
     trained = find_weights(name).load()
+    if grow:
+        grow_network(model.network, trained, f"training.start {name}")
+        return adopt_matrix(model, trained) if phi else None
     ours = {f"operator.{key}": value for key, value in model.operator.state_dict().items()}
     network = {f"network.{key}": value for key, value in trained.network.state_dict().items()}
     if not phi:
@@ -245,6 +251,31 @@ def adopt_weights(model: SensingModel, name: str | Path, phi: bool = True) -> No
     load_state(model, ours | network, f"training.start {name}")
     if phi:
         adopt_matrix(model, trained)
+
+
+def grow_network(large: UnfoldingNetwork, trained: SensingModel, subject: str) -> None:
+    """Grow a network from a trained smaller one; both must then compute the same image.
+
+    Raises:
+        CheckpointError: they do not. ``subject`` begins the message.
+    """
+    small, operator = trained.network, trained.operator
+    try:
+        if type(large) is not type(small):
+            raise ValueError(f"these are weights of {type(small).__name__}")
+        large.grow_from(small)
+        side = math.lcm(operator.multiple, large.multiple)
+        image = torch.rand(1, operator.channels, *(operator.size or (side, side)))
+        with torch.no_grad():
+            y = operator(image)
+            before, after = (n.eval()(y, operator).image for n in (small, large))
+        if not torch.allclose(before, after, rtol=0, atol=1e-4 * float(before.abs().max())):
+            raise ValueError("it computes another image, so other options differ too")
+    except ValueError as error:
+        raise CheckpointError(
+            f"{subject} cannot grow to this {type(large).__name__}: {error}; let only the sizes "
+            "of model differ, and none be smaller"
+        ) from None
 
 
 def fitted_tensors(model: SensingModel) -> dict[str, Tensor]:
