@@ -226,7 +226,7 @@ def measures(weights: Shipped) -> str:
     sampling, operator = weights.config.sampling, weights.weights.load().operator
     if isinstance(sampling, BlockSamplingConfig):
         return BLOCKS.format(
-            phi=sampling.phi,
+            phi=phi_kind(sampling),
             phi_init=sampling.phi_init,
             made=HOW_MADE if Path(sampling.phi_init).suffix else "",
             phi_entries=f"{weights.phi_entries:,}",
@@ -256,6 +256,11 @@ def measures(weights: Shipped) -> str:
     )
 
 
+def phi_kind(sampling: BlockSamplingConfig) -> str:
+    """``learned``, ``learned orthonormal`` or ``fixed``."""
+    return "learned " * (sampling.phi == "orthonormal") + sampling.phi
+
+
 def source(training_data: str) -> str:
     """How to get training images, for the card."""
     if made := SYNTHETIC.get(training_data):
@@ -278,8 +283,10 @@ def begun(weights: Shipped) -> str:
     """What came before the last phase of training, for the card."""
     if is_adapted(weights):
         return "The backbone was trained before; these are the steps of its adapters.\n"
-    start = weights.config.training.start
-    return f"Training started from `{start}` of the commit below.\n" if start else ""
+    training = weights.config.training
+    grown = ", grown to this size" * training.grow
+    commit = "of the commit below"
+    return f"Training started from `{training.start}` {commit}{grown}.\n" if training.start else ""
 
 
 def is_adapted(weights: Shipped) -> bool:
