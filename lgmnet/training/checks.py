@@ -7,16 +7,20 @@ import torch
 from lgmnet import complexity
 from lgmnet.build import build_network
 from lgmnet.config import Config, ConfigError
+from lgmnet.losses import orthogonality
 from lgmnet.models import SensingModel, UnfoldingNetwork
+from lgmnet.operators import BlockSampling
 from lgmnet.runtime import Runtime
 
 
 def check_trainable(model: SensingModel) -> None:
     """Raise ConfigError if nothing is trained, as in classical algorithms, or if Φ cannot be."""
-    if any(tensor.isnan().any() for tensor in model.operator.parameters()):
+    operator = model.operator
+    kept = isinstance(operator, BlockSampling) and operator.orthonormal
+    if kept and not orthogonality(operator) < 1e-7:  # also if it is NaN
         raise ConfigError(
-            "rows of Φ are linearly dependent, so sampling.phi=orthonormal cannot make them "
-            "orthonormal; change sampling.phi_init"
+            "rows of Φ are linearly dependent, or nearly, so sampling.phi=orthonormal cannot make "
+            "them orthonormal; change sampling.phi_init"
         )
     if not complexity.parameters(model):
         raise ConfigError(
